@@ -1,0 +1,207 @@
+"""Aligns many users at once, all their model calls in flight together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from alignment.budget import Budget, Caller, together
+from alignment.candidates import Arm, Grid
+from alignment.gate import Acceptor, Gate
+from alignment.rollouts import Rollouts
+from alignment.scorer import EmbeddingScorer, JudgeScorer, Scorer
+from alignment.search import Search, fits_decisions
+from alignment.splits import split, window
+from alignment.textual import Proposer, TextualProposer
+from personaagent.agent import Agent
+from personaagent.errors import BudgetExceeded, ConflictError, PersonaAgentError
+from personaagent.protocols import LLM, Embedder, Memory
+from personaagent.settings import AlignmentSettings
+from personaagent.types import AlignmentResult, Interaction, Outcome, Persona, user_key
+
+__all__ = ["Aligner"]
+
+log = logging.getLogger(__name__)
+
+
+class Aligner:
+    """Rewrites personas from what users really answered, and keeps only what is better.
+
+    Per user: replay the latest interactions under the persona, propose candidates (rewritten prose, demonstrations,
+    decision parameters), select one, and let the gate compare it with the incumbent on interactions that neither rewriting
+    nor selection saw. With `settings.paper` the paper's loop runs instead, which rewrites unconditionally.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        memory: Memory,
+        embedder: Embedder,
+        settings: AlignmentSettings,
+        teacher: LLM | None = None,
+        *,
+        proposer: Proposer | None = None,
+        scorer: Scorer | None = None,
+        acceptor: Acceptor | None = None,
+    ) -> None:
+        """`teacher` writes losses and rewrites (and judges free text); by default the agent's own model does."""
+        llm = teacher or agent.llm
+        self._agent = agent
+        self._memory = memory
+        self._settings = settings
+        self._textual = TextualProposer(llm, agent.settings.persona_tokens, settings.seed)
+        self._proposer = proposer or self._textual
+        judged = JudgeScorer(embedder, llm) if settings.judge == "llm" else EmbeddingScorer(embedder)
+        self._scorer = scorer or judged
+        self._acceptor = acceptor or Gate(settings.min_gain)
+
+    async def align(
+        self,
+        users: Sequence[str],
+        run: str | None = None,
+        on_result: Callable[[AlignmentResult], None] | None = None,
+    ) -> list[AlignmentResult]:
+        """Align users; one result per user, in their order. A user named twice is aligned once.
+
+        As many users are worked on at a time as calls may be in flight, so memory does not grow with their number. One
+        user's failure is a result with outcome FAILED and touches nobody else. Only cancellation is raised.
+
+        Args:
+            users: user ids.
+            run: kept with the personas that are committed; a run that resumes finds them by it.
+            on_result: called with each result as soon as it is there, in order of completion.
+        """
+        names = list(dict.fromkeys(users))
+        slots = asyncio.Semaphore(self._settings.in_flight)
+        budget = Budget(self._settings.run_calls, self._settings.run_tokens)
+        results: dict[str, AlignmentResult] = {}
+        waiting: Iterator[str] = iter(names)
+
+        async def work() -> None:
+            for user in waiting:  # shared: each worker takes the next user
+                results[user] = await self._guarded(user, run, slots, budget)
+                if on_result is not None:
+                    on_result(results[user])
+
+        await together(work() for _ in range(min(len(names), self._settings.in_flight)))
+        return [results[user] for user in users]
+
+    async def _guarded(self, user: str, run: str | None, slots: asyncio.Semaphore, total: Budget) -> AlignmentResult:
+        started = time.monotonic()
+        budget = Budget(self._settings.max_calls, self._settings.max_tokens, total)
+        caller = Caller(slots, budget, self._settings.retry_s)
+        try:
+            result = await self._user(user, run, caller)
+        except BudgetExceeded as e:
+            result = AlignmentResult(user=user, outcome=Outcome.SKIPPED, reason=e.message)
+        except Exception as e:
+            # The message may quote what the user wrote, so the result names only the kind of error.
+            log.debug("alignment of user %s failed", user_key(user), exc_info=True)
+            name = e.code if isinstance(e, PersonaAgentError) else type(e).__name__
+            result = AlignmentResult(user=user, outcome=Outcome.FAILED, reason=f"error: {name}")
+        cost = {
+            "calls": budget.calls,
+            "prompt_tokens": budget.prompt_tokens,
+            "completion_tokens": budget.completion_tokens,
+            "seconds": round(time.monotonic() - started, 3),
+            "run": run,
+        }
+        return result.model_copy(update=cost)
+
+    async def _user(self, user: str, run: str | None, caller: Caller) -> AlignmentResult:
+        for attempt in (1, 2):
+            skipped = AlignmentResult(user=user, outcome=Outcome.SKIPPED)
+            wanted = self._settings.batch if self._settings.paper else window(*self._sizes)
+            latest = await self._memory.latest(user, wanted, with_truth=True)
+            needed = 1 if self._settings.paper else 2
+            if len(latest) < needed:
+                reason = f"{len(latest)} interactions with a known truth; alignment needs {needed}"
+                return skipped.model_copy(update={"reason": reason})
+            persona = await self._agent.ensure_persona(user)
+            if persona.pinned:
+                return skipped.model_copy(update={"reason": "the persona is pinned", "persona_before": persona.number})
+            method = self._paper if self._settings.paper else self._gated
+            try:
+                return await method(persona, latest, run, caller)
+            except ConflictError:
+                log.debug("persona of user %s changed during alignment, attempt %d", user_key(user), attempt)
+        return AlignmentResult(user=user, outcome=Outcome.CONFLICT, reason="the persona changed twice during alignment")
+
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        return self._settings.batch, self._settings.held_out
+
+    async def _paper(
+        self, persona: Persona, latest: Sequence[Interaction], run: str | None, caller: Caller
+    ) -> AlignmentResult:
+        """The paper's loop: simulate, loss, update; whatever the model writes becomes the persona, unless it is empty."""
+        user = latest[0].user
+        grid = Grid(persona.decision, whole=False)
+        rollouts = Rollouts(self._agent, self._scorer, caller, grid)
+        arm, before, reason = Arm.of(persona), None, "the model wrote nothing new"
+        try:
+            for _ in range(self._settings.iterations):
+                await rollouts.run([arm], latest)
+                cases = rollouts.cases(arm, 0, latest)
+                before = sum(c.score for c in cases) / len(cases) if before is None else before
+                losses = await together(self._textual.loss(arm.text, case, caller) for case in cases)
+                text = await self._textual.update(arm.text, losses, caller)
+                arm = Arm(text or arm.text, arm.episodes, arm.form)
+        except BudgetExceeded as e:
+            if arm.text == persona.text:
+                raise
+            reason = e.message
+        result = AlignmentResult(
+            user=user, outcome=Outcome.REJECTED, reason=reason, score_before=before, persona_before=persona.number
+        )
+        if arm.text == persona.text:
+            return result.model_copy(update={"persona_after": persona.number})
+        draft = grid.draft(0, arm).model_copy(
+            update={"score_before": before, "run": run, "sources": tuple(i.id for i in latest)}
+        )
+        committed = await self._memory.commit_persona(user, draft, persona.number)
+        changed = {"outcome": Outcome.ACCEPTED, "reason": "paper mode: no gate", "persona_after": committed.number}
+        return result.model_copy(update={**changed, "candidates": self._settings.iterations})
+
+    async def _gated(
+        self, persona: Persona, latest: Sequence[Interaction], run: str | None, caller: Caller
+    ) -> AlignmentResult:
+        """Candidates, selection, gate. The gate's interactions are replayed only after the search has ended."""
+        user = latest[0].user
+        parts = split(latest, *self._sizes, self._settings.seed)
+        base = Arm.of(persona)
+        grid = Grid(persona.decision, whole=fits_decisions(parts))
+        rollouts = Rollouts(self._agent, self._scorer, caller, grid)
+        search = Search(self._settings, self._proposer, rollouts, caller, grid)
+        caller.budget.reserve(2 * len(parts.gate))  # a search that used up everything could not be judged
+        found = await search.run(base, parts)
+        caller.budget.release()
+        await rollouts.run(dict.fromkeys((base, found.arm)), parts.gate)
+        before = rollouts.scores(base, parts.gate)[0][:, 0].tolist()
+        after = rollouts.scores(found.arm, parts.gate)[0][:, found.index].tolist()
+        verdict = self._acceptor.judge(before, after)
+        kept = AlignmentResult(
+            user=user,
+            outcome=Outcome.REJECTED,
+            reason=found.reason,
+            score_before=verdict.before,
+            score_after=verdict.before,
+            persona_before=persona.number,
+            persona_after=persona.number,
+            held_out=len(parts.gate),
+            candidates=found.candidates,
+        )
+        draft = grid.draft(found.index, found.arm)
+        if draft.text == persona.text and draft.decision == persona.decision:
+            return kept
+        reason = f"{verdict.reason}: {verdict.after:.3f} against {verdict.before:.3f}"
+        if not verdict.accepted:
+            return kept.model_copy(update={"reason": reason})
+        sources = parts.rewrite if draft.text != persona.text else parts.select
+        scores = {"score_before": verdict.before, "score_after": verdict.after}
+        draft = draft.model_copy(update={**scores, "run": run, "sources": tuple(i.id for i in sources)})
+        committed = await self._memory.commit_persona(user, draft, persona.number)
+        news = {"outcome": Outcome.ACCEPTED, "reason": reason, "persona_after": committed.number, **scores}
+        return kept.model_copy(update=news)

@@ -1,0 +1,190 @@
+"""The methods that an evaluation compares: the same agent with less of what PersonaAgent gives it.
+
+Every method answers closed choices by the model's option scores under its own prompt, with the same model, tools,
+number of episodes and token limits; only `persona` and `personaagent` read memory as evidence too. None of them
+remembers what it is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from personaagent import prompts
+from personaagent.agent import Agent, Turn
+from personaagent.assembly import question
+from personaagent.decision import decide, score_options
+from personaagent.protocols import LLM, Memory
+from personaagent.settings import AgentSettings
+from personaagent.types import (
+    ChatRequest,
+    ChatResult,
+    Frozen,
+    Interaction,
+    Kind,
+    Message,
+    Origin,
+    PersonaDraft,
+    RecallQuery,
+)
+
+from alignment.views import View
+
+__all__ = ["BASELINES", "Answer", "Answering", "EvidenceAlone", "Method", "ReAct", "baseline", "without_evidence"]
+
+THOUGHT = 64  # tokens of one ReAct step on a closed choice, where the answer itself needs no words
+PRIORITY = 10  # as replays: an evaluation beside a live server must not delay chat
+BASELINES = ("evidence", "none", "icl", "rag", "pag", "react", "persona")
+
+
+class Answer(Frozen):
+    """What a method answered; `expected` is the expected value of a rating."""
+
+    text: str
+    expected: float | None = None
+
+
+class Method(Protocol):
+    """Answers test items. Raises `personaagent.errors` types when the model or the prompt fails; the caller counts them."""
+
+    async def answer(self, item: Interaction) -> Answer:
+        """The answer to `item.query`; `item.truth` and `item.response` are not read, and nothing is remembered."""
+        ...
+
+
+class Answering:
+    """The agent as it serves users, over the memory (or view of it) it was given."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    async def answer(self, item: Interaction) -> Answer:
+        """See `Method`."""
+        reply = await self._agent.respond(_turn(item, item.query, item.choices))
+        return Answer(text=reply.text, expected=reply.expected)
+
+
+class EvidenceAlone:
+    """Memory's evidence without any model: what nearest neighbours know. Free text gets the most similar truth."""
+
+    def __init__(self, memory: Memory, settings: AgentSettings) -> None:
+        self._memory = memory
+        self._decision = settings.decision
+
+    async def answer(self, item: Interaction) -> Answer:
+        """See `Method`."""
+        asked = RecallQuery(
+            text=item.query,
+            k=0 if item.choices else 1,
+            choices=item.choices,
+            decisions=(self._decision,) if item.choices else (),
+            with_truth=True,
+        )
+        found = await self._memory.recall(item.user, asked)
+        if not item.choices:
+            return Answer(text=(found.episodes[0].interaction.truth or "") if found.episodes else "")
+        if item.kind is Kind.RATING and not found.known:
+            return Answer(text=item.choices[len(item.choices) // 2])
+        # Without the model's log-probabilities beside it the evidence needs a scale; a high weight makes it decide.
+        made = decide(item.choices, None, found.evidence[0], max(self._decision.evidence_weight, 1.0))
+        return Answer(text=made.answer, expected=made.expected)
+
+
+class ReAct:
+    """Reason and act (Yao et al., 2023): the agent's loop with its tools, no persona, nothing recalled beforehand.
+
+    A closed choice is made by option scores after the loop's whole trail: its tool calls, their results, its answer.
+    """
+
+    def __init__(self, llm: LLM, memory: Memory, settings: AgentSettings) -> None:
+        self._llm = llm
+        self._memory = memory
+        self._settings = settings
+
+    async def answer(self, item: Interaction) -> Answer:
+        """See `Method`."""
+        seen = _LastRequest(self._llm)
+        agent = Agent(seen, self._memory, self._settings)
+        turn = _turn(item, question(item.query, item.choices), None)
+        if not item.choices:
+            return Answer(text=(await agent.respond(turn)).text)
+        reply = await agent.respond(turn.model_copy(update={"max_tokens": THOUGHT}))
+        trail = (
+            *seen.messages,
+            Message(role="assistant", content=reply.text),
+            Message(role="user", content=prompts.CHOOSE.format(choices=", ".join(item.choices))),
+        )
+        scored = await score_options(self._llm, trail, item.choices, PRIORITY)
+        made = decide(item.choices, scored.logprobs, None, 0.0)
+        return Answer(text=made.answer, expected=made.expected)
+
+
+class _LastRequest:
+    """An `LLM` that keeps the messages of its last request: the agent's trail."""
+
+    def __init__(self, llm: LLM) -> None:
+        self._llm = llm
+        self.messages: tuple[Message, ...] = ()
+
+    @property
+    def context_length(self) -> int:
+        return self._llm.context_length
+
+    async def chat(self, request: ChatRequest) -> ChatResult:
+        self.messages = request.messages
+        return await self._llm.chat(request)
+
+    def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
+        self.messages = request.messages
+        return self._llm.stream(request)
+
+
+def without_evidence(settings: AgentSettings) -> AgentSettings:
+    """The same settings, with answers that come from the model alone."""
+    decision = settings.decision.model_copy(update={"evidence_weight": 0.0})
+    return settings.model_copy(update={"decision": decision})
+
+
+def baseline(name: str, llm: LLM, memory: Memory, settings: AgentSettings) -> Method:
+    """A method that learns nothing beyond memory and profile.
+
+    - `none`: neither memory nor persona.
+    - `icl`: the latest interactions as exchanges in the prompt, whatever is asked.
+    - `rag`: retrieved interactions as exchanges.
+    - `pag`: the profile as system prompt, and retrieved interactions (Richardson et al., 2023).
+    - `react`: the action loop with tools over memory.
+    - `persona`: PersonaAgent with the persona it starts with, not aligned.
+    - `evidence`: memory's evidence alone, for reference.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    blind = without_evidence(settings)
+    neutral = PersonaDraft(text=prompts.NO_PERSONA, origin=Origin.INITIAL, decision=blind.decision)
+    empty = neutral.model_copy(update={"decision": blind.decision.model_copy(update={"episodes": 0})})
+    match name:
+        case "evidence":
+            return EvidenceAlone(memory, settings)
+        case "none":
+            return Answering(Agent(llm, View(memory, episodes="none", profile=False, fixed=empty), blind))
+        case "icl":
+            return Answering(Agent(llm, View(memory, episodes="latest", profile=False, fixed=neutral), blind))
+        case "rag":
+            return Answering(Agent(llm, View(memory, profile=False, fixed=neutral), blind))
+        case "pag":
+            return Answering(Agent(llm, View(memory), blind))
+        case "react":
+            return ReAct(llm, View(memory, fixed=empty), blind)
+        case "persona":
+            return Answering(Agent(llm, View(memory), settings))
+    raise ValueError(f"no method {name!r}; there are {', '.join(BASELINES)}")
+
+
+def _turn(item: Interaction, text: str, choices: tuple[str, ...] | None) -> Turn:
+    return Turn(
+        user=item.user,
+        messages=(Message(role="user", content=text),),
+        choices=choices,
+        priority=PRIORITY,
+        remember=False,
+    )

@@ -1,0 +1,130 @@
+"""What alignment may spend: calls and tokens, per user and per run; and how calls wait for a part that is down."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeVar
+
+from personaagent.errors import BudgetExceeded, UnavailableError
+from personaagent.types import Usage
+
+__all__ = ["Budget", "Caller", "together"]
+
+T = TypeVar("T")
+
+
+class Budget:
+    """Calls and tokens spent, with bounds. A user's budget charges the run's budget (`parent`) too.
+
+    A call is counted when it starts, so that many calls in flight cannot pass the bound together; its tokens are known,
+    and charged, when it ends.
+    """
+
+    def __init__(self, calls: int | None = None, tokens: int | None = None, parent: Budget | None = None) -> None:
+        """None: no bound."""
+        self._max_calls = calls
+        self._max_tokens = tokens
+        self._parent = parent
+        self._reserved = 0
+        self.calls = 0
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and completion tokens so far."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def reserve(self, calls: int) -> None:
+        """Keep so many calls, and the tokens such calls took on average, out of reach until `release`."""
+        self._reserved = calls
+
+    def release(self) -> None:
+        """Make reserved calls available."""
+        self._reserved = 0
+
+    def start(self) -> None:
+        """Count a call that is about to be made.
+
+        Raises:
+            BudgetExceeded: it would pass a bound of the user or of the run.
+        """
+        mean = self.tokens / self.calls if self.calls else 0.0
+        if self._max_calls is not None and self.calls + self._reserved >= self._max_calls:
+            raise BudgetExceeded(f"the budget of {self._max_calls} calls is used up")
+        if self._max_tokens is not None and self.tokens + self._reserved * mean >= self._max_tokens:
+            raise BudgetExceeded(f"the budget of {self._max_tokens} tokens is used up")
+        if self._parent is not None:
+            self._parent.start()
+        self.calls += 1
+
+    def cancel(self) -> None:
+        """Take back a started call that failed: nothing was answered."""
+        self.calls -= 1
+        if self._parent is not None:
+            self._parent.cancel()
+
+    def finish(self, usage: Usage) -> None:
+        """Charge a started call with what it really used; work without a model (`usage.calls` 0) costs nothing."""
+        self.calls += usage.calls - 1
+        self.prompt_tokens += usage.prompt_tokens
+        self.completion_tokens += usage.completion_tokens
+        if self._parent is not None:
+            self._parent.finish(usage)
+
+
+class Caller:
+    """Makes one user's calls: takes a slot, counts the call, waits for a part of the system that is down.
+
+    Slots are shared by all users of an aligner and given first come, first served; so the requests of one user, which
+    are started together, stay together and share their prompt's prefix in the engine's cache.
+    """
+
+    def __init__(self, slots: asyncio.Semaphore, budget: Budget, retry_s: float = 0.0, pause_s: float = 0.5) -> None:
+        self._slots = slots
+        self._retry_s = retry_s
+        self._pause_s = pause_s
+        self.budget = budget
+
+    async def call(self, make: Callable[[], Awaitable[T]], usage: Callable[[T], Usage]) -> T:
+        """The result of `make`, charged with `usage(result)`.
+
+        Raises:
+            BudgetExceeded: before anything is sent.
+            UnavailableError: still down after `retry_s` seconds.
+        """
+        down_since: float | None = None
+        pause = self._pause_s
+        while True:
+            async with self._slots:
+                self.budget.start()
+                try:
+                    result = await make()
+                except UnavailableError:
+                    self.budget.cancel()
+                    now = time.monotonic()
+                    down_since = now if down_since is None else down_since
+                    if now - down_since + pause > self._retry_s:
+                        raise
+                except BaseException:
+                    self.budget.cancel()
+                    raise
+                else:
+                    self.budget.finish(usage(result))
+                    return result
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 10.0)
+
+
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Results in order. The first error ends the others, waits until they have ended, and is raised as it is."""
+    tasks = [asyncio.ensure_future(w) for w in work]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

@@ -1,0 +1,164 @@
+"""Calls and tokens of one run, counted per purpose while equal work is done once.
+
+It knows a model and an embedder by their protocols; nothing of users, methods or scores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from personaagent.protocols import LLM, Embedder, Matrix
+from personaagent.types import ChatRequest, ChatResult, Usage
+
+__all__ = ["CachedEmbedder", "Meter", "SharedLLM"]
+
+
+@dataclass
+class _Entry:
+    """One distinct request; the lock lets a second asker wait for the first one's answer."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    result: ChatResult | None = None
+    seconds: float = 0.0
+
+
+class _EngineClock:
+    """Divides the time in which the engine is busy among the requests in flight, as processor sharing does.
+
+    Latency would charge every request with the others it was batched with; these shares add up to the busy time.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._last = now()
+        self._flying = 0
+        self._share = 0.0  # seconds that a request in flight since the beginning would have been charged
+
+    def enter(self) -> float:
+        self._advance()
+        self._flying += 1
+        return self._share
+
+    def leave(self, since: float) -> float:
+        self._advance()
+        self._flying -= 1
+        return self._share - since
+
+    def _advance(self) -> None:
+        now = self._now()
+        if self._flying:
+            self._share += (now - self._last) / self._flying
+        self._last = now
+
+
+class SharedLLM:
+    """Sends each distinct request once, whoever asks; every asker's `Meter` is charged as if it had asked alone.
+
+    Only requests whose answer is determined (temperature 0, or a seed) are shared. Errors are not kept: the next asker
+    tries again.
+    """
+
+    def __init__(self, llm: LLM, keep: int = 50_000, now: Callable[[], float] = time.perf_counter) -> None:
+        """`keep`: answers remembered, the least recently used going first. `now`: a clock in seconds."""
+        self._llm = llm
+        self._keep = keep
+        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._clock = _EngineClock(now)
+        self.sent = 0  # requests that really went to the engine
+
+    @property
+    def context_length(self) -> int:
+        """See `LLM`."""
+        return self._llm.context_length
+
+    def meter(self) -> Meter:
+        """A new purpose to count for."""
+        return Meter(self)
+
+    async def ask(self, request: ChatRequest) -> tuple[ChatResult, float]:
+        """The answer and its share of the engine's time in seconds. Raises as `LLM.chat` does."""
+        if request.temperature > 0 and request.seed is None:
+            return await self._send(request)
+        # Priority changes when an answer comes, not which.
+        raw = request.model_dump_json(exclude={"priority"}).encode("utf-8", "surrogatepass")
+        key = hashlib.blake2b(raw, digest_size=16).digest()
+        entry = self._entries.setdefault(key, _Entry())
+        self._entries.move_to_end(key)
+        if len(self._entries) > self._keep:
+            self._entries.popitem(last=False)
+        async with entry.lock:
+            if entry.result is None:
+                result, entry.seconds = await self._send(request)
+                entry.result = result.model_copy(update={"raw": {}})  # the engine's whole response is large
+            return entry.result, entry.seconds
+
+    async def _send(self, request: ChatRequest) -> tuple[ChatResult, float]:
+        self.sent += 1
+        since = self._clock.enter()
+        seconds = 0.0
+        try:
+            result = await self._llm.chat(request)
+        finally:
+            seconds = self._clock.leave(since)
+        return result, seconds
+
+
+class Meter:
+    """An `LLM` that counts what goes through it: `usage`, and `seconds` of the engine's time."""
+
+    def __init__(self, shared: SharedLLM) -> None:
+        self._shared = shared
+        self.usage = Usage()
+        self.seconds = 0.0
+
+    @property
+    def context_length(self) -> int:
+        """See `LLM`."""
+        return self._shared.context_length
+
+    async def chat(self, request: ChatRequest) -> ChatResult:
+        """See `LLM`. A shared answer counts as a call with its whole usage."""
+        result, seconds = await self._shared.ask(request)
+        self.usage = self.usage + result.usage
+        self.seconds += seconds
+        return result
+
+    async def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
+        """The whole answer as one piece, then the result."""
+        result = await self.chat(request)
+        yield result.text
+        yield result
+
+
+class CachedEmbedder:
+    """Embeds each distinct text once in its life; `warm` does it in bulk, which is far quicker than one by one."""
+
+    def __init__(self, embedder: Embedder, batch: int = 512) -> None:
+        """`batch`: texts per call."""
+        self._embedder = embedder
+        self._batch = batch
+        self._rows: dict[str, Matrix] = {}
+
+    async def warm(self, texts: Sequence[str], progress: Callable[[int, int], None] | None = None) -> None:
+        """Embed what is not known yet; `progress(done, total)` after every batch."""
+        missing = sorted({t for t in texts if t not in self._rows}, key=len)  # equal lengths need no padding
+        for start in range(0, len(missing), self._batch):
+            some = missing[start : start + self._batch]
+            rows = await self._embedder.embed(some)
+            self._rows.update(zip(some, rows, strict=True))
+            if progress is not None:
+                progress(start + len(some), len(missing))
+
+    async def embed(self, texts: Sequence[str]) -> Matrix:
+        """See `Embedder`."""
+        if not texts:
+            return await self._embedder.embed(texts)
+        await self.warm(texts)
+        return np.stack([self._rows[t] for t in texts])

@@ -1,0 +1,80 @@
+"""Simulated responses of one user, each computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from alignment.budget import Caller, together
+from alignment.candidates import Arm, Grid
+from alignment.scorer import Scorer, Scores, constant
+from alignment.textual import Case
+from personaagent.agent import Agent, Replay
+from personaagent.errors import InvalidInput, LLMError
+from personaagent.types import Interaction
+
+__all__ = ["Rollouts"]
+
+Array = npt.NDArray[np.float32]
+
+
+class Rollouts:
+    """Replays a user's interactions under arms. A pair of arm and interaction is replayed once in a run.
+
+    An interaction that the model cannot be asked (too long, refused) scores 0 under that arm; but if this happens to most
+    of a batch it is the engine that fails, and the error is raised.
+    """
+
+    def __init__(self, agent: Agent, scorer: Scorer, caller: Caller, grid: Grid) -> None:
+        self._agent = agent
+        self._scorer = scorer
+        self._caller = caller
+        self._grid = grid
+        self._done: dict[tuple[Arm, str], Scores] = {}
+
+    async def run(self, arms: Iterable[Arm], interactions: Sequence[Interaction]) -> None:
+        """Replay every interaction under every arm, all calls in flight together, arm by arm.
+
+        Raises:
+            BudgetExceeded: replays that had ended are kept.
+            InvalidInput, LLMError: more than half of the replays failed; the first of their errors.
+            UnavailableError, StoreError: a part of the system is down.
+        """
+        missing = {(a, i.id): (a, i) for a in arms for i in interactions if (a, i.id) not in self._done}
+        errors = [e for e in await together(self._one(a, i) for a, i in missing.values()) if e is not None]
+        if 2 * len(errors) > len(missing):
+            raise errors[0]
+
+    def finished(self, arm: Arm, interactions: Sequence[Interaction]) -> bool:
+        """Whether all interactions were replayed under an arm."""
+        return all((arm, i.id) in self._done for i in interactions)
+
+    def scores(self, arm: Arm, interactions: Sequence[Interaction]) -> tuple[Array, Array]:
+        """Hard and soft scores of finished replays, each (len(interactions), grid.size)."""
+        rows = [self._done[arm, i.id] for i in interactions]
+        return np.stack([r.hard for r in rows]), np.stack([r.soft for r in rows])
+
+    def cases(self, arm: Arm, index: int, interactions: Sequence[Interaction]) -> list[Case]:
+        """Finished replays under decision `index`, for the textual loss."""
+        result = []
+        for interaction in interactions:
+            done = self._done[arm, interaction.id]
+            answer = done.answers[index] if len(done.answers) > 1 else done.answers[0]
+            result.append(Case(interaction, answer, float(done.hard[index])))
+        return result
+
+    async def _one(self, arm: Arm, interaction: Interaction) -> InvalidInput | LLMError | None:
+        decisions = self._grid.queries(arm) if interaction.choices else ()
+        draft = self._grid.draft(0, arm)
+        error: InvalidInput | LLMError | None = None
+        try:
+            replay: Replay = await self._caller.call(
+                lambda: self._agent.replay(interaction, draft, decisions), lambda r: r.usage
+            )
+            scores = await self._scorer.score(interaction, replay, self._grid, self._caller)
+        except (InvalidInput, LLMError) as e:
+            scores, error = constant(0.0, "", self._grid), e
+        self._done[arm, interaction.id] = scores
+        return error

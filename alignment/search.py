@@ -1,0 +1,125 @@
+"""The search for a better persona of one user: candidates, successive halving, selection."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from alignment.budget import Caller
+from alignment.candidates import DEMONSTRATIONS, Arm, Grid
+from alignment.gate import clearly_better
+from alignment.rollouts import Rollouts
+from alignment.splits import Split
+from alignment.textual import Proposer
+from personaagent.errors import BudgetExceeded
+from personaagent.settings import AlignmentSettings
+from personaagent.types import Interaction
+
+__all__ = ["Found", "Search", "fits_decisions"]
+
+ENOUGH = 4  # selection interactions it takes to fit anything but the prose
+
+
+@dataclass
+class Found:
+    """The challenger (arm and decision); `arm` and `index` are the incumbent's if nothing was clearly better."""
+
+    arm: Arm
+    index: int = 0
+    candidates: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    reason: str = ""
+
+
+def fits_decisions(split: Split) -> bool:
+    """Whether there are enough closed choices to fit decision parameters; prose is tried in any case."""
+    return sum(1 for i in split.select if i.choices) >= ENOUGH
+
+
+class Search:
+    """Looks for a persona that is clearly better on the selection set. It never sees the gate's interactions."""
+
+    def __init__(
+        self, settings: AlignmentSettings, proposer: Proposer, rollouts: Rollouts, caller: Caller, grid: Grid
+    ) -> None:
+        self._settings = settings
+        self._proposer = proposer
+        self._rollouts = rollouts
+        self._caller = caller
+        self._grid = grid
+
+    async def run(self, base: Arm, split: Split) -> Found:
+        """Up to `iterations` steps, each from the best so far; a step that finds nothing ends the search.
+
+        Running out of budget ends it too, with the best so far.
+        """
+        found = Found(base)
+        try:
+            for _ in range(self._settings.iterations):
+                if not await self._step(found, split.rewrite, split.select):
+                    break
+        except BudgetExceeded as e:
+            found.reason = e.message
+        return found
+
+    async def _step(self, found: Found, rewrite: Sequence[Interaction], select: Sequence[Interaction]) -> bool:
+        base = found.arm
+        await self._rollouts.run([base], [*rewrite, *select])
+        hard, _ = self._rollouts.scores(base, [*rewrite, *select])
+        if hard[:, found.index].min() >= 1.0 - 1e-6:
+            found.reason = "every answer was already right"
+            return False
+        arms = [base]
+        try:
+            cases = self._rollouts.cases(base, found.index, rewrite)
+            proposals = await self._proposer.propose(base.text, cases, self._settings.candidates, self._caller)
+            found.dropped += proposals.dropped
+            arms += [Arm(text, base.episodes, base.form) for text in proposals.texts]
+            if len(select) >= ENOUGH:
+                arms += [Arm(base.text, n, form) for n, form in DEMONSTRATIONS]
+            arms = list(dict.fromkeys(arms))
+            found.candidates += len(arms) * self._grid.size - 1
+            arms = await self._halve(arms, select)
+        finally:  # also when the budget ends: what was replayed to the end can still win
+            better = self._select(found, [a for a in arms if self._rollouts.finished(a, select)], select)
+        return better
+
+    async def _halve(self, arms: list[Arm], select: Sequence[Interaction]) -> list[Arm]:
+        """Try all arms on a third of the selection set, the better half of them (and the incumbent) on all of it."""
+        base, others = arms[0], arms[1:]
+        rung = max(ENOUGH, -(-len(select) // 3))
+        if len(others) > 1 and rung < len(select):
+            # Spread over time, the newest among them: what the user wants may have changed on the way.
+            few = [select[round(i)] for i in np.linspace(len(select) - 1, 0, rung)]
+            await self._rollouts.run(others, few)
+            others = sorted(others, key=lambda a: -self._value(a, few))[: -(-len(others) // 2)]
+            prose = next((a for a in others if a.text != base.text), None)
+            shown = next((a for a in others if a.text == base.text), None)
+            if prose and shown:  # both got this far, so both together may go further
+                others.append(Arm(prose.text, shown.episodes, shown.form))
+        await self._rollouts.run(others, select)
+        return [base, *others]
+
+    def _value(self, arm: Arm, interactions: Sequence[Interaction]) -> float:
+        hard, soft = self._rollouts.scores(arm, interactions)
+        return float((hard + soft).mean(axis=0).max())
+
+    def _select(self, found: Found, arms: Sequence[Arm], select: Sequence[Interaction]) -> bool:
+        base = found.arm
+        if base not in arms:
+            return False
+        hard, soft = self._rollouts.scores(base, select)
+        own_hard, own_soft = hard[:, found.index], soft[:, found.index]
+        best = -np.inf
+        for arm in arms:  # the incumbent's arm first, so that a tie changes least
+            hard, soft = self._rollouts.scores(arm, select)
+            sure = clearly_better(hard, soft, own_hard, own_soft, self._settings.min_gain)
+            if sure.max() > best:
+                best = float(sure.max())
+                found.arm, found.index = arm, int(sure.argmax())
+        if best == -np.inf:
+            found.reason = f"nothing was clearly better on {len(select)} interactions"
+        return best > -np.inf

@@ -1,0 +1,68 @@
+"""Which interactions a persona is rewritten from, selected on and judged on: three parts that never mix."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from personaagent.types import Frozen, Interaction, user_key
+
+__all__ = ["Split", "split", "window"]
+
+PARTS = ("rewrite", "select", "gate")
+
+
+class Split(Frozen):
+    """Three parts of a user's latest interactions, each oldest first.
+
+    `gate` has nothing in common with the others. `rewrite` and `select` have nothing in common either, unless the
+    user has too few interactions (`joined`).
+    """
+
+    rewrite: tuple[Interaction, ...]
+    select: tuple[Interaction, ...]
+    gate: tuple[Interaction, ...]
+    joined: bool = False
+
+
+def window(batch: int, held_out: int) -> int:
+    """How many interactions a full split takes."""
+    return batch + 2 * held_out
+
+
+def split(latest: Sequence[Interaction], batch: int, held_out: int, seed: int = 0) -> Split:
+    """Deal a user's latest interactions with truth out to the three parts.
+
+    Sizes: `batch`, `held_out` and `held_out` if there are enough. With fewer, rewrite and gate keep their share of what
+    there is, rounded down but at least one, and select takes the rest. A selection set of fewer than two could be decided
+    by one lucky example, so it is joined with the rewrite batch then; the gate always stays apart.
+
+    Interactions are dealt from the newest to the oldest, each to the part that is furthest behind its share, so every
+    part holds recent and older ones alike. Ties go by an order drawn from the user's key and `seed`: the same
+    interactions always give the same split.
+
+    Args:
+        latest: at least two interactions of one user, oldest first; only the newest `window(batch, held_out)` are used.
+        batch: n, interactions to rewrite from.
+        held_out: interactions to select on, and as many to judge on.
+        seed: of the whole run.
+    """
+    if len(latest) < 2:
+        raise ValueError("a split takes at least two interactions")
+    used = list(latest[-window(batch, held_out) :])
+    scale = min(1.0, len(used) / window(batch, held_out))
+    sizes = {"rewrite": max(1, int(batch * scale)), "gate": max(1, int(held_out * scale))}
+    sizes["select"] = len(used) - sizes["rewrite"] - sizes["gate"]
+    order = list(PARTS)
+    random.Random(f"{seed}:{user_key(used[0].user)}").shuffle(order)
+    dealt: dict[str, list[Interaction]] = {part: [] for part in PARTS}
+    for position, interaction in enumerate(reversed(used), start=1):
+        open_parts = [p for p in order if len(dealt[p]) < sizes[p]]
+        behind = {p: sizes[p] * position / len(used) - len(dealt[p]) for p in open_parts}
+        dealt[max(open_parts, key=lambda p: behind[p])].append(interaction)
+    parts = {part: tuple(reversed(items)) for part, items in dealt.items()}
+    if len(parts["select"]) >= 2:
+        return Split(rewrite=parts["rewrite"], select=parts["select"], gate=parts["gate"])
+    gate = {i.id for i in parts["gate"]}
+    learn = tuple(i for i in used if i.id not in gate)
+    return Split(rewrite=learn[-batch:], select=learn, gate=parts["gate"], joined=True)

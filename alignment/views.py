@@ -1,0 +1,148 @@
+"""What a method may see of the users' memories, and personas of its own that touch nobody else's.
+
+A baseline is the same agent over less memory; so methods differ in what they know, not in how they are run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NoReturn
+
+from personaagent.errors import ConflictError, InvalidInput
+from personaagent.index import episode_tokens
+from personaagent.protocols import Memory
+from personaagent.types import (
+    AppendResult,
+    Episode,
+    ForgetReceipt,
+    Interaction,
+    Persona,
+    PersonaDraft,
+    Profile,
+    Recall,
+    RecallQuery,
+    UserSummary,
+    utc_now,
+)
+
+__all__ = ["View"]
+
+
+class View:
+    """`protocols.Memory` that reads another memory and never writes to it; personas are kept in the view.
+
+    Args:
+        base: the memory that is read.
+        episodes: what a recall finds: what is similar (`retrieved`), the newest (`latest`) or nothing (`none`).
+        profile: whether the profile can be read.
+        fixed: a persona that everyone has instead of one of their own.
+        personas_of: reads the personas of another memory, too, until the view has one of its own.
+        memory_as: whose memory is read instead of the user's own (a control).
+        persona_as: whose persona is read instead of the user's own (a control).
+    """
+
+    def __init__(
+        self,
+        base: Memory,
+        *,
+        episodes: Literal["retrieved", "latest", "none"] = "retrieved",
+        profile: bool = True,
+        fixed: PersonaDraft | None = None,
+        personas_of: Memory | None = None,
+        memory_as: Mapping[str, str] | None = None,
+        persona_as: Mapping[str, str] | None = None,
+    ) -> None:
+        self._base = base
+        self._episodes = episodes
+        self._profile = profile
+        self._fixed = fixed
+        self._inherited = personas_of
+        self._memory_as = memory_as or {}
+        self._persona_as = persona_as or {}
+        self._personas: dict[str, list[Persona]] = {}
+
+    async def recall(self, user: str, query: RecallQuery) -> Recall:
+        """See `Memory`; what the view hides is not found, and gives no evidence."""
+        if query.k == 0 and not query.choices:
+            return Recall()  # nothing was asked for: no need to embed the text
+        whose = self._memory_as.get(user, user)
+        if self._episodes == "retrieved":
+            return await self._base.recall(whose, query)
+        nothing = tuple((0.0,) * len(query.choices or ()) for _ in query.decisions)
+        if self._episodes == "none":
+            return Recall(evidence=nothing)
+        left = query.max_tokens
+        newest: list[Episode] = []
+        for age, past in enumerate(reversed(await self._base.latest(whose, query.k, with_truth=True))):
+            cost = episode_tokens(past)
+            if left is not None and cost > left:
+                break
+            left = None if left is None else left - cost
+            newest.append(Episode(interaction=past, similarity=0.0, score=0.0, age=age))
+        return Recall(episodes=tuple(newest), evidence=nothing, known=len(newest))
+
+    async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
+        """See `Memory`."""
+        return await self._base.latest(self._memory_as.get(user, user), n, with_truth)
+
+    async def persona(self, user: str, number: int | None = None) -> Persona | None:
+        """See `Memory`."""
+        versions = await self.personas(user)
+        if number is None:
+            return versions[-1] if versions else None
+        return next((p for p in versions if p.number == number), None)
+
+    async def personas(self, user: str) -> tuple[Persona, ...]:
+        """See `Memory`."""
+        whose = self._persona_as.get(user, user)
+        if self._fixed is not None:
+            return (Persona(**self._fixed.model_dump(), number=1, parent=None, time=utc_now()),)
+        if whose in self._personas:
+            return tuple(self._personas[whose])
+        return await self._inherited.personas(whose) if self._inherited is not None else ()
+
+    async def commit_persona(self, user: str, draft: PersonaDraft, expected: int | None) -> Persona:
+        """See `Memory`; the version is kept in this view only."""
+        versions = list(await self.personas(user))
+        current = versions[-1].number if versions else None
+        if current != expected:
+            raise ConflictError(f"the persona is at version {current}, not {expected}")
+        persona = Persona(**draft.model_dump(), number=(current or 0) + 1, parent=current, time=utc_now())
+        self._personas[self._persona_as.get(user, user)] = [*versions, persona]
+        return persona
+
+    async def profile(self, user: str) -> Profile:
+        """See `Memory`."""
+        return await self._base.profile(self._memory_as.get(user, user)) if self._profile else Profile()
+
+    async def summary(self, user: str) -> UserSummary | None:
+        """See `Memory`."""
+        return await self._base.summary(self._memory_as.get(user, user))
+
+    async def users(self) -> tuple[UserSummary, ...]:
+        """See `Memory`."""
+        return await self._base.users()
+
+    async def export(self, user: str) -> tuple[str, ...]:
+        """See `Memory`."""
+        return await self._base.export(user)
+
+    async def append(self, user: str, interactions: Sequence[Interaction]) -> AppendResult:
+        """Raises InvalidInput: what is asked in a test must not be remembered."""
+        _refuse()
+
+    async def feedback(self, user: str, interaction: str, truth: str) -> Interaction:
+        """Raises InvalidInput, as `append`."""
+        _refuse()
+
+    async def commit_profile(self, user: str, profile: Profile, expected: int) -> Profile:
+        """Raises InvalidInput, as `append`."""
+        _refuse()
+
+    async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
+        """Raises InvalidInput, as `append`."""
+        _refuse()
+
+
+def _refuse() -> NoReturn:
+    raise InvalidInput("this view of memory is read-only; write to the memory behind it")

@@ -1,0 +1,355 @@
+"""The agent: recall, then act within bounds, then remember. One model call for a plain turn.
+
+It knows a model, a memory and its settings, all passed in; nothing of HTTP, Ray or Milvus.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from personaagent import prompts
+from personaagent.assembly import assemble, query_of
+from personaagent.decision import Choice, decide, score_options
+from personaagent.errors import ConflictError, ContextLengthExceeded
+from personaagent.persona import initial_persona
+from personaagent.protocols import LLM, Memory
+from personaagent.settings import AgentSettings
+from personaagent.tools import MARK, MemoryTools, parse_tool_call, strip_tool_calls
+from personaagent.types import (
+    ChatRequest,
+    ChatResult,
+    Decision,
+    Frozen,
+    Interaction,
+    Message,
+    Persona,
+    PersonaDraft,
+    Recall,
+    RecallQuery,
+    Usage,
+    UserId,
+    utc_now,
+)
+
+__all__ = ["Agent", "Replay", "Reply", "Turn"]
+
+BATCH_PRIORITY = 10  # of replays; chat runs at 0, and lower goes first
+
+
+class Turn(Frozen):
+    """One request of a user. `extra` holds further OpenAI fields (tools, response_format, ...), passed through."""
+
+    user: UserId
+    messages: tuple[Message, ...]
+    choices: tuple[str, ...] | None = None
+    max_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    extra: dict[str, Any] = Field(default_factory=dict)
+    interaction_id: str | None = None
+    priority: int = 0
+    remember: bool = True
+
+
+class Reply(Frozen):
+    """The agent's answer and what it rests on. `scores` and `expected` are there for closed choices and ratings."""
+
+    interaction_id: str
+    text: str
+    finish_reason: str = "stop"
+    usage: Usage = Usage()
+    persona: int = 0
+    recalled: tuple[str, ...] = ()
+    scores: dict[str, float] | None = None
+    expected: float | None = None
+    steps: int = 1
+    message: dict[str, Any] = Field(default_factory=dict)
+
+
+class Replay(Frozen):
+    """A simulated response to a past interaction. `choices` has one entry per decision asked for."""
+
+    interaction: Interaction
+    text: str
+    lm: tuple[float, ...] | None = None
+    evidence: tuple[tuple[float, ...], ...] = ()
+    choices: tuple[Choice, ...] = ()
+    usage: Usage = Usage()
+
+
+class Agent:
+    """Answers turns of any user; it keeps no state of its own, so any number of copies can run."""
+
+    def __init__(self, llm: LLM, memory: Memory, settings: AgentSettings) -> None:
+        self.llm = llm
+        self.memory = memory
+        self.settings = settings
+
+    async def ensure_persona(self, user: str) -> Persona:
+        """The user's current persona; the first one is made from the profile and committed."""
+        persona = await self.memory.persona(user)
+        if persona is not None:
+            return persona
+        profile = await self.memory.profile(user)
+        draft = initial_persona(profile, self.settings.decision, self.settings.persona_tokens)
+        try:
+            return await self.memory.commit_persona(user, draft, None)
+        except ConflictError:  # another replica was first
+            persona = await self.memory.persona(user)
+            if persona is None:
+                raise
+            return persona
+
+    async def respond(self, turn: Turn) -> Reply:
+        """Answer a turn and remember it.
+
+        Raises:
+            InvalidInput: no user message.
+            ContextLengthExceeded: the conversation does not fit even without recalled episodes.
+            LLMError, UnavailableError, StoreError: a part of the system failed; nothing was remembered.
+        """
+        reply: Reply | None = None
+        async for piece in self._run(turn, streaming=False):
+            if isinstance(piece, Reply):
+                reply = piece
+        assert reply is not None  # _run always ends with a Reply or raises
+        return reply
+
+    def stream(self, turn: Turn) -> AsyncIterator[str | Reply]:
+        """Like `respond`, in pieces of text as they are generated; the last item is the Reply."""
+        return self._run(turn, streaming=True)
+
+    async def replay(
+        self,
+        interaction: Interaction,
+        persona: PersonaDraft,
+        decisions: Sequence[Decision] = (),
+        priority: int = BATCH_PRIORITY,
+        temperature: float = 0.0,
+        use_model: bool = True,
+    ) -> Replay:
+        """What the agent would have answered under `persona`, with memory as it was before the interaction.
+
+        Args:
+            interaction: a past interaction of the user, in their memory.
+            persona: text and decision to simulate.
+            decisions: for closed choices, all are evaluated on the one pass of the model; they must share the
+                persona's `episodes` and `form`. Default: the persona's own.
+            priority: of the model calls.
+            temperature: of free-text answers.
+            use_model: False leaves the model out of closed choices (evidence alone).
+        """
+        decision = persona.decision
+        decisions = tuple(decisions) or (decision,)
+        messages = (Message(role="user", content=interaction.query),)
+        recall = await self._recall(
+            interaction.user, interaction.query, interaction.choices, decision, decisions, before=interaction.id
+        )
+        if interaction.choices:
+            lm: tuple[float, ...] | None = None
+            usage = Usage()
+            if use_model:
+                lm, usage = await self._option_scores(messages, persona, recall, interaction.choices, priority)
+            made = tuple(
+                decide(interaction.choices, lm, row, d.evidence_weight)
+                for d, row in zip(decisions, recall.evidence, strict=True)
+            )
+            return Replay(
+                interaction=interaction, text=made[0].answer, lm=lm, evidence=recall.evidence, choices=made, usage=usage
+            )
+        tools = MemoryTools(self.memory, interaction.user, before=interaction.id)
+        turn = Turn(user=interaction.user, messages=messages, temperature=temperature, priority=priority)
+        result: ChatResult | None = None
+        async for piece in self._act(turn, persona, recall, tools, streaming=False):
+            if isinstance(piece, tuple):
+                result = piece[0]
+        assert result is not None
+        return Replay(interaction=interaction, text=result.text, usage=result.usage)
+
+    async def _run(self, turn: Turn, streaming: bool) -> AsyncIterator[str | Reply]:
+        query = query_of(turn.messages)
+        asked = utc_now()
+        persona = await self.ensure_persona(turn.user)
+        decision = persona.decision
+        recall = await self._recall(turn.user, query, turn.choices, decision, (decision,))
+        interaction = turn.interaction_id or uuid.uuid4().hex
+        recalled = tuple(e.interaction.id for e in recall.episodes)
+        if turn.choices:
+            lm, usage = await self._option_scores(turn.messages, persona, recall, turn.choices, turn.priority)
+            choice = decide(turn.choices, lm, recall.evidence[0], decision.evidence_weight)
+            reply = Reply(
+                interaction_id=interaction,
+                text=choice.answer,
+                usage=usage,
+                persona=persona.number,
+                recalled=recalled,
+                scores=choice.scores,
+                expected=choice.expected,
+                message={"role": "assistant", "content": choice.answer},
+            )
+            if streaming:
+                yield choice.answer
+        else:
+            tools = MemoryTools(self.memory, turn.user)
+            result, steps = ChatResult(text=""), 0
+            async for piece in self._act(turn, persona, recall, tools, streaming):
+                if isinstance(piece, str):
+                    yield piece
+                else:
+                    result, steps = piece
+            reply = Reply(
+                interaction_id=interaction,
+                text=result.text,
+                finish_reason=result.finish_reason,
+                usage=result.usage,
+                persona=persona.number,
+                recalled=recalled,
+                steps=steps,
+                message=result.message or {"role": "assistant", "content": result.text},
+            )
+        if turn.remember:
+            await self.memory.append(
+                turn.user,
+                [
+                    Interaction(
+                        id=interaction,
+                        user=turn.user,
+                        time=asked,
+                        query=query,
+                        response=reply.text,
+                        choices=turn.choices,
+                        metadata={"source": "chat", "persona": persona.number},
+                    )
+                ],
+            )
+        yield reply
+
+    async def _recall(
+        self,
+        user: str,
+        query: str,
+        choices: Sequence[str] | None,
+        decision: Decision,
+        decisions: Sequence[Decision],
+        before: str | None = None,
+    ) -> Recall:
+        return await self.memory.recall(
+            user,
+            RecallQuery(
+                text=query,
+                k=decision.episodes,
+                choices=tuple(choices) if choices else None,
+                decisions=tuple(decisions) if choices else (),
+                before=before,
+                with_truth=True,  # an answer nobody confirmed must not become an example
+                max_tokens=self.settings.recall_tokens,
+            ),
+        )
+
+    async def _option_scores(
+        self,
+        messages: Sequence[Message],
+        persona: PersonaDraft,
+        recall: Recall,
+        choices: Sequence[str],
+        priority: int,
+    ) -> tuple[tuple[float, ...], Usage]:
+        episodes = list(recall.episodes)
+        while True:
+            prompt = assemble(messages, persona.text, episodes, persona.decision, choices, tools=False)
+            try:
+                scored = await score_options(self.llm, prompt, choices, priority)
+            except ContextLengthExceeded:
+                if not episodes:
+                    raise
+                episodes = episodes[: len(episodes) // 2]  # best first, so the least relevant go
+                continue
+            return scored.logprobs, scored.usage
+
+    async def _act(
+        self, turn: Turn, persona: PersonaDraft, recall: Recall, tools: MemoryTools, streaming: bool
+    ) -> AsyncIterator[str | tuple[ChatResult, int]]:
+        """Model calls and tool calls until an answer; pieces of text, then (answer with total usage, steps)."""
+        episodes = list(recall.episodes)
+        offered = self.settings.tools and self.settings.max_steps > 1
+        trail: list[Message] = []
+        usage = Usage()
+        step = 0
+        while True:
+            step += 1
+            final = step == self.settings.max_steps
+            prompt = assemble(turn.messages, persona.text, episodes, persona.decision, tools=offered)
+            if final and trail:
+                trail = [*trail[:-1], Message(role="user", content=f"{trail[-1].text}\n{prompts.ANSWER_NOW}")]
+            request = ChatRequest(
+                messages=(*prompt, *trail),
+                max_tokens=turn.max_tokens or self.settings.max_tokens,
+                temperature=turn.temperature,
+                top_p=turn.top_p,
+                seed=turn.seed,
+                stop=turn.stop,
+                priority=turn.priority,
+                extra=turn.extra,
+            )
+            result = ChatResult(text="")
+            try:
+                # The application's own tools come back as structured calls, which only a whole response shows.
+                streamed = streaming and "tools" not in turn.extra
+                if streamed:
+                    async for piece in self._stream_unless_tool_call(request):
+                        if isinstance(piece, str):
+                            yield piece
+                        else:
+                            result = piece
+                else:
+                    result = await self.llm.chat(request)
+            except ContextLengthExceeded:
+                if not episodes:
+                    raise
+                episodes = episodes[: len(episodes) // 2]
+                step -= 1
+                continue
+            usage = usage + result.usage
+            call = parse_tool_call(result.text)
+            if call is None or final or not offered:
+                text = strip_tool_calls(result.text) if call else result.text
+                message = {**result.message, "content": text} if call else result.message
+                if streaming and not streamed and text:
+                    yield text
+                yield result.model_copy(update={"text": text, "usage": usage, "message": message}), step
+                return
+            found = await tools.run(call)
+            trail += [
+                Message(role="assistant", content=result.text.strip()),
+                Message(role="user", content=prompts.TOOL_RESULT.format(name=call.name or "tool", result=found)),
+            ]
+
+    async def _stream_unless_tool_call(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
+        """Stream an answer, holding back as long as it may still turn out to be a tool call."""
+        text, sent = "", 0
+        async for piece in self.llm.stream(request):
+            if isinstance(piece, ChatResult):
+                if MARK not in text and sent < len(text):
+                    yield text[sent:]
+                yield piece
+                return
+            text += piece
+            at = text.find(MARK)
+            safe = at if at >= 0 else _safe_length(text)
+            if safe > sent:
+                yield text[sent:safe]
+                sent = safe
+
+
+def _safe_length(text: str) -> int:
+    """How much of `text` cannot be the beginning of a tool call."""
+    for size in range(min(len(MARK), len(text)), 0, -1):
+        if MARK.startswith(text[-size:]):
+            return len(text) - size
+    return len(text)

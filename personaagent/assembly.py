@@ -1,0 +1,83 @@
+"""From persona, recalled episodes and the request to the messages of one model call, in a fixed, byte-stable order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from personaagent import prompts
+from personaagent.errors import InvalidInput
+from personaagent.types import Decision, Episode, Interaction, Message
+
+__all__ = ["assemble", "query_of", "question"]
+
+
+def query_of(messages: Sequence[Message]) -> str:
+    """What the user asks: the text of the last user message.
+
+    Raises:
+        InvalidInput: there is none, or it has no text.
+    """
+    for message in reversed(messages):
+        if message.role == "user":
+            if text := message.text.strip():
+                return text
+            break
+    raise InvalidInput("messages must contain a user message with text")
+
+
+def question(query: str, choices: Sequence[str] | None) -> str:
+    """A request as the model reads it: the options, where there are any, stand below the question."""
+    return prompts.OPTIONS.format(query=query, choices=", ".join(choices)) if choices else query
+
+
+def assemble(
+    messages: Sequence[Message],
+    persona: str,
+    episodes: Sequence[Episode],
+    decision: Decision,
+    choices: Sequence[str] | None = None,
+    tools: bool = True,
+) -> tuple[Message, ...]:
+    """The messages of a model call.
+
+    Instructions, tools and the application's own system messages come first because all users share them; the persona
+    follows, then the recalled episodes (least relevant first, so that the best stands next to the request), then the
+    conversation.
+
+    Args:
+        messages: the conversation as the client sent it.
+        persona: the persona's text.
+        episodes: recalled, best first; only those with a known truth are shown.
+        decision: the form in which episodes are shown.
+        choices: options of the last user message.
+        tools: whether to offer the memory tools.
+    """
+    system = [prompts.INSTRUCTIONS]
+    if tools:
+        system.append(prompts.TOOLS)
+    system += [m.text for m in messages if m.role in ("system", "developer") and m.text]
+    system.append(f"{prompts.PERSONA_HEADING}\n{persona}")
+    shown = [e.interaction for e in reversed(episodes) if e.interaction.truth]
+    if shown and decision.form == "list":
+        lines = [prompts.EPISODE_LINE.format(query=i.query, truth=i.truth) for i in shown]
+        system.append("\n".join([prompts.EPISODES_HEADING, *lines]))
+    result = [Message(role="system", content="\n\n".join(system))]
+    if decision.form == "exchanges":
+        for past in shown:
+            result += exchange(past)
+    conversation = [m for m in messages if m.role not in ("system", "developer")]
+    last = max((i for i, m in enumerate(conversation) if m.role == "user"), default=None)
+    for i, message in enumerate(conversation):
+        if i == last and choices:
+            result.append(Message(role="user", content=question(message.text, choices)))
+        else:
+            result.append(message)
+    return tuple(result)
+
+
+def exchange(past: Interaction) -> list[Message]:
+    """An episode as the dialogue it should have been."""
+    return [
+        Message(role="user", content=question(past.query, past.choices)),
+        Message(role="assistant", content=past.truth or ""),
+    ]

@@ -1,0 +1,99 @@
+"""BM25 over one user's episodes: an inverted index in RAM that grows and changes document by document."""
+
+from __future__ import annotations
+
+import math
+import re
+from array import array
+from collections import Counter
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Bm25", "tokens"]
+
+K1 = 1.2
+B = 0.75
+MAX_TERMS = 32  # of a query; the rarest ones decide, and a long prompt must not cost more than a short one
+
+# Scripts without spaces between words are cut into single characters; everything else into runs of letters and digits.
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+_TOKEN = re.compile(f"[{_CJK}]|[^\\W_{_CJK}]+")
+
+
+def tokens(text: str) -> list[str]:
+    """Words of a text, case-folded."""
+    return _TOKEN.findall(text.casefold())
+
+
+class Bm25:
+    """Documents are numbered from 0 in the order they are added."""
+
+    def __init__(self) -> None:
+        # A posting list holds pairs (document, count), flat, since 4-byte integers cost a tenth of Python objects.
+        self._postings: dict[str, array[int]] = {}
+        self._lengths = array("I")
+        self._total = 0
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    @property
+    def ram_bytes(self) -> int:
+        """Estimated size."""
+        return self._bytes
+
+    def add(self, text: str) -> None:
+        """Add the next document."""
+        document = len(self._lengths)
+        counts = Counter(tokens(text))
+        for term, count in counts.items():
+            self._post(term, document, count)
+        self._lengths.append(counts.total())
+        self._total += counts.total()
+
+    def replace(self, document: int, old: str, new: str) -> None:
+        """Change a document's text from `old`, which must be what was added, to `new`."""
+        before, after = Counter(tokens(old)), Counter(tokens(new))
+        for term in before.keys() | after.keys():
+            if before[term] == after[term]:
+                continue
+            if not before[term]:
+                self._post(term, document, after[term])
+                continue
+            posting = self._postings[term]
+            at = 2 * int(np.flatnonzero(np.array(posting, dtype=np.uint32)[::2] == document)[0])
+            if after[term]:
+                posting[at + 1] = after[term]
+            else:
+                del posting[at : at + 2]
+                if not posting:
+                    del self._postings[term]
+        self._lengths[document] = after.total()
+        self._total += after.total() - before.total()
+
+    def scores(self, text: str) -> npt.NDArray[np.float32]:
+        """The score of every document for a query, (len(self),); 0 where no word is shared."""
+        n = len(self._lengths)
+        result = np.zeros(n, dtype=np.float32)
+        known = sorted({t for t in tokens(text) if t in self._postings}, key=lambda t: (len(self._postings[t]), t))
+        if not known:
+            return result
+        lengths = np.array(self._lengths, dtype=np.float32)
+        norm = K1 * (1 - B + B * lengths * (n / max(self._total, 1)))
+        for term in known[:MAX_TERMS]:
+            posting = np.array(self._postings[term], dtype=np.uint32).reshape(-1, 2)
+            documents, count = posting[:, 0], posting[:, 1].astype(np.float32)
+            idf = math.log(1 + (n - len(documents) + 0.5) / (len(documents) + 0.5))
+            result[documents] += idf * count * (K1 + 1) / (count + norm[documents])
+        return result
+
+    def _post(self, term: str, document: int, count: int) -> None:
+        posting = self._postings.get(term)
+        if posting is None:
+            posting = self._postings[term] = array("I")
+            self._bytes += 240 + len(term)  # dict entry, string and array object
+        posting.append(document)
+        posting.append(count)
+        self._bytes += 9

@@ -1,0 +1,146 @@
+"""Closed choices made from two sources: the model's option scores and the evidence of memory.
+
+score(o) = log p_LM(o | prompt) + weight * evidence(o), as kNN-LM interpolates (Khandelwal et al., 2020). How the model's
+option scores are had in one call is here too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from personaagent.protocols import LLM
+from personaagent.types import ChatRequest, Frozen, Kind, Message, Usage, choice_kind
+
+__all__ = ["Choice", "OptionScores", "decide", "score_options"]
+
+FLOOR = -30.0  # log-probability of an option the model gave no mass at all
+
+
+class Choice(Frozen):
+    """The option taken, every option's score (log scale) and, for ratings, the expected value on the scale."""
+
+    answer: str
+    scores: dict[str, float]
+    expected: float | None = None
+
+
+class OptionScores(Frozen):
+    """log p_LM of each option, normalised over the options, and what they cost."""
+
+    logprobs: tuple[float, ...]
+    usage: Usage
+
+
+def decide(
+    choices: Sequence[str],
+    lm: Sequence[float] | None,
+    evidence: Sequence[float] | None,
+    weight: float,
+) -> Choice:
+    """Combine model and memory into one choice.
+
+    A rating is decided by its expected value under the combined distribution, which has a lower absolute error than the
+    single most likely grade; the answer is the option next to it.
+
+    Args:
+        choices: the m options, in the request's order; ties go to the earlier one.
+        lm: log p_LM of each option, or None to leave the model out.
+        evidence: of each option, or None if memory is left out.
+        weight: of the evidence.
+    """
+    total = np.zeros(len(choices))
+    if lm is not None:
+        total = total + np.asarray(lm, dtype=float)
+    if evidence is not None:
+        total = total + weight * np.asarray(evidence, dtype=float)
+    scores = {choice: float(s) for choice, s in zip(choices, total, strict=True)}
+    if choice_kind(choices) is not Kind.RATING:
+        return Choice(answer=choices[int(np.argmax(total))], scores=scores)
+    values = np.asarray([float(c) for c in choices])
+    p = np.exp(total - total.max())
+    expected = float((p / p.sum()) @ values)
+    return Choice(answer=choices[int(np.argmin(np.abs(values - expected)))], scores=scores, expected=expected)
+
+
+async def score_options(llm: LLM, messages: Sequence[Message], choices: Sequence[str], priority: int) -> OptionScores:
+    """The model's log-probability of each option, from choice-constrained generation.
+
+    At the first position the engine's log-probabilities are normalised over the tokens that the options allow, so one
+    call of one token tells options apart that begin differently, and it uses the prefix cache. A token that several
+    options allow ("b" for "black coffee" and "black tea") is shared among them evenly, then a second call after their
+    common beginning divides the share by what the model says there.
+    """
+    first = await _first_position(llm, messages, choices, "", priority)
+    logprobs, ambiguous = _attribute(choices, first[0], "")
+    usage = first[1]
+    if ambiguous:
+        group = [choices[i] for i in ambiguous]
+        prefix = _common_prefix(group)
+        if prefix.strip() and all(len(c) > len(prefix) for c in group):
+            second, more = await _first_position(llm, messages, group, prefix, priority)
+            usage = usage + more
+            refined, _ = _attribute(group, second, prefix)
+            mass = _logsumexp([logprobs[i] for i in ambiguous])
+            for i, value in zip(ambiguous, refined, strict=True):
+                logprobs[i] = mass + value
+    return OptionScores(logprobs=tuple(logprobs), usage=usage)
+
+
+async def _first_position(
+    llm: LLM, messages: Sequence[Message], choices: Sequence[str], prefix: str, priority: int
+) -> tuple[tuple[tuple[str, float], ...], Usage]:
+    if prefix:
+        messages = [*messages, Message(role="assistant", content=prefix)]
+    result = await llm.chat(
+        ChatRequest(
+            messages=tuple(messages),
+            max_tokens=1,
+            choices=tuple(c[len(prefix) :] for c in choices),
+            top_logprobs=min(100, 5 * len(choices)),  # each option begins with a few partial tokens
+            continue_final=bool(prefix),
+            priority=priority,
+        )
+    )
+    return result.first_logprobs, result.usage
+
+
+def _attribute(
+    choices: Sequence[str], first: Sequence[tuple[str, float]], prefix: str
+) -> tuple[list[float], list[int]]:
+    """Log-probability per option, normalised, and the largest group of options that shared a token's mass."""
+    mass = [0.0] * len(choices)
+    groups: dict[tuple[int, ...], float] = {}
+    rests = [c[len(prefix) :] for c in choices]
+    for token, logprob in first:
+        fits = tuple(i for i, rest in enumerate(rests) if token and (rest.startswith(token) or token == rest))
+        if not fits or logprob < -100:
+            continue
+        p = math.exp(logprob)
+        for i in fits:
+            mass[i] += p / len(fits)
+        if len(fits) > 1:
+            groups[fits] = groups.get(fits, 0.0) + p
+    total = sum(mass)
+    if total <= 0:
+        return [-math.log(len(choices))] * len(choices), []
+    # An option outside the reported top tokens is no likelier than the least likely one reported.
+    floor = max(FLOOR, min(logprob for _, logprob in first if logprob > -100))
+    logprobs = [math.log(m / total) if m > 0 else floor for m in mass]
+    shared = max(groups, key=lambda g: groups[g]) if groups else ()
+    return logprobs, list(shared) if shared and groups[shared] > 0.05 else []
+
+
+def _common_prefix(texts: Sequence[str]) -> str:
+    low, high = min(texts), max(texts)
+    size = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    prefix = low[:size]
+    # Cut at a word boundary: a prompt that ends inside a word is tokenised unlike anything the model has seen.
+    return prefix[: prefix.rfind(" ")] if " " in prefix else ""
+
+
+def _logsumexp(values: Sequence[float]) -> float:
+    top = max(values)
+    return top + math.log(sum(math.exp(v - top) for v in values))

@@ -1,0 +1,100 @@
+"""Errors that cross a boundary: each says what went wrong and what to do, and maps to one HTTP status and exit code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "BudgetExceeded",
+    "ConflictError",
+    "ContextLengthExceeded",
+    "InvalidInput",
+    "LLMError",
+    "NotFoundError",
+    "PersonaAgentError",
+    "StoreError",
+    "UnavailableError",
+]
+
+
+class PersonaAgentError(Exception):
+    """Base of the errors a user or operator can act on.
+
+    `status` is the HTTP status, `code` the machine-readable code in OpenAI's error shape.
+    """
+
+    status: int = 500
+    code: str = "internal_error"
+    type: str = "server_error"
+
+    @property
+    def message(self) -> str:
+        """The one-line message shown to the caller."""
+        return str(self.args[0]) if self.args else self.code
+
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """The error as OpenAI's JSON error object."""
+        return {"error": {"message": self.message, "type": self.type, "param": None, "code": self.code}}
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        """Errors travel between Ray processes, so they pickle by their arguments."""
+        return (self.__class__, self.args)
+
+
+class InvalidInput(PersonaAgentError):
+    """The caller sent something that cannot be used as it is."""
+
+    status = 422
+    code = "invalid_input"
+    type = "invalid_request_error"
+
+
+class ContextLengthExceeded(InvalidInput):
+    """The prompt does not fit the model's context even without any recalled episode."""
+
+    status = 400
+    code = "context_length_exceeded"
+
+
+class NotFoundError(PersonaAgentError):
+    """The user, persona version or interaction does not exist."""
+
+    status = 404
+    code = "not_found"
+    type = "invalid_request_error"
+
+
+class ConflictError(PersonaAgentError):
+    """Somebody else replaced the persona or profile first (compare-and-set failed)."""
+
+    status = 409
+    code = "conflict"
+    type = "invalid_request_error"
+
+
+class StoreError(PersonaAgentError):
+    """The store cannot be opened or written: wrong folder, lock held, full disk, other vector size."""
+
+    status = 503
+    code = "store_error"
+
+
+class UnavailableError(PersonaAgentError):
+    """A part of the system is down or overloaded; the same call may work later."""
+
+    status = 503
+    code = "unavailable"
+
+
+class LLMError(PersonaAgentError):
+    """The model answered with an error, or with nothing usable."""
+
+    status = 502
+    code = "llm_error"
+
+
+class BudgetExceeded(PersonaAgentError):
+    """An alignment budget of calls or tokens is used up."""
+
+    status = 429
+    code = "budget_exceeded"

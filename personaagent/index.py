@@ -1,0 +1,395 @@
+"""One user's episodes in RAM, and the ranking of recall over them.
+
+It knows nothing of stores, embedders or other users. Vectors of past queries sit in one matrix, so a recall is one
+matrix-vector product, a BM25 lookup and a fusion of the two rankings; nothing loops over all episodes in Python.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from personaagent.bm25 import Bm25
+from personaagent.errors import InvalidInput, NotFoundError
+from personaagent.evidence import evidence, truth_match, votes
+from personaagent.settings import MemorySettings
+from personaagent.store import Row, Vector, microseconds, unpack
+from personaagent.types import Episode, Interaction, Kind, Recall, RecallQuery, choice_kind
+
+__all__ = ["CHARS_PER_TOKEN", "EpisodeIndex", "episode_tokens"]
+
+CHARS_PER_TOKEN = 4
+RRF = 60  # the usual constant of reciprocal rank fusion
+POOL = 100  # best of each ranking that are fused, at least
+OUTCOME_WEIGHT = 0.05  # of a known truth, dense being 1: it only breaks near-ties
+
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+def episode_tokens(interaction: Interaction) -> int:
+    """Estimated tokens of an episode's query and outcome in a prompt."""
+    outcome = interaction.truth if interaction.truth is not None else interaction.response or ""
+    return (len(interaction.query) + len(outcome)) // CHARS_PER_TOKEN + 1
+
+
+class _Column:
+    """A growing array: appends are amortised O(1), `view` is the filled part without a copy."""
+
+    def __init__(self, dtype: Any, width: int | None = None) -> None:
+        self._data: npt.NDArray[Any] = np.empty((16,) if width is None else (16, width), dtype=dtype)
+        self._size = 0
+
+    def append(self, value: Any) -> None:
+        if self._size == len(self._data):
+            grown = np.empty((2 * self._size, *self._data.shape[1:]), dtype=self._data.dtype)
+            grown[: self._size] = self._data
+            self._data = grown
+        self._data[self._size] = value
+        self._size += 1
+
+    @property
+    def view(self) -> npt.NDArray[Any]:
+        return self._data[: self._size]
+
+    @property
+    def nbytes(self) -> int:
+        return self._data.nbytes
+
+
+class EpisodeIndex:
+    """Episodes are slots 0, 1, ... in order of arrival; the user's order is by time, ties by arrival."""
+
+    def __init__(self, dim: int, settings: MemorySettings | None = None) -> None:
+        self._dim = dim
+        self._settings = settings or MemorySettings()
+        self._slots: dict[str, int] = {}
+        self._payloads: list[bytes] = []  # JSON, not objects: a tenth of the memory and no load on the collector
+        self._vectors = _Column(np.float32, dim)
+        self._times = _Column(np.int64)
+        self._arrived = _Column(np.int64)
+        self._truth_arrived = _Column(np.int64)
+        # Equal truths share one vector: ratings and closed choices repeat the same few over and over.
+        self._truth = _Column(np.int32)  # code of the truth, -1 while unknown
+        self._truth_codes: dict[str, int] = {}
+        self._truth_vectors = _Column(np.float32, dim)
+        # Episodes with the same query and truth form a group, of which a recall returns only the newest.
+        self._group = _Column(np.int32)
+        self._group_codes: dict[int, int] = {}
+        self._rank: Ints | None = None  # position in the user's order, by slot
+        self._bm25: Bm25 | None = None  # built at the first recall that needs it, kept up to date from then on
+        self._metadata: dict[str, dict[str, list[int]]] = {}  # slots by key and value, for keys once filtered on
+        self._payload_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._payloads)
+
+    def __contains__(self, interaction: str) -> bool:
+        return interaction in self._slots
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors."""
+        return self._dim
+
+    @property
+    def truths(self) -> int:
+        """How many episodes have a known truth."""
+        return int(np.count_nonzero(self._truth.view >= 0))
+
+    @property
+    def last_arrived(self) -> int:
+        """Arrival of the newest row, 0 if there is none."""
+        return int(self._arrived.view.max()) if len(self) else 0
+
+    @property
+    def last_time(self) -> int | None:
+        """Time of the newest interaction, microseconds since 1970."""
+        return int(self._times.view.max()) if len(self) else None
+
+    @property
+    def ram_bytes(self) -> int:
+        """Estimated size."""
+        columns = (self._vectors, self._times, self._arrived, self._truth_arrived, self._truth, self._group)
+        return (
+            sum(c.nbytes for c in (*columns, self._truth_vectors))
+            + self._payload_bytes
+            + 350 * len(self)  # id, dictionary entries, list slots, object headers
+            + (self._bm25.ram_bytes if self._bm25 is not None else 0)
+        )
+
+    def truths_after(self, arrived: int) -> int:
+        """How many truths became known later than that (microseconds since 1970)."""
+        return int(np.count_nonzero(self._truth_arrived.view > arrived))
+
+    def put(self, row: Row) -> None:
+        """Add a row, or replace the one with its id (whose query must be the same)."""
+        interaction = row.interaction
+        self._check(row.query_vector)  # before anything changes
+        if interaction.truth is not None:
+            if row.truth_vector is None:
+                raise InvalidInput("a known truth needs its vector")
+            self._check(row.truth_vector)
+        slot = self._slots.get(row.id)
+        if slot is not None:
+            self._replace(slot, row, interaction)
+            return
+        self._slots[row.id] = len(self._payloads)
+        self._payloads.append(row.payload)
+        self._payload_bytes += len(row.payload)
+        self._vectors.append(row.query_vector)
+        self._times.append(row.time)
+        self._arrived.append(row.arrived)
+        self._truth_arrived.append(row.truth_arrived)
+        self._truth.append(self._truth_code(interaction.truth, row.truth_vector))
+        self._group.append(self._group_code(interaction))
+        self._rank = None
+        if self._bm25 is not None:
+            self._bm25.add(_words(interaction))
+        for key, values in self._metadata.items():
+            if key in interaction.metadata:
+                values.setdefault(_canonical(interaction.metadata[key]), []).append(len(self._payloads) - 1)
+
+    def get(self, interaction: str) -> Row | None:
+        """The row of an interaction."""
+        slot = self._slots.get(interaction)
+        return None if slot is None else self._row(slot, interaction)
+
+    def rows(self) -> Iterator[Row]:
+        """All rows in order of arrival."""
+        for interaction, slot in self._slots.items():
+            yield self._row(slot, interaction)
+
+    def latest(self, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
+        """The newest n interactions, oldest first."""
+        slots = np.argsort(self._ranks())
+        if with_truth:
+            slots = slots[self._truth.view[slots] >= 0]
+        return tuple(unpack(self._payloads[s]) for s in slots[max(0, len(slots) - n) :])
+
+    def recall(self, query: RecallQuery, query_vector: Vector, choice_vectors: npt.NDArray[np.float32]) -> Recall:
+        """Rank the episodes in reach for a request.
+
+        Args:
+            query: what to recall.
+            query_vector: (dim,) of its text.
+            choice_vectors: (m, dim) of its choices; not read for ratings and free text, then (0, dim) will do.
+
+        Raises:
+            NotFoundError: `before` is not an interaction of this user.
+        """
+        self._check(query_vector)
+        if not len(self):
+            return Recall(evidence=_nothing(query))
+        rank = self._ranks()
+        reach, age = self._reach(query, rank)
+        known = int(np.count_nonzero(reach))
+        allowed = reach & self._filter(query)
+        similarity = np.asarray(self._vectors.view @ query_vector, dtype=np.float32)
+        episodes: tuple[Episode, ...] = ()
+        if query.k:
+            episodes = self._ranked(query, allowed, age, similarity)
+        rows = self._evidence(query, allowed, age, similarity, choice_vectors)
+        return Recall(episodes=episodes, evidence=rows, known=known)
+
+    # Ranking
+
+    def _reach(self, query: RecallQuery, rank: Ints) -> tuple[Mask, Ints]:
+        """Episodes earlier than `before` and not excluded, and how many newer ones of these each has."""
+        n = len(self)
+        end = n
+        if query.before is not None:
+            if query.before not in self._slots:
+                raise NotFoundError(f"interaction {query.before!r} does not exist; `before` must name a stored one")
+            end = int(rank[self._slots[query.before]])
+        reach: Mask = rank < end
+        age: Ints = end - 1 - rank
+        left_out = sorted(
+            {int(rank[s]) for i in query.exclude if (s := self._slots.get(i)) is not None and rank[s] < end}
+        )
+        if left_out:
+            age = age - (len(left_out) - np.searchsorted(left_out, rank, side="right"))
+            reach &= ~np.isin(rank, left_out)
+        return reach, age
+
+    def _filter(self, query: RecallQuery) -> Mask:
+        allowed: Mask = np.ones(len(self), dtype=bool)
+        if query.since is not None:
+            allowed &= self._times.view >= microseconds(query.since)
+        if query.until is not None:
+            allowed &= self._times.view < microseconds(query.until)
+        if query.with_truth:
+            allowed &= self._truth.view >= 0
+        for key, value in query.metadata.items():
+            equal = np.zeros(len(self), dtype=bool)
+            equal[self._with_metadata(key).get(_canonical(value), [])] = True
+            allowed &= equal
+        return allowed
+
+    def _ranked(self, query: RecallQuery, allowed: Mask, age: Ints, similarity: Vector) -> tuple[Episode, ...]:
+        slots = np.flatnonzero(allowed)
+        newest = np.full(len(self._group_codes), -1, dtype=np.int64)
+        newest[self._group.view[slots]] = slots  # the last of equal indices wins
+        slots = slots[newest[self._group.view[slots]] == slots]
+        size = max(POOL, 4 * query.k)
+        rankings: list[tuple[float, Ints]] = []
+        if query.ranking != "bm25":
+            rankings.append((1.0, _best(slots, similarity, age, size)))
+        weight = {"hybrid": self._settings.bm25_weight, "dense": 0.0, "bm25": 1.0}[query.ranking]
+        if weight:
+            words = self._words().scores(query.text)
+            rankings.append((weight, _best(slots[words[slots] > 0], words, age, size)))
+        pool = np.unique(np.concatenate([ranking for _, ranking in rankings]))
+        score = np.zeros(len(pool), dtype=np.float64)
+        for weight, ranking in rankings:
+            score[np.searchsorted(pool, ranking)] += weight / (RRF + 1 + np.arange(len(ranking)))
+        if query.ranking == "hybrid":
+            score += self._settings.recency_weight / (RRF + 1 + age[pool])
+            score += (self._truth.view[pool] >= 0) * (OUTCOME_WEIGHT / (RRF + 1))
+        episodes: list[Episode] = []
+        left = query.max_tokens
+        for at in np.lexsort((age[pool], -score)):
+            if len(episodes) == query.k:
+                break
+            slot = int(pool[at])
+            interaction = unpack(self._payloads[slot])
+            if left is not None:
+                cost = episode_tokens(interaction)
+                if cost > left:
+                    continue  # a shorter one further down may still fit
+                left -= cost
+            episodes.append(
+                Episode(
+                    interaction=interaction,
+                    similarity=float(similarity[slot]),
+                    score=float(score[at]),
+                    age=int(age[slot]),
+                )
+            )
+        return tuple(episodes)
+
+    def _evidence(
+        self, query: RecallQuery, allowed: Mask, age: Ints, similarity: Vector, choice_vectors: npt.NDArray[np.float32]
+    ) -> tuple[tuple[float, ...], ...]:
+        if not query.choices or not query.decisions:
+            return ()
+        slots = np.flatnonzero(allowed & (self._truth.view >= 0))
+        if not len(slots):
+            return _nothing(query)
+        kind = choice_kind(query.choices)
+        if kind is Kind.CHOICE and choice_vectors.shape != (len(query.choices), self._dim):
+            raise InvalidInput(f"{len(query.choices)} choices need as many vectors of {self._dim} numbers")
+        voting = [votes(similarity[slots], age[slots], decision, kind) for decision in query.decisions]
+        heard = np.unique(np.concatenate([chosen for chosen, _ in voting]))
+        match = self._match(kind, slots[heard], query.choices, choice_vectors)
+        rows = (
+            evidence(weights, match[np.searchsorted(heard, chosen)], query.choices, kind) for chosen, weights in voting
+        )
+        return tuple(tuple(float(x) for x in row) for row in rows)
+
+    def _match(
+        self, kind: Kind, slots: Ints, choices: Sequence[str], choice_vectors: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """`truth_match` of the episodes in these slots, (len(slots), m)."""
+        codes = self._truth.view[slots]
+        if kind is not Kind.RATING:
+            past = [unpack(self._payloads[s]) for s in slots]
+            return truth_match(kind, past, self._truth_vectors.view[codes], choices, choice_vectors)
+        # All ratings of a user may vote, but only their few different values are looked at.
+        used, place = np.unique(codes, return_inverse=True)
+        truths = list(self._truth_codes)
+        past = [Interaction.model_construct(truth=truths[code]) for code in used]
+        return truth_match(kind, past, self._truth_vectors.view[used], choices, choice_vectors)[place]
+
+    # Parts kept up to date
+
+    def _replace(self, slot: int, row: Row, interaction: Interaction) -> None:
+        old = unpack(self._payloads[slot])
+        self._payload_bytes += len(row.payload) - len(self._payloads[slot])
+        self._payloads[slot] = row.payload
+        self._truth_arrived.view[slot] = row.truth_arrived
+        self._truth.view[slot] = self._truth_code(interaction.truth, row.truth_vector)
+        self._group.view[slot] = self._group_code(interaction)
+        if self._bm25 is not None:
+            self._bm25.replace(slot, _words(old), _words(interaction))
+
+    def _row(self, slot: int, interaction: str) -> Row:
+        payload = self._payloads[slot]
+        code = int(self._truth.view[slot])
+        return Row(
+            user=json.loads(payload)["user"],
+            id=interaction,
+            time=int(self._times.view[slot]),
+            arrived=int(self._arrived.view[slot]),
+            truth_arrived=int(self._truth_arrived.view[slot]),
+            payload=payload,
+            query_vector=self._vectors.view[slot].copy(),
+            truth_vector=self._truth_vectors.view[code].copy() if code >= 0 else None,
+        )
+
+    def _check(self, vector: Vector) -> None:
+        if vector.shape != (self._dim,):
+            raise InvalidInput(f"a vector of {self._dim} numbers is needed, not of shape {vector.shape}")
+
+    def _truth_code(self, truth: str | None, vector: Vector | None) -> int:
+        if truth is None:
+            return -1
+        if truth not in self._truth_codes:
+            self._truth_vectors.append(vector)
+            self._truth_codes[truth] = len(self._truth_codes)
+        return self._truth_codes[truth]
+
+    def _group_code(self, interaction: Interaction) -> int:
+        truth = interaction.truth
+        key = hash((" ".join(interaction.query.casefold().split()), truth and " ".join(truth.casefold().split())))
+        return self._group_codes.setdefault(key, len(self._group_codes))
+
+    def _ranks(self) -> Ints:
+        if self._rank is None:
+            order = np.argsort(self._times.view, kind="stable")  # slots are in order of arrival already
+            self._rank = np.empty(len(order), dtype=np.int64)
+            self._rank[order] = np.arange(len(order))
+        return self._rank
+
+    def _words(self) -> Bm25:
+        if self._bm25 is None:
+            self._bm25 = Bm25()
+            for payload in self._payloads:
+                self._bm25.add(_words(unpack(payload)))
+        return self._bm25
+
+    def _with_metadata(self, key: str) -> dict[str, list[int]]:
+        if key not in self._metadata:
+            values: dict[str, list[int]] = {}
+            for slot, payload in enumerate(self._payloads):
+                metadata = json.loads(payload)["metadata"]
+                if key in metadata:
+                    values.setdefault(_canonical(metadata[key]), []).append(slot)
+            self._metadata[key] = values
+        return self._metadata[key]
+
+
+def _best(slots: Ints, score: npt.NDArray[np.float32], age: Ints, size: int) -> Ints:
+    """The `size` slots of highest score, best first, ties to the newer."""
+    if len(slots) > size:
+        slots = slots[np.argpartition(-score[slots], size - 1)[:size]]
+    best: Ints = slots[np.lexsort((age[slots], -score[slots]))]
+    return best
+
+
+def _words(interaction: Interaction) -> str:
+    return interaction.query if interaction.truth is None else f"{interaction.query}\n{interaction.truth}"
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _nothing(query: RecallQuery) -> tuple[tuple[float, ...], ...]:
+    if not query.choices:
+        return ()
+    return tuple((0.0,) * len(query.choices) for _ in query.decisions)

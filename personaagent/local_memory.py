@@ -1,0 +1,177 @@
+"""All users' memories in this process, for evaluation and tests: the shards' behaviour without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from personaagent.errors import NotFoundError
+from personaagent.portable import parse_export
+from personaagent.protocols import Embedder
+from personaagent.settings import MemorySettings
+from personaagent.store import Store, VolatileStore
+from personaagent.types import (
+    AppendResult,
+    ForgetReceipt,
+    Interaction,
+    Persona,
+    PersonaDraft,
+    Profile,
+    Recall,
+    RecallQuery,
+    UserSummary,
+    user_key,
+    utc_now,
+)
+from personaagent.user_memory import (
+    Change,
+    UserMemory,
+    commit,
+    embed_interactions,
+    embed_recall,
+)
+
+__all__ = ["LocalMemory"]
+
+
+class LocalMemory:
+    """`protocols.Memory` in RAM, on a `VolatileStore` unless another store is given.
+
+    The vectors' length is the embedder's, seen at the first call.
+    """
+
+    def __init__(self, embedder: Embedder, settings: MemorySettings | None = None, store: Store | None = None) -> None:
+        self._embedder = embedder
+        self._settings = settings or MemorySettings()
+        self._store = store
+        self._users: dict[str, UserMemory] = {}
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def append(self, user: str, interactions: Sequence[Interaction]) -> AppendResult:
+        """Add interactions; repeats (same id) change nothing, except that a truth or response may become known."""
+        items = await embed_interactions(self._embedder, interactions)
+        async with self._locks[user]:
+            memory = await self._user(user)
+            return self._apply(memory, memory.append(items)).added
+
+    async def append_many(self, interactions: Sequence[Interaction]) -> AppendResult:
+        """Add interactions of many users."""
+        by_user: dict[str, list[Interaction]] = {}
+        for interaction in interactions:
+            by_user.setdefault(interaction.user, []).append(interaction)
+        results = [await self.append(user, items) for user, items in by_user.items()]
+        return AppendResult(
+            added=sum(r.added for r in results),
+            repeated=sum(r.repeated for r in results),
+            updated=sum(r.updated for r in results),
+        )
+
+    async def feedback(self, user: str, interaction: str, truth: str) -> Interaction:
+        """Set what the user really answered. Raises NotFoundError for an unknown interaction."""
+        vector = np.asarray(await self._embedder.embed([truth]), dtype=np.float32)[0]
+        async with self._locks[user]:
+            memory = await self._user(user)
+            self._apply(memory, memory.feedback(interaction, truth, vector))
+            return memory.interaction(interaction)
+
+    async def recall(self, user: str, query: RecallQuery) -> Recall:
+        """Episodes for a request, best first; empty for an unknown user."""
+        vector, choices = await embed_recall(self._embedder, query)
+        return (await self._user(user)).recall(query, vector, choices)
+
+    async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
+        """The user's newest n interactions, oldest first; empty for an unknown user."""
+        return (await self._user(user)).latest(n, with_truth)
+
+    async def persona(self, user: str, number: int | None = None) -> Persona | None:
+        """The current persona, or version `number`; None if there is none."""
+        return (await self._user(user)).persona(number)
+
+    async def personas(self, user: str) -> tuple[Persona, ...]:
+        """All versions, oldest first."""
+        return (await self._user(user)).personas()
+
+    async def commit_persona(self, user: str, draft: PersonaDraft, expected: int | None) -> Persona:
+        """Compare-and-set of the persona. Raises ConflictError if the current number is not `expected`."""
+        async with self._locks[user]:
+            memory = await self._user(user)
+            self._apply(memory, memory.commit_persona(draft, expected))
+            return memory.personas()[-1]
+
+    async def profile(self, user: str) -> Profile:
+        """The semantic memory; an empty profile of version 0 if there is none."""
+        return (await self._user(user)).profile()
+
+    async def commit_profile(self, user: str, profile: Profile, expected: int) -> Profile:
+        """Compare-and-set of the profile. Raises ConflictError if the current version is not `expected`."""
+        async with self._locks[user]:
+            memory = await self._user(user)
+            self._apply(memory, memory.commit_profile(profile, expected))
+            return memory.profile()
+
+    async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
+        """Remove every trace of the user. Raises NotFoundError for an unknown user."""
+        async with self._locks[user]:
+            if not (await self._user(user)).exists:
+                raise NotFoundError("this user is unknown")
+            erased = (await self._open()).erase(user)
+            del self._users[user]
+        return ForgetReceipt(
+            user_key=user_key(user),
+            time=utc_now(),
+            interactions=erased.interactions,
+            personas=erased.personas,
+            facts=erased.facts,
+            remaining=erased.remaining,
+            audit_id="",
+            note=erased.note or "memory of this process; nothing is on disk",
+        )
+
+    async def export(self, user: str) -> tuple[str, ...]:
+        """Everything stored of the user as JSON Lines. Raises NotFoundError."""
+        return (await self._user(user)).export()
+
+    async def restore(self, lines: Sequence[str]) -> AppendResult:
+        """Read an export back into a memory equal to the exported one.
+
+        Raises:
+            InvalidInput: a line is not of the export's format.
+            ConflictError: the user has another persona or profile already.
+        """
+        exported = parse_export(lines)
+        items = await embed_interactions(self._embedder, exported.interactions)
+        async with self._locks[exported.user]:
+            memory = await self._user(exported.user)
+            change = memory.restore(exported, items)
+            self._apply(memory, change)
+            return change.added
+
+    async def summary(self, user: str) -> UserSummary | None:
+        """Counts of one user, or None for an unknown one."""
+        return (await self._user(user)).summary()
+
+    async def users(self) -> tuple[UserSummary, ...]:
+        """Counts of all users, in no particular order."""
+        store = await self._open()
+        summaries = [(await self._user(record.user)).summary() for record in list(store.users())]
+        return tuple(s for s in summaries if s is not None)
+
+    async def _open(self) -> Store:
+        if self._store is None:
+            self._store = VolatileStore((await self._embedder.embed(["dimension"])).shape[1])
+        return self._store
+
+    async def _user(self, user: str) -> UserMemory:
+        store = await self._open()
+        if user not in self._users:
+            self._users[user] = UserMemory(user, store.dim, store.load(user), self._settings)
+        return self._users[user]
+
+    def _apply(self, memory: UserMemory, change: Change) -> Change:
+        assert self._store is not None
+        commit(self._store, [change])
+        memory.apply(change)
+        return change

@@ -1,0 +1,94 @@
+"""A user's stored state as JSON Lines that reads back to an equal store.
+
+Format: first {"type": "user", "user", "version": 1}; then one line per interaction in order of arrival:
+{"type": "interaction", "arrived", "truth_arrived"} (microseconds since 1970, null while there is no truth) beside the
+fields of `Interaction`; one per persona version, oldest first: {"type": "persona"} beside the fields of `Persona`; and,
+if there is one, {"type": "profile"} beside the fields of `Profile`. Vectors are not exported: they follow from the
+texts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from personaagent.errors import InvalidInput
+from personaagent.store import Row, dump_json
+from personaagent.types import Interaction, Persona, Profile
+
+__all__ = ["Exported", "export_lines", "parse_export"]
+
+
+def export_lines(user: str, rows: Sequence[Row], personas: Sequence[Persona], profile: Profile) -> tuple[str, ...]:
+    """A user's stored state as JSON Lines."""
+    lines: list[dict[str, Any]] = [{"type": "user", "user": user, "version": 1}]
+    for row in rows:
+        stamps = {"arrived": row.arrived, "truth_arrived": row.truth_arrived or None}
+        lines.append({"type": "interaction", **stamps, **json.loads(row.payload)})
+    lines += [{"type": "persona", **p.model_dump(mode="json")} for p in personas]
+    if profile.version:
+        lines.append({"type": "profile", **profile.model_dump(mode="json")})
+    return tuple(dump_json(line) for line in lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A parsed export: what was stored, without vectors."""
+
+    user: str
+    interactions: tuple[Interaction, ...]
+    arrived: tuple[int, ...]
+    truth_arrived: tuple[int, ...]  # 0 while there is no truth
+    personas: tuple[Persona, ...]
+    profile: Profile | None
+
+
+def parse_export(lines: Sequence[str]) -> Exported:
+    """Read back what `export` wrote.
+
+    Raises:
+        InvalidInput: a line is not of the format; the message names it.
+    """
+    user: str | None = None
+    interactions: list[Interaction] = []
+    stamps: list[tuple[int, int]] = []
+    personas: list[Persona] = []
+    profile: Profile | None = None
+    for number, line in enumerate(lines, start=1):
+        try:
+            content: dict[str, Any] = json.loads(line)
+            kind = content.pop("type")
+            if (user is None) != (kind == "user"):
+                raise InvalidInput(f"line {number}: an export has one line of type user, and it comes first")
+            if kind == "user":
+                if content["version"] != 1:
+                    raise InvalidInput(f"line {number}: export version {content['version']} is not known; update first")
+                user = str(content["user"])
+            elif kind == "interaction":
+                stamps.append((int(content.pop("arrived")), int(content.pop("truth_arrived") or 0)))
+                interactions.append(Interaction.model_validate(content))
+                if interactions[-1].user != user:
+                    raise InvalidInput(f"line {number}: an interaction of another user")
+            elif kind == "persona":
+                personas.append(Persona.model_validate(content))
+            elif kind == "profile":
+                profile = Profile.model_validate(content)
+            else:
+                raise InvalidInput(f"line {number}: unknown type {kind!r}")
+        except (ValueError, TypeError, KeyError, AttributeError) as e:
+            reason = e.errors()[0]["msg"] if isinstance(e, ValidationError) else f"{type(e).__name__}: {e}"
+            raise InvalidInput(f"line {number}: {reason}") from e
+    if user is None:
+        raise InvalidInput("the export is empty; its first line names the user")
+    return Exported(
+        user=user,
+        interactions=tuple(interactions),
+        arrived=tuple(a for a, _ in stamps),
+        truth_arrived=tuple(t for _, t in stamps),
+        personas=tuple(personas),
+        profile=profile,
+    )

@@ -1,0 +1,120 @@
+"""The three things an agent needs from outside, as protocols: a language model, an embedder and a memory.
+
+Production binds them to Ray Serve handles and memory shards; evaluation binds memory to RAM; tests bind doubles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from personaagent.types import (
+    AppendResult,
+    ChatRequest,
+    ChatResult,
+    ForgetReceipt,
+    Interaction,
+    Persona,
+    PersonaDraft,
+    Profile,
+    Recall,
+    RecallQuery,
+    UserSummary,
+)
+
+__all__ = ["LLM", "Embedder", "Matrix", "Memory"]
+
+Matrix = npt.NDArray[np.float32]  # (n, dim), rows of unit length
+
+
+class Embedder(Protocol):
+    """Turns texts into unit vectors."""
+
+    async def embed(self, texts: Sequence[str]) -> Matrix:
+        """One row per text, float32, L2-normalised; shape (len(texts), dim)."""
+        ...
+
+
+class LLM(Protocol):
+    """A chat model. Errors are raised as `personaagent.errors` types, never returned as text."""
+
+    async def chat(self, request: ChatRequest) -> ChatResult:
+        """The whole answer.
+
+        Raises:
+            ContextLengthExceeded: prompt and answer do not fit the context.
+            LLMError: the engine refused the request or answered with nothing usable.
+            UnavailableError: the engine is down.
+        """
+        ...
+
+    def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
+        """The answer's text in pieces, as it is generated, then one ChatResult with all of it. Raises as `chat` does."""
+        ...
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that prompt and answer may take together."""
+        ...
+
+
+class Memory(Protocol):
+    """All users' memories. Every call touches one user only; a write returns when the store has it."""
+
+    async def append(self, user: str, interactions: Sequence[Interaction]) -> AppendResult:
+        """Add interactions; repeats (same id) change nothing, except that a truth or response may become known."""
+        ...
+
+    async def feedback(self, user: str, interaction: str, truth: str) -> Interaction:
+        """Set what the user really answered. Raises NotFoundError for an unknown interaction."""
+        ...
+
+    async def recall(self, user: str, query: RecallQuery) -> Recall:
+        """Episodes for a request, best first; empty for an unknown user."""
+        ...
+
+    async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
+        """The user's newest n interactions, oldest first; empty for an unknown user."""
+        ...
+
+    async def persona(self, user: str, number: int | None = None) -> Persona | None:
+        """The current persona, or version `number`; None if there is none."""
+        ...
+
+    async def personas(self, user: str) -> tuple[Persona, ...]:
+        """All versions, oldest first."""
+        ...
+
+    async def commit_persona(self, user: str, draft: PersonaDraft, expected: int | None) -> Persona:
+        """Compare-and-set: becomes the current persona if the current number is `expected` (None: no persona yet).
+
+        Raises ConflictError otherwise.
+        """
+        ...
+
+    async def profile(self, user: str) -> Profile:
+        """The semantic memory; an empty profile of version 0 if there is none."""
+        ...
+
+    async def commit_profile(self, user: str, profile: Profile, expected: int) -> Profile:
+        """Compare-and-set on the version; returns the stored profile with version expected + 1."""
+        ...
+
+    async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
+        """Remove every trace of the user. Raises NotFoundError for an unknown user."""
+        ...
+
+    async def export(self, user: str) -> tuple[str, ...]:
+        """Everything stored of the user as JSON Lines, which `import` reads back. Raises NotFoundError."""
+        ...
+
+    async def summary(self, user: str) -> UserSummary | None:
+        """Counts of one user, or None for an unknown one."""
+        ...
+
+    async def users(self) -> tuple[UserSummary, ...]:
+        """Counts of all users, in no particular order."""
+        ...

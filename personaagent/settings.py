@@ -1,0 +1,205 @@
+"""The one settings tree: defaults, then a YAML file, then PERSONAAGENT_* environment variables, then flags.
+
+Unknown keys are errors. `personaagent settings` prints the tree in force.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from personaagent.errors import InvalidInput
+from personaagent.types import Decision
+
+__all__ = ["Settings", "default_home", "load_settings"]
+
+EMBEDDED = "embedded"
+
+
+class Section(BaseModel):
+    """A branch of the tree."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TeacherSettings(Section):
+    """Another model for the textual loss and gradient, by OpenAI-compatible URL. Without it the served model does both."""
+
+    base_url: str | None = None
+    model: str | None = None
+    api_key: SecretStr | None = None
+
+
+class LLMSettings(Section):
+    """The served model."""
+
+    model: str = EMBEDDED  # `embedded`, a Hugging Face id or a local path
+    base_url: str | None = None  # an OpenAI-compatible server instead of a local engine
+    api_key: SecretStr | None = None
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    tensor_parallel: Annotated[int, Field(ge=1)] = 1
+    max_model_len: Annotated[int, Field(ge=256)] = 4096  # tokens
+    max_num_seqs: Annotated[int, Field(ge=1)] = 64  # sequences decoded together
+    kv_cache_gb: Annotated[float, Field(gt=0)] = 2.0  # CPU engine only
+    dtype: str = "auto"
+    min_replicas: Annotated[int, Field(ge=1)] = 1
+    max_replicas: Annotated[int, Field(ge=1)] = 1
+    max_ongoing_requests: Annotated[int, Field(ge=1)] = 512  # per replica
+    target_ongoing_requests: Annotated[int, Field(ge=1)] = 48  # per replica; drives autoscaling
+    batch_share: Annotated[float, Field(gt=0, le=1)] = 0.75  # of max_num_seqs that alignment may take
+    timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    engine_kwargs: dict[str, Any] = Field(default_factory=dict)  # passed to vLLM unchanged
+
+
+class EmbedderSettings(Section):
+    """The sentence-embedding model."""
+
+    model: str = EMBEDDED  # `embedded`, a Hugging Face id or a local path
+    max_batch: Annotated[int, Field(ge=1)] = 64  # texts
+    batch_wait_ms: Annotated[float, Field(ge=0)] = 3.0
+    cache_texts: Annotated[int, Field(ge=0)] = 50_000  # recently embedded texts kept
+    num_replicas: Annotated[int, Field(ge=1)] = 1
+
+
+class MemorySettings(Section):
+    """Where and how users' memories are kept."""
+
+    uri: str | None = None  # a Milvus server; None: one Milvus Lite file per shard below `home`
+    token: SecretStr | None = None
+    collection: str = "personaagent"
+    shards: Annotated[int, Field(ge=1, le=4096)] = 2
+    tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "default"
+    idle_s: Annotated[float, Field(gt=0)] = 900.0  # passivate a user after so long without a call
+    max_ram_mb: Annotated[float, Field(gt=0)] = 512.0  # per shard, over all active users
+    max_active_episodes: Annotated[int, Field(ge=100)] = 50_000  # above it a user is searched in Milvus
+    flush_rows: Annotated[int, Field(ge=1)] = 2_000  # flush after so many unflushed rows ...
+    flush_s: Annotated[float, Field(gt=0)] = 5.0  # ... or after so long, in the background
+    retention_days: Annotated[float, Field(gt=0)] | None = None  # interactions older than that are deleted
+    profile_tokens: Annotated[int, Field(ge=50)] = 400
+    redact: bool = False  # needs the `privacy` extra
+    encryption_key: SecretStr | None = None  # needs the `privacy` extra
+    bm25_weight: Annotated[float, Field(ge=0)] = 0.5  # in reciprocal rank fusion, dense being 1
+    recency_weight: Annotated[float, Field(ge=0)] = 0.1
+
+
+class AgentSettings(Section):
+    """The action loop."""
+
+    max_steps: Annotated[int, Field(ge=1, le=16)] = 3  # model calls of one turn
+    max_tokens: Annotated[int, Field(ge=1)] = 256  # of an answer, unless the request says
+    tools: bool = True  # offer the built-in memory tools
+    recall_tokens: Annotated[int, Field(ge=0)] = 1_200  # budget of recalled episodes
+    persona_tokens: Annotated[int, Field(ge=50)] = 600  # length budget of a persona
+    decision: Decision = Decision()  # of a user's first persona
+
+
+class AlignmentSettings(Section):
+    """Test-time alignment of personas."""
+
+    paper: bool = False  # the paper's loop: no gate, no candidates
+    iterations: Annotated[int, Field(ge=1, le=20)] = 1  # E
+    batch: Annotated[int, Field(ge=1, le=64)] = 3  # n, interactions replayed per iteration
+    held_out: Annotated[int, Field(ge=1, le=200)] = 12  # interactions the gate scores on
+    candidates: Annotated[int, Field(ge=1, le=16)] = 2  # rewritten personas per iteration
+    min_gain: Annotated[float, Field(ge=0)] = 0.0  # a candidate must score better by more than this
+    max_calls: Annotated[int, Field(ge=1)] = 400  # LLM calls per user
+    max_tokens: Annotated[int, Field(ge=1)] = 400_000  # tokens per user
+    run_calls: Annotated[int, Field(ge=1)] | None = None  # LLM calls per run and actor; None: no bound
+    run_tokens: Annotated[int, Field(ge=1)] | None = None  # tokens per run and actor
+    judge: Literal["embedding", "llm"] = "embedding"  # how free text is scored
+    retry_s: Annotated[float, Field(ge=0)] = 120.0  # wait so long for a part of the system that is down
+    actors: Annotated[int, Field(ge=1)] = 1
+    users_per_batch: Annotated[int, Field(ge=1)] = 32
+    in_flight: Annotated[int, Field(ge=1)] = 192  # LLM calls per actor
+    online_every: Annotated[int, Field(ge=0)] = 0  # align after so many new truths; 0: only on request
+    seed: int = 0
+    teacher: TeacherSettings = TeacherSettings()
+
+
+class ServeSettings(Section):
+    """The HTTP server."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    api_key: SecretStr | None = None  # if set, requests must carry it as a bearer token
+    router_replicas: Annotated[int, Field(ge=1)] = 1
+    max_router_replicas: Annotated[int, Field(ge=1)] = 2
+    ray_address: str | None = None  # join this cluster instead of starting one; RAY_ADDRESS works too
+
+
+def default_home() -> Path:
+    """The folder of stores and converted models unless `home` says otherwise."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "personaagent"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PERSONAAGENT_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    home: Path = Field(default_factory=default_home)
+    llm: LLMSettings = LLMSettings()
+    embedder: EmbedderSettings = EmbedderSettings()
+    memory: MemorySettings = MemorySettings()
+    agent: AgentSettings = AgentSettings()
+    alignment: AlignmentSettings = AlignmentSettings()
+    serve: ServeSettings = ServeSettings()
+
+    @property
+    def store_dir(self) -> Path:
+        """The folder of the embedded store."""
+        return self.home / "store"
+
+    @property
+    def cache_dir(self) -> Path:
+        """The folder of converted models; shared by all homes unless PERSONAAGENT_CACHE says otherwise."""
+        return Path(os.environ.get("PERSONAAGENT_CACHE") or default_home() / "models")
+
+
+def load_settings(file: Path | None = None, **flags: Any) -> Settings:
+    """Settings from defaults, `file` (YAML), the environment and `flags`, later ones winning.
+
+    Nested flags are dictionaries: `load_settings(llm={"model": "..."})`.
+
+    Raises:
+        InvalidInput: the file is missing or not YAML, a key is unknown or a value does not fit.
+    """
+    path = file or (Path(p) if (p := os.environ.get("PERSONAAGENT_CONFIG")) else None)
+    if path is not None and not path.is_file():
+        raise InvalidInput(f"settings file {path} does not exist")
+
+    class _Layered(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            layers = [init_settings, env_settings]
+            if path is not None:
+                layers.append(YamlConfigSettingsSource(settings_cls, yaml_file=path))
+            return tuple(layers)
+
+    try:
+        layered = _Layered(**flags)
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise InvalidInput(f"setting {where}: {first['msg']}") from e
+    except Exception as e:  # YAML and file errors come as several unrelated types
+        raise InvalidInput(f"settings file {path}: {e}".replace("\n", " ")) from e
+    return Settings.model_construct(**{name: getattr(layered, name) for name in Settings.model_fields})

@@ -1,0 +1,386 @@
+"""Every type that crosses a boundary between processes, packages or the network.
+
+It knows nothing of Ray, Milvus, HTTP or any model. All types are immutable; collections are tuples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator
+
+__all__ = [
+    "AlignmentResult",
+    "AppendResult",
+    "Decision",
+    "Episode",
+    "Fact",
+    "ForgetReceipt",
+    "Interaction",
+    "Kind",
+    "Origin",
+    "Outcome",
+    "Persona",
+    "PersonaDraft",
+    "Profile",
+    "Recall",
+    "RecallQuery",
+    "UserId",
+    "UserSummary",
+    "interaction_id",
+    "user_key",
+    "utc_now",
+]
+
+MAX_USER_ID = 256  # characters
+MAX_TEXT = 60_000  # characters of one text field; the store's own limit is 65,535 bytes
+
+
+def utc_now() -> datetime:
+    """The present moment, timezone-aware."""
+    return datetime.now(UTC)
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as e:
+        raise ValueError("contains a lone surrogate, which is not valid Unicode text") from e
+    return text
+
+
+def _user_id(user: str) -> str:
+    if not 1 <= len(user) <= MAX_USER_ID:
+        raise ValueError(f"a user id has 1 to {MAX_USER_ID} characters, not {len(user)}")
+    return _encodable(user)
+
+
+UserId = Annotated[str, AfterValidator(_user_id)]
+Text = Annotated[str, AfterValidator(_encodable), Field(max_length=MAX_TEXT)]
+
+
+def user_key(user: str) -> str:
+    """32 hex digits that stand for a user id in the store, in filters and in shard routing.
+
+    A digest holds no character a filter language could misread, so no user id can reach another user's rows.
+    """
+    return hashlib.blake2b(user.encode("utf-8"), digest_size=16).hexdigest()
+
+
+def interaction_id(*parts: object) -> str:
+    """A stable id for an interaction that came without one: the same content gives the same id."""
+    digest = hashlib.blake2b(digest_size=12)
+    for part in parts:
+        raw = repr(part).encode("utf-8", "surrogatepass")
+        digest.update(len(raw).to_bytes(8, "big") + raw)
+    return digest.hexdigest()
+
+
+class Frozen(BaseModel):
+    """Immutable, and strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Kind(StrEnum):
+    """How an interaction is scored."""
+
+    CHOICE = "choice"  # closed choice: exact match
+    RATING = "rating"  # a number: absolute error
+    TEXT = "text"  # free text: embedding similarity, or an LLM judge
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+class Interaction(Frozen):
+    """One thing a user asked, what the agent did, and what the user really wanted.
+
+    `truth` may come later, as feedback. `id` makes appends idempotent: a repeat is the same interaction.
+    `metadata` carries provenance (`source`) and anything the application wants to keep beside it.
+    """
+
+    id: Annotated[str, AfterValidator(_encodable), Field(min_length=1, max_length=128)]
+    user: UserId
+    time: datetime
+    query: Text
+    response: Text | None = None
+    truth: Text | None = None
+    choices: tuple[Text, ...] | None = None
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @field_validator("time")
+    @classmethod
+    def _aware(cls, value: datetime) -> datetime:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+    @field_validator("choices")
+    @classmethod
+    def _choices(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and (len(value) < 2 or len(set(value)) != len(value) or not all(value)):
+            raise ValueError("choices must be at least two different, non-empty strings")
+        return value
+
+    @property
+    def kind(self) -> Kind:
+        """Closed choice, rating (all choices are numbers) or free text."""
+        return choice_kind(self.choices)
+
+
+def choice_kind(choices: Sequence[str] | None) -> Kind:
+    """The kind of a request with these choices."""
+    if not choices:
+        return Kind.TEXT
+    return Kind.RATING if all(_is_number(c) for c in choices) else Kind.CHOICE
+
+
+class Episode(Frozen):
+    """A recalled interaction with why it was recalled.
+
+    `similarity` is the cosine of query embeddings, `score` the fused rank score, `age` how many newer
+    interactions the user had at the moment of recall (0 is the newest).
+    """
+
+    interaction: Interaction
+    similarity: float
+    score: float
+    age: int
+
+
+class Decision(Frozen):
+    """The decision parameters of a persona: how memory enters the answer (fitted by alignment).
+
+    `episodes` recalled episodes go into the prompt, as prior user/assistant exchanges (`exchanges`) or as a
+    list in the system prompt (`list`). A closed choice is made by log p_LM + `evidence_weight` * evidence,
+    where evidence looks at the `neighbours` most similar past requests with softmax `temperature`, an episode
+    losing half its weight for every `half_life` newer episodes on the same subject. None for these three is the
+    default of the request's kind. See `personaagent.evidence`.
+    """
+
+    episodes: Annotated[int, Field(ge=0, le=32)] = 3
+    form: Literal["exchanges", "list"] = "exchanges"
+    evidence_weight: Annotated[float, Field(ge=0, le=1000)] = 40.0
+    neighbours: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    temperature: Annotated[float, Field(gt=0, le=10)] | None = None
+    half_life: Annotated[float, Field(gt=0)] | None = None
+
+
+class Origin(StrEnum):
+    """Where a persona version came from."""
+
+    INITIAL = "initial"
+    ALIGNED = "aligned"
+    MANUAL = "manual"
+    ROLLBACK = "rollback"
+
+
+class PersonaDraft(Frozen):
+    """A persona about to be committed; the store numbers it and stamps the time."""
+
+    text: Text
+    origin: Origin
+    decision: Decision = Decision()
+    score_before: float | None = None
+    score_after: float | None = None
+    run: str | None = None
+    sources: tuple[str, ...] = ()  # ids of the interactions it was rewritten from
+    pinned: bool = False  # never aligned while set
+
+
+class Persona(PersonaDraft):
+    """An immutable version of a user's persona. `number` counts from 1; `parent` is the version it replaced."""
+
+    number: Annotated[int, Field(ge=1)]
+    parent: int | None
+    time: datetime
+
+
+class Fact(Frozen):
+    """Something the interactions say about the user, with the episodes that say it.
+
+    `valid_until` is set when a newer fact (`superseded_by`) took its place; history keeps both.
+    """
+
+    id: str
+    text: Annotated[str, Field(max_length=2_000)]
+    topic: Annotated[str, Field(max_length=500)] = ""
+    evidence: tuple[str, ...]
+    first_seen: datetime
+    last_seen: datetime
+    valid_until: datetime | None = None
+    superseded_by: str | None = None
+    source: Literal["model", "extracted"] = "model"
+
+
+class Profile(Frozen):
+    """A user's semantic memory. `version` is 0 before the first build; `covered` counts episodes read so far."""
+
+    version: Annotated[int, Field(ge=0)] = 0
+    facts: tuple[Fact, ...] = ()
+    covered: int = 0  # interactions with a truth that the profile has read
+    watermark: datetime | None = None  # time of the newest interaction it has read
+
+    @property
+    def current(self) -> tuple[Fact, ...]:
+        """Facts that are valid now."""
+        return tuple(f for f in self.facts if f.valid_until is None)
+
+
+class RecallQuery(Frozen):
+    """What to recall for one request.
+
+    `before` limits memory to what was known earlier than that interaction (an honest replay); `exclude` leaves
+    out single interactions. With `choices`, one row of evidence per entry of `decisions` is computed too.
+    """
+
+    text: str
+    k: Annotated[int, Field(ge=0, le=1000)] = 4
+    choices: tuple[str, ...] | None = None
+    decisions: tuple[Decision, ...] = ()
+    before: str | None = None  # id of an interaction of the same user
+    exclude: tuple[str, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)  # equality filters
+    with_truth: bool = False  # only episodes whose truth is known
+    max_tokens: int | None = None  # budget over the recalled texts
+    ranking: Literal["hybrid", "dense", "bm25"] = "hybrid"
+
+
+class Recall(Frozen):
+    """Recalled episodes, best first, and evidence[i][j] of decision i for choice j."""
+
+    episodes: tuple[Episode, ...] = ()
+    evidence: tuple[tuple[float, ...], ...] = ()
+    known: int = 0  # episodes of the user that were in reach
+
+
+class AppendResult(Frozen):
+    """How many interactions were new, and how many were already there."""
+
+    added: int
+    repeated: int
+    updated: int = 0  # a truth or response became known for an interaction already there
+
+
+class UserSummary(Frozen):
+    """What an operator sees of a user without reading any text."""
+
+    user: str
+    interactions: int
+    truths: int
+    persona: int | None  # current version
+    pinned: bool = False
+    last_time: datetime | None = None
+    truths_since_alignment: int = 0
+
+
+class ForgetReceipt(Frozen):
+    """What `forget` removed. `remaining` is read back from the store after the deletion and must be zero."""
+
+    user_key: str
+    time: datetime
+    interactions: int
+    personas: int
+    facts: int
+    remaining: int
+    audit_id: str
+    note: str = ""
+
+
+class Outcome(StrEnum):
+    """How an alignment ended for one user."""
+
+    ACCEPTED = "accepted"  # a better persona was committed
+    REJECTED = "rejected"  # the gate kept the old persona
+    SKIPPED = "skipped"  # nothing to learn from, or pinned
+    CONFLICT = "conflict"  # the persona changed meanwhile, also after a retry
+    FAILED = "failed"  # an error; the persona is as it was
+
+
+class AlignmentResult(Frozen):
+    """What alignment did for one user, and what it cost."""
+
+    user: str
+    outcome: Outcome
+    reason: str = ""
+    score_before: float | None = None  # on the gate's held-out interactions, higher is better
+    score_after: float | None = None
+    persona_before: int | None = None
+    persona_after: int | None = None
+    held_out: int = 0
+    candidates: int = 0
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    run: str | None = None
+
+
+class Usage(Frozen):
+    """LLM calls and tokens."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            calls=self.calls + other.calls,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+        )
+
+
+class Message(Frozen):
+    """One chat message in OpenAI's form; multi-part content is kept as the client sent it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[dict[str, Any]] | None = None
+
+    @property
+    def text(self) -> str:
+        """The textual content, with the text parts of multi-part content joined."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(str(p.get("text", "")) for p in self.content or [] if p.get("type") == "text")
+
+
+class ChatRequest(Frozen):
+    """One call of the model. `priority`: lower runs earlier; `choices` constrains the answer to one of them."""
+
+    messages: tuple[Message, ...]
+    max_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    choices: tuple[str, ...] | None = None
+    top_logprobs: int = 0
+    continue_final: bool = False  # the last message is an assistant's, to be continued
+    priority: int = 0
+    extra: dict[str, Any] = Field(default_factory=dict)  # further OpenAI fields, passed through unchanged
+
+
+class ChatResult(Frozen):
+    """The model's answer. `first_logprobs`: (token text, log-probability) of the first position, if asked for."""
+
+    text: str
+    finish_reason: str = "stop"
+    usage: Usage = Usage()
+    first_logprobs: tuple[tuple[str, float], ...] = ()
+    message: dict[str, Any] = Field(default_factory=dict)  # the whole assistant message (tool calls included)
+    raw: dict[str, Any] = Field(default_factory=dict)  # the engine's whole response, for passing through

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from personaagent.agent import Agent, Reply, Turn
+from personaagent.errors import ContextLengthExceeded, InvalidInput
+from personaagent.local_memory import LocalMemory
+from personaagent.settings import AgentSettings
+from personaagent.types import ChatRequest, Decision, Interaction, Message, Origin, PersonaDraft
+from tests.agent_doubles import FakeLLM
+from tests.doubles import HashEmbedder
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def turn(text: str, **more: object) -> Turn:
+    return Turn(user="ada", messages=(Message(role="user", content=text),), **more)  # type: ignore[arg-type]
+
+
+def settled(n: int, query: str, truth: str, choices: tuple[str, ...] | None = None) -> Interaction:
+    return Interaction(
+        id=f"i{n}", user="ada", time=START + timedelta(hours=n), query=query, truth=truth, choices=choices
+    )
+
+
+@pytest.fixture
+def memory() -> LocalMemory:
+    return LocalMemory(HashEmbedder())
+
+
+def agent(llm: FakeLLM, memory: LocalMemory, **settings: object) -> Agent:
+    return Agent(llm, memory, AgentSettings(**settings))  # type: ignore[arg-type]
+
+
+async def test_a_plain_turn_costs_one_call_and_is_remembered(memory: LocalMemory) -> None:
+    llm = FakeLLM("Hello Ada.")
+    reply = await agent(llm, memory).respond(turn("say hello"))
+    assert (reply.text, reply.steps, reply.usage.calls) == ("Hello Ada.", 1, 1)
+    (stored,) = await memory.latest("ada", 10)
+    assert (stored.id, stored.query, stored.response, stored.truth) == (
+        reply.interaction_id,
+        "say hello",
+        "Hello Ada.",
+        None,
+    )
+
+
+async def test_confirmed_episodes_become_dialogue_and_unconfirmed_ones_do_not(memory: LocalMemory) -> None:
+    await memory.append("ada", [settled(1, "greet my boss", "Good day, Sir.")])
+    llm = FakeLLM("hi")
+    a = agent(llm, memory)
+    await a.respond(turn("greet my boss please"))
+    await a.respond(turn("greet my boss now"))
+    dialogue = [m.text for m in llm.requests[-1].messages[1:]]
+    assert dialogue == ["greet my boss", "Good day, Sir.", "greet my boss now"]
+
+
+async def test_the_prompt_begins_alike_for_all_users(memory: LocalMemory) -> None:
+    llm = FakeLLM()
+    a = agent(llm, memory)
+    await a.respond(turn("hello"))
+    await a.respond(Turn(user="bob", messages=(Message(role="user", content="hello"),)))
+    assert llm.requests[0].messages[0] == llm.requests[1].messages[0]
+
+
+async def test_a_tool_call_is_carried_out_and_answered(memory: LocalMemory) -> None:
+    await memory.append("ada", [settled(1, "favourite tea", "Darjeeling")])
+
+    def answer(request: ChatRequest) -> str:
+        if "Result of" in request.messages[-1].text:
+            assert "Darjeeling" in request.messages[-1].text
+            return "You like Darjeeling."
+        return '<tool_call>{"name": "search_episodes", "arguments": {"query": "tea"}}</tool_call>'
+
+    a = agent(FakeLLM(answer), memory)
+    reply = await a.respond(turn("what do I drink?"))
+    assert (reply.text, reply.steps) == ("You like Darjeeling.", 2)
+    pieces = [p async for p in a.stream(turn("what do I drink?"))]
+    assert "".join(p for p in pieces if isinstance(p, str)) == "You like Darjeeling."
+    assert isinstance(pieces[-1], Reply)
+
+
+@pytest.mark.parametrize(
+    "call", ["<tool_call>{nonsense", '<tool_call>{"name": "rm", "arguments": {}}</tool_call>', "<tool_call>"]
+)
+async def test_a_model_that_only_calls_tools_is_stopped(memory: LocalMemory, call: str) -> None:
+    llm = FakeLLM("Well. " + call)
+    reply = await agent(llm, memory, max_steps=3).respond(turn("hi"))
+    assert (reply.text, reply.steps, len(llm.requests)) == ("Well.", 3, 3)
+
+
+@pytest.mark.parametrize("text", ["plain answer", "a < b and <tool is no call", ""])
+async def test_streaming_says_what_responding_says(memory: LocalMemory, text: str) -> None:
+    a = agent(FakeLLM(text), memory)
+    whole = await a.respond(turn("hi"))
+    pieces = [p async for p in a.stream(turn("hi"))]
+    assert "".join(p for p in pieces if isinstance(p, str)) == whole.text == text
+
+
+async def test_a_closed_choice_follows_memory_where_the_model_has_no_view(memory: LocalMemory) -> None:
+    options = ("tea", "coffee")
+    await memory.append("ada", [settled(n, "what shall I drink", "coffee", options) for n in range(3)])
+    reply = await agent(FakeLLM(), memory).respond(turn("what shall I drink", choices=options))
+    assert reply.text == "coffee"
+    assert reply.scores is not None
+    assert reply.scores["coffee"] > reply.scores["tea"]
+
+
+async def test_recalled_episodes_give_way_when_the_prompt_is_too_long(memory: LocalMemory) -> None:
+    await memory.append("ada", [settled(n, f"story {n} " + "word " * 200, "once") for n in range(4)])
+    llm = FakeLLM("ok", limit=2_600)
+    reply = await agent(llm, memory, recall_tokens=100_000).respond(turn("story"))
+    assert reply.text == "ok"
+    assert len(llm.requests) > 1
+    with pytest.raises(ContextLengthExceeded):
+        await agent(FakeLLM("ok", limit=50), memory).respond(turn("story"))
+
+
+async def test_replay_sees_memory_as_it_was_and_leaves_no_trace(memory: LocalMemory) -> None:
+    options = ("tea", "coffee")
+    history = [settled(1, "drink now", "tea", options), settled(2, "drink now", "coffee", options)]
+    await memory.append("ada", history)
+    a = agent(FakeLLM(), memory)
+    draft = PersonaDraft(text="likes drinks", origin=Origin.INITIAL)
+    replay = await a.replay(history[1], draft, [Decision(evidence_weight=w) for w in (0.0, 40.0)])
+    assert replay.choices[1].answer == "tea"  # the coffee came later
+    assert len(replay.choices) == 2
+    first = await a.replay(history[0], draft)
+    assert set(first.evidence[0]) == {0.0}
+    assert len(await memory.latest("ada", 10)) == 2
+    assert await memory.persona("ada") is None
+
+
+async def test_no_user_message_is_refused(memory: LocalMemory) -> None:
+    with pytest.raises(InvalidInput, match="user message"):
+        await agent(FakeLLM(), memory).respond(Turn(user="ada", messages=(Message(role="system", content="x"),)))

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from personaagent.bm25 import Bm25, tokens
+from personaagent.errors import InvalidInput, NotFoundError
+from personaagent.index import EpisodeIndex, episode_tokens
+from personaagent.settings import MemorySettings
+from personaagent.store import Row, microseconds, pack, unpack
+from personaagent.types import Decision, Interaction, RecallQuery
+from tests.doubles import HashEmbedder
+
+EMBEDDER = HashEmbedder(dim=32)
+NONE = np.zeros((0, 32), dtype=np.float32)
+START = datetime(2024, 5, 1, tzinfo=UTC)
+
+
+def row(id: str, query: str, truth: str | None = None, minute: float = 0, arrived: int = 1, **fields: object) -> Row:
+    interaction = Interaction(
+        id=id, user="u", time=START + timedelta(minutes=minute), query=query, truth=truth, **fields
+    )
+    return Row(
+        user="u",
+        id=id,
+        time=microseconds(interaction.time),
+        arrived=arrived,
+        truth_arrived=arrived if truth is not None else 0,
+        payload=pack(interaction),
+        query_vector=EMBEDDER.encode([query])[0],
+        truth_vector=None if truth is None else EMBEDDER.encode([truth])[0],
+    )
+
+
+def index(*rows: Row, **settings: float) -> EpisodeIndex:
+    result = EpisodeIndex(32, MemorySettings(**settings))
+    for r in rows:
+        result.put(r)
+    return result
+
+
+def ids(idx: EpisodeIndex, text: str, **query: object) -> list[str]:
+    q = RecallQuery(text=text, **query)
+    return [e.interaction.id for e in idx.recall(q, EMBEDDER.encode([text])[0], NONE).episodes]
+
+
+DRINKS = [
+    row("tea", "what shall I drink in the morning", "green tea", 0),
+    row("wine", "what shall I drink with dinner", "red wine", 1),
+    row("film", "which film tonight", "a western", 2),
+    row("shoe", "which shoes for running", None, 3),
+]
+
+
+def test_recall_finds_what_is_alike_by_meaning_and_by_words() -> None:
+    idx = index(*DRINKS)
+    for ranking in ("hybrid", "dense", "bm25"):
+        assert ids(idx, "what shall I drink with dinner", k=1, ranking=ranking) == ["wine"]
+    assert ids(idx, "western", k=1, ranking="bm25") == ["film"]  # words of the outcome count too
+    assert ids(idx, "zebra", k=4, ranking="bm25") == []
+    assert len(ids(idx, "zebra", k=4)) == 4
+
+
+def test_recall_of_nothing() -> None:
+    empty = EpisodeIndex(32)
+    query = RecallQuery(text="x", choices=("a", "b"), decisions=(Decision(), Decision()))
+    recall = empty.recall(query, EMBEDDER.encode(["x"])[0], EMBEDDER.encode(["a", "b"]))
+    assert recall.episodes == ()
+    assert recall.evidence == ((0.0, 0.0), (0.0, 0.0))
+    assert recall.known == 0
+    assert ids(index(*DRINKS), "x", k=0) == []
+
+
+def test_before_means_earlier_in_the_users_order() -> None:
+    late = row("late", "what shall I drink in the morning", "coffee", minute=-5)  # arrives last, happened first
+    idx = index(*DRINKS, late)
+    assert set(ids(idx, "what shall I drink", k=9, before="wine")) == {"tea", "late"}
+    assert ids(idx, "what shall I drink", k=9, before="late") == []
+    recall = idx.recall(RecallQuery(text="drink", k=9, before="film"), EMBEDDER.encode(["drink"])[0], NONE)
+    assert {e.interaction.id: e.age for e in recall.episodes} == {"wine": 0, "tea": 1, "late": 2}
+    assert recall.known == 3
+    with pytest.raises(NotFoundError):
+        ids(idx, "drink", before="never")
+
+
+def test_equal_times_are_ordered_by_arrival() -> None:
+    idx = index(*(row(str(i), f"question {i}", "a", minute=0) for i in range(5)))
+    assert [i.id for i in idx.latest(3)] == ["2", "3", "4"]
+    assert set(ids(idx, "question", k=9, before="2")) == {"0", "1"}
+
+
+def test_exclude_leaves_out_and_does_not_count_for_age() -> None:
+    idx = index(*DRINKS)
+    recall = idx.recall(RecallQuery(text="x", k=9, exclude=("film", "no such")), EMBEDDER.encode(["x"])[0], NONE)
+    assert {e.interaction.id: e.age for e in recall.episodes} == {"shoe": 0, "wine": 1, "tea": 2}
+    assert recall.known == 3
+
+
+def test_filters() -> None:
+    idx = index(
+        row("a", "lunch", "soup", 0, metadata={"place": "work", "n": 1}),
+        row("b", "lunch again", "bread", 10, metadata={"place": "home", "n": 1}),
+        row("c", "lunch once more", None, 20, metadata={"place": "work", "n": True}),
+    )
+    assert set(ids(idx, "lunch", k=9, metadata={"place": "work"})) == {"a", "c"}
+    assert set(ids(idx, "lunch", k=9, metadata={"n": 1})) == {"a", "b"}
+    assert ids(idx, "lunch", k=9, metadata={"place": "work", "n": 1}) == ["a"]
+    assert ids(idx, "lunch", k=9, metadata={"other": None}) == []
+    idx.put(row("d", "lunch at last", "rice", 30, metadata={"place": "work"}))
+    assert set(ids(idx, "lunch", k=9, metadata={"place": "work"})) == {"a", "c", "d"}
+    assert set(ids(idx, "lunch", k=9, with_truth=True)) == {"a", "b", "d"}
+    assert ids(idx, "lunch", k=9, since=START + timedelta(minutes=10), until=START + timedelta(minutes=20)) == ["b"]
+
+
+def test_a_repeated_episode_is_recalled_once_and_its_newest_copy() -> None:
+    idx = index(*(row(f"{i}", "What  shall I EAT" if i % 2 else "what shall i eat", "Soup", i) for i in range(300)))
+    idx.put(row("other", "what shall I eat", "rice", 500))
+    assert set(ids(idx, "what shall I eat", k=5)) == {"299", "other"}
+    assert set(ids(idx, "what shall I eat", k=5, before="200")) == {"199"}
+
+
+def test_token_budget_skips_what_does_not_fit() -> None:
+    long = row("long", "drink " * 400, "water", 9)
+    idx = index(*DRINKS, long)
+    assert ids(idx, "drink " * 400, k=5)[0] == "long"
+    budget = sum(episode_tokens(r.interaction) for r in DRINKS[:2])
+    found = idx.recall(
+        RecallQuery(text="what shall I drink", k=5, max_tokens=budget), EMBEDDER.encode(["what shall I drink"])[0], NONE
+    ).episodes
+    assert found
+    assert sum(episode_tokens(e.interaction) for e in found) <= budget
+    assert "long" not in {e.interaction.id for e in found}
+    assert ids(idx, "drink", k=5, max_tokens=0) == []
+
+
+def test_ties_go_to_the_newer_and_to_the_known_outcome() -> None:
+    same = [row(str(i), "same words", f"answer{i}", i) for i in range(4)]
+    assert ids(index(*same), "same words", k=4, ranking="dense") == ["3", "2", "1", "0"]
+    idx = index(row("known", "same words", "x", 0), row("open", "same words", None, 0), recency_weight=0.0)
+    assert ids(idx, "same words", k=1)[0] == "known"
+
+
+def test_evidence_follows_what_was_chosen_and_can_be_asked_for_several_decisions() -> None:
+    idx = index(*DRINKS)
+    choices = ("green tea", "red wine")
+    query = RecallQuery(
+        text="what shall I drink with dinner", k=0, choices=choices, decisions=(Decision(neighbours=1), Decision())
+    )
+    rows = idx.recall(query, EMBEDDER.encode([query.text])[0], EMBEDDER.encode(choices)).evidence
+    assert len(rows) == 2
+    assert rows[0][1] > rows[0][0]
+    early = query.model_copy(update={"before": "wine"})
+    rows = idx.recall(early, EMBEDDER.encode([query.text])[0], EMBEDDER.encode(choices)).evidence
+    assert rows[0][0] > rows[0][1]
+    with pytest.raises(InvalidInput):
+        idx.recall(query, EMBEDDER.encode([query.text])[0], NONE)
+
+
+def test_rating_evidence_reads_every_rating() -> None:
+    idx = index(*(row(str(i), f"film {i}", "4.5" if i else "no number", i) for i in range(200)))
+    query = RecallQuery(text="film", k=0, choices=("1", "4.5", "5"), decisions=(Decision(),))
+    evidence = idx.recall(query, EMBEDDER.encode(["film"])[0], NONE).evidence[0]
+    assert max(range(3), key=evidence.__getitem__) == 1
+
+
+def test_put_of_a_known_id_replaces_what_may_change() -> None:
+    idx = index(*DRINKS)
+    assert ids(idx, "sandals", k=1, ranking="bm25") == []
+    idx.put(row("shoe", "which shoes for running", "sandals", 3, arrived=9))
+    assert len(idx) == 4
+    assert idx.truths == 4
+    assert ids(idx, "sandals", k=1, ranking="bm25") == ["shoe"]
+    idx.put(row("shoe", "which shoes for running", "boots", 3, arrived=9))
+    assert ids(idx, "sandals", k=1, ranking="bm25") == []
+    stored = idx.get("shoe")
+    assert stored is not None
+    assert stored.interaction.truth == "boots"
+    np.testing.assert_array_equal(stored.truth_vector, EMBEDDER.encode(["boots"])[0])
+
+
+def test_rows_come_back_as_they_went_in() -> None:
+    idx = index(*DRINKS)
+    for before, after in zip(DRINKS, idx.rows(), strict=True):
+        assert after.payload == before.payload
+        assert (after.id, after.time, after.arrived) == (before.id, before.time, before.arrived)
+        np.testing.assert_array_equal(after.query_vector, before.query_vector)
+
+
+def test_a_vector_of_another_size_is_refused() -> None:
+    idx = EpisodeIndex(8)
+    with pytest.raises(InvalidInput):
+        idx.put(DRINKS[0])
+    assert len(idx) == 0
+    with pytest.raises(InvalidInput):
+        index(*DRINKS).recall(RecallQuery(text="x"), np.zeros(8, dtype=np.float32), NONE)
+
+
+documents = st.lists(st.text(alphabet="abcd 北京", max_size=12), min_size=1, max_size=8)
+
+
+@given(old=documents, new=documents, query=st.text(alphabet="abcd 北京", max_size=6))
+def test_bm25_after_changes_equals_bm25_built_anew(old: list[str], new: list[str], query: str) -> None:
+    new = (new * len(old))[: len(old)]
+    changed, fresh = Bm25(), Bm25()
+    for text in old:
+        changed.add(text)
+    for number, (before, after) in enumerate(zip(old, new, strict=True)):
+        changed.replace(number, before, after)
+        fresh.add(after)
+    np.testing.assert_allclose(changed.scores(query), fresh.scores(query), rtol=1e-5)
+
+
+def test_tokens_split_scripts_without_spaces() -> None:
+    assert tokens("Tea, please! 北京 a_b") == ["tea", "please", "北", "京", "a", "b"]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    query=st.text(),
+    truth=st.none() | st.text(),
+    metadata=st.dictionaries(st.text(alphabet=st.characters()), json_values, max_size=3),
+    time=st.datetimes(),
+)
+def test_any_interaction_survives_packing(query: str, truth: str | None, metadata: dict, time: datetime) -> None:
+    interaction = Interaction(id="i", user="u", time=time, query=query, truth=truth, metadata=metadata)
+    assert unpack(pack(interaction)) == interaction

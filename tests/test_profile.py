@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from personaagent.local_memory import LocalMemory
+from personaagent.persona import initial_persona, tokens
+from personaagent.profile import build_profile, parse_facts, trim
+from personaagent.types import Decision, Fact, Interaction
+from tests.agent_doubles import FakeLLM
+from tests.doubles import HashEmbedder
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def settled(n: int, query: str, truth: str, choices: tuple[str, ...] | None = None) -> Interaction:
+    return Interaction(
+        id=f"i{n}", user="ada", time=START + timedelta(hours=n), query=query, truth=truth, choices=choices
+    )
+
+
+async def test_a_changed_preference_supersedes_and_stays_in_history() -> None:
+    memory, embedder = LocalMemory(HashEmbedder()), HashEmbedder()
+    options = ("tea", "coffee")
+    await memory.append("ada", [settled(1, "morning drink", "tea", options), settled(2, "morning drink", "tea", options)])
+    first = (await build_profile(memory, embedder, "ada")).profile
+    assert [len(f.evidence) for f in first.current] == [2]
+    await memory.append("ada", [settled(3, "morning drink", "coffee", options)])
+    second = (await build_profile(memory, embedder, "ada")).profile
+    (now,) = second.current
+    assert "coffee" in now.text
+    (old,) = [f for f in second.facts if f.valid_until is not None]
+    assert (old.superseded_by, "tea" in old.text) == (now.id, True)
+
+
+async def test_an_answer_that_was_not_on_offer_is_no_contradiction() -> None:
+    memory, embedder = LocalMemory(HashEmbedder()), HashEmbedder()
+    await memory.append(
+        "ada",
+        [settled(1, "morning drink", "tea", ("tea", "milk")), settled(2, "morning drink", "coffee", ("coffee", "milk"))],
+    )
+    built = (await build_profile(memory, embedder, "ada")).profile
+    assert len(built.current) == 2
+
+
+async def test_nothing_new_costs_nothing() -> None:
+    memory, embedder, llm = LocalMemory(HashEmbedder()), HashEmbedder(), FakeLLM("")
+    await memory.append("ada", [settled(1, "drink", "tea")])
+    await build_profile(memory, embedder, "ada", llm)
+    calls = len(llm.requests)
+    again = await build_profile(memory, embedder, "ada", llm)
+    assert (again.read, len(llm.requests)) == (0, calls)
+
+
+def test_only_grounded_lines_of_a_model_are_kept() -> None:
+    shown = [settled(1, "morning drink", "black coffee"), settled(2, "evening drink", "herbal tea")]
+    text = "\n".join(
+        [
+            "- likes black coffee in the morning [1]",
+            "- enjoys skydiving at weekends [2]",  # shares no word with its evidence
+            "- drinks herbal tea [7]",  # cites what it was not shown
+            "prefers herbal infusions",  # cites nothing
+        ]
+    )
+    facts = parse_facts(text, shown)
+    assert [(f.text, f.evidence) for f in facts] == [("likes black coffee in the morning", ("i1",))]
+
+
+@given(st.lists(st.tuples(st.text(max_size=300), st.booleans()), max_size=60), st.integers(50, 400))
+@settings(max_examples=50)
+def test_the_profile_keeps_its_budget(texts: list[tuple[str, bool]], budget: int) -> None:
+    facts = [
+        Fact(
+            id=str(n),
+            text=text,
+            evidence=("i",),
+            first_seen=START,
+            last_seen=START + timedelta(n),
+            valid_until=START if past else None,
+            superseded_by="0" if past else None,
+        )
+        for n, (text, past) in enumerate(texts)
+    ]
+    kept = trim(facts, budget)
+    assert sum(tokens(f.text) for f in kept if f.valid_until is None) <= budget
+    ids = {f.id for f in kept}
+    assert all(f.superseded_by in ids for f in kept if f.superseded_by)
+
+
+async def test_the_first_persona_states_the_profile_within_its_budget() -> None:
+    memory, embedder = LocalMemory(HashEmbedder()), HashEmbedder()
+    await memory.append("ada", [settled(n, f"question number {n}", f"answer {n}") for n in range(80)])
+    profile = (await build_profile(memory, embedder, "ada", budget=2000)).profile
+    draft = initial_persona(profile, Decision(), budget=100)
+    assert "answer 79" in draft.text
+    assert tokens(draft.text) <= 100
