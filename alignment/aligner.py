@@ -12,7 +12,7 @@ from alignment.candidates import Arm, Grid
 from alignment.gate import Acceptor, Gate
 from alignment.rollouts import Rollouts
 from alignment.scorer import EmbeddingScorer, JudgeScorer, Scorer
-from alignment.search import Search, fits_decisions
+from alignment.search import Search, fitted_kinds
 from alignment.splits import split, window
 from alignment.textual import Proposer, TextualProposer
 from personaagent.agent import Agent
@@ -56,6 +56,9 @@ class Aligner:
         judged = JudgeScorer(embedder, llm) if settings.judge == "llm" else EmbeddingScorer(embedder)
         self._scorer = scorer or judged
         self._acceptor = acceptor or Gate(settings.min_gain)
+        # Shared by all calls of `align`: several batches of users may be under way in one actor.
+        self._slots = asyncio.Semaphore(settings.in_flight)
+        self._budgets: dict[str, Budget] = {}
 
     async def align(
         self,
@@ -74,24 +77,32 @@ class Aligner:
             on_result: called with each result as soon as it is there, in order of completion.
         """
         names = list(dict.fromkeys(users))
-        slots = asyncio.Semaphore(self._settings.in_flight)
-        budget = Budget(self._settings.run_calls, self._settings.run_tokens)
+        budget = self._budget(run)
         results: dict[str, AlignmentResult] = {}
         waiting: Iterator[str] = iter(names)
 
         async def work() -> None:
             for user in waiting:  # shared: each worker takes the next user
-                results[user] = await self._guarded(user, run, slots, budget)
+                results[user] = await self._guarded(user, run, budget)
                 if on_result is not None:
                     on_result(results[user])
 
         await together(work() for _ in range(min(len(names), self._settings.in_flight)))
         return [results[user] for user in users]
 
-    async def _guarded(self, user: str, run: str | None, slots: asyncio.Semaphore, total: Budget) -> AlignmentResult:
+    def _budget(self, run: str | None) -> Budget:
+        """The budget of a run, shared by its batches; without a name every call of `align` is a run of its own."""
+        budget = Budget(self._settings.run_calls, self._settings.run_tokens)
+        if run is None:
+            return budget
+        if run not in self._budgets and len(self._budgets) >= 8:  # of runs long ended
+            del self._budgets[next(iter(self._budgets))]
+        return self._budgets.setdefault(run, budget)
+
+    async def _guarded(self, user: str, run: str | None, total: Budget) -> AlignmentResult:
         started = time.monotonic()
         budget = Budget(self._settings.max_calls, self._settings.max_tokens, total)
-        caller = Caller(slots, budget, self._settings.retry_s)
+        caller = Caller(self._slots, budget, self._settings.retry_s)
         try:
             result = await self._user(user, run, caller)
         except BudgetExceeded as e:
@@ -138,7 +149,7 @@ class Aligner:
     ) -> AlignmentResult:
         """The paper's loop: simulate, loss, update; whatever the model writes becomes the persona, unless it is empty."""
         user = latest[0].user
-        grid = Grid(persona.decision, whole=False)
+        grid = Grid(persona.decision)
         rollouts = Rollouts(self._agent, self._scorer, caller, grid)
         arm, before, reason = Arm.of(persona), None, "the model wrote nothing new"
         try:
@@ -172,15 +183,15 @@ class Aligner:
         user = latest[0].user
         parts = split(latest, *self._sizes, self._settings.seed)
         base = Arm.of(persona)
-        grid = Grid(persona.decision, whole=fits_decisions(parts))
+        grid = Grid(persona.decision, fitted_kinds(parts))
         rollouts = Rollouts(self._agent, self._scorer, caller, grid)
         search = Search(self._settings, self._proposer, rollouts, caller, grid)
         caller.budget.reserve(2 * len(parts.gate))  # a search that used up everything could not be judged
         found = await search.run(base, parts)
         caller.budget.release()
         await rollouts.run(dict.fromkeys((base, found.arm)), parts.gate)
-        before = rollouts.scores(base, parts.gate)[0][:, 0].tolist()
-        after = rollouts.scores(found.arm, parts.gate)[0][:, found.index].tolist()
+        before = rollouts.scores(base, parts.gate).column(0)
+        after = rollouts.scores(found.arm, parts.gate).column(found.index)
         verdict = self._acceptor.judge(before, after)
         kept = AlignmentResult(
             user=user,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
+from alignment.views import View
 from personaagent import prompts
 from personaagent.agent import Agent, Turn
 from personaagent.assembly import question
@@ -27,8 +28,6 @@ from personaagent.types import (
     PersonaDraft,
     RecallQuery,
 )
-
-from alignment.views import View
 
 __all__ = ["BASELINES", "Answer", "Answering", "EvidenceAlone", "Method", "ReAct", "baseline", "without_evidence"]
 

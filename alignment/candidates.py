@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from personaagent.types import Decision, Origin, PersonaDraft
+from personaagent.types import Decision, Kind, Origin, PersonaDraft
 
 __all__ = ["DEMONSTRATIONS", "Arm", "Grid"]
 
 Form = Literal["exchanges", "list"]
+Reading = tuple[float | None, int | None]
 
 WEIGHTS = (0.0, 5.0, 10.0, 20.0, 40.0, 80.0)
-HALF_LIVES = (None, 0.5, 1.0, 3.0, 8.0)  # newer episodes on the same subject
-NEIGHBOURS = (None, 8)  # None: the default of the request's kind
+# Ways to read memory: (half-life in newer episodes, neighbours); None is the default of the request's kind. For a choice
+# only newer episodes on its subject count, for a rating all of them, hence the other scale.
+READINGS: dict[Kind, tuple[Reading, ...]] = {
+    Kind.CHOICE: tuple((h, n) for h in (None, 0.5, 1.0, 3.0, 8.0) for n in (None, 8)),
+    Kind.RATING: tuple((h, n) for h in (None, 15.0, 150.0, 1e6) for n in (None, 50)),
+    Kind.TEXT: (),
+}
 DEMONSTRATIONS: tuple[tuple[int, Form], ...] = ((0, "exchanges"), (2, "exchanges"), (4, "exchanges"), (4, "list"))
 
 
@@ -38,14 +45,14 @@ class Grid:
     fastest; decision i is reading i // len(weights) at weight i % len(weights).
     """
 
-    def __init__(self, base: Decision, whole: bool = True) -> None:
-        """`whole` False: only the persona's own decision, for users with too little to fit anything else."""
-        own = (base.half_life, base.neighbours)
-        others = [(h, n) for h in HALF_LIVES for n in NEIGHBOURS] if whole else []
+    def __init__(self, base: Decision, kinds: Iterable[Kind] = ()) -> None:
+        """`kinds`: of the requests there are enough of to fit decisions on; none keeps the persona's own decision."""
+        own: Reading = (base.half_life, base.neighbours)
+        others = [reading for kind in kinds for reading in READINGS[kind]]
+        weights = WEIGHTS if others else ()
         self._base = base
-        self.readings = (own, *(o for o in others if o != own))
-        own_weight = base.evidence_weight
-        self.weights = (own_weight, *(w for w in WEIGHTS if whole and w != own_weight))
+        self.readings = tuple(dict.fromkeys([own, *others]))
+        self.weights = tuple(dict.fromkeys([base.evidence_weight, *weights]))
         self.size = len(self.readings) * len(self.weights)
 
     def decision(self, index: int, arm: Arm) -> Decision:

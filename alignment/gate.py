@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Acceptor", "Gate", "Verdict", "clearly_better"]
+__all__ = ["Acceptor", "Gate", "Table", "Verdict", "clearly_better"]
 
 Array = npt.NDArray[np.float32]
+Float = npt.NDArray[np.float64]
+
+ROUNDING = 1e-6  # means of equal scores may differ by so much
+
+
+@dataclass(frozen=True)
+class Table:
+    """Scores of n interactions (rows) under d decisions (columns); `scorer.Scores` says what each one means."""
+
+    hard: Array  # (n, d)
+    soft: Array
+    kept: Array
+
+    @property
+    def value(self) -> Array:
+        """What candidates are compared by, (n, d).
+
+        Score and soft score count half each: the probability given to the truth tells candidates apart that answer alike,
+        which few interactions often cannot. `kept` counts as much as both together: the next requests are partly new
+        ones, which replays stand for, and partly what was asked before, which they do not.
+        """
+        return np.asarray((self.hard + self.soft) / 2 + self.kept)
+
+    def column(self, index: int) -> Table:
+        """One decision alone, d = 1."""
+        at = slice(index, index + 1)
+        return Table(self.hard[:, at], self.soft[:, at], self.kept[:, at])
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the challenger replaces the incumbent, with both mean scores on the gate's interactions."""
+    """Whether the challenger replaces the incumbent, with both mean (hard) scores on the gate's interactions."""
 
     accepted: bool
     before: float
@@ -27,54 +53,81 @@ class Verdict:
 class Acceptor(Protocol):
     """Decides on interactions that neither rewriting nor selection has seen.
 
-    Both lists hold the reported score, in [0, 1], of the same interactions in the same order; they are not empty.
-    It never raises for bad scores and knows nothing of the persona's text.
+    Both tables are (n, 1), n at least 1, of the same interactions in the same order. It never raises for bad scores and
+    knows nothing of the persona's text.
     """
 
-    def judge(self, before: Sequence[float], after: Sequence[float]) -> Verdict:
+    def judge(self, before: Table, after: Table) -> Verdict:
         """Compare the incumbent's scores (`before`) with the challenger's (`after`)."""
         ...
 
 
 class Gate:
-    """Accepts a challenger whose mean score beats the incumbent's by more than `min_gain`; a tie keeps the incumbent."""
+    """Keeps a persona only if it is better where it counts, and no worse elsewhere.
+
+    A challenger is accepted if its mean score beats the incumbent's by more than `min_gain` and by more than one standard
+    error of the paired differences: neither one lucky example nor the noise of ratings passes. What it would get wrong when
+    the same things are asked again (`kept`) is taken off its gain: a persona that stops listening to memory looks better
+    just when the user's wishes change, because memory is wrong then, once.
+
+    It is also accepted if its score is no worse and it gets more of them right when they are asked again, by the same
+    measure: a persona that keeps to old wishes is corrected although no replay of the change itself could be foreseen.
+    """
 
     def __init__(self, min_gain: float) -> None:
         self._min_gain = min_gain
 
-    def judge(self, before: Sequence[float], after: Sequence[float]) -> Verdict:
+    def judge(self, before: Table, after: Table) -> Verdict:
         """See `Acceptor`."""
-        old, new = float(np.mean(before)), float(np.mean(after))
-        # The tolerance keeps rounding in means of equal scores from passing as a gain.
-        accepted = new - old > self._min_gain + 1e-6
-        verb = "better" if accepted else "not better"
-        return Verdict(accepted, old, new, f"{verb} on {len(before)} held-out interactions")
+        n = len(before.hard)
+        old, new = float(before.hard.mean()), float(after.hard.mean())
+        gain = (after.hard - before.hard).astype(np.float64)
+        lost = float(before.kept.mean() - after.kept.mean())
+        if self._clear(gain):
+            if gain.mean() - lost <= self._min_gain + ROUNDING:
+                return Verdict(False, old, new, f"better on {n} held-out interactions but forgets what was said before")
+            return Verdict(True, old, new, f"better on {n} held-out interactions")
+        again = (after.kept > 0.5).astype(np.float64) - (before.kept > 0.5)
+        if new >= old - ROUNDING and self._clear(again):
+            return Verdict(
+                True, old, new, f"no worse on {n} held-out interactions, and right when they are asked again"
+            )
+        return Verdict(False, old, new, f"not clearly better on {n} held-out interactions")
+
+    def _clear(self, gain: Float) -> bool:
+        """Whether a mean gain, (n, 1), exceeds `min_gain` and what luck would give."""
+        # Closed choices mostly tie. Ratings and similarities never do: by luck alone half of all challengers are ahead, and
+        # one in twenty by more than 1.645 standard errors.
+        tied = bool(np.all(np.abs(gain - np.round(gain)) < ROUNDING))
+        luck = (1.0 if tied else 1.645) * float(_error(gain)[0])
+        return float(gain.mean()) > max(self._min_gain, luck) + ROUNDING
 
 
-def clearly_better(hard: Array, soft: Array, own_hard: Array, own_soft: Array, min_gain: float) -> Array:
+def clearly_better(candidates: Table, incumbent: Table, min_gain: float) -> Array:
     """How surely each candidate beats the incumbent on the same n interactions; -inf where it does not clearly do so.
 
-    A candidate is compared by paired differences of (score + soft score) / 2. The soft score of a closed choice, the
-    probability given to the truth, tells candidates apart that answer alike, which few interactions often cannot. A
-    candidate passes if its score is no worse and its mean difference is greater than `min_gain` and than one standard
-    error of that mean. Among hundreds of candidates some look better by luck, and this is the rule's point: with a gain
-    in exactly one of n interactions and none elsewhere, mean and standard error are equal, whatever the gain and n, so one
-    lucky example never passes. Those that pass rank by mean less standard error, so many small gains outrank one big one.
+    Candidates are compared by paired differences of `Table.value`. One passes if its hard score is no worse and its mean
+    difference is greater than `min_gain` and than one standard error of that mean. Among hundreds of candidates some look
+    better by luck, and this is the rule's point: with a gain in exactly one of n interactions and none elsewhere, mean and
+    standard error are equal, whatever the gain and n, so one lucky example never passes. Those that pass rank by mean less
+    standard error, so many small gains outrank one big one.
 
     Args:
-        hard: (n, d) reported scores of d candidates.
-        soft: (n, d) their soft scores.
-        own_hard: (n,) of the incumbent.
-        own_soft: (n,) of the incumbent.
+        candidates: d columns.
+        incumbent: one column.
         min_gain: smallest mean difference that counts.
 
     Returns:
         (d,) mean less standard error, or -inf.
     """
-    n = hard.shape[0]
-    difference = ((hard + soft) - (own_hard + own_soft)[:, None]).astype(np.float64) / 2
-    mean = difference.mean(axis=0)
-    error = difference.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.zeros_like(mean)
-    no_worse = hard.mean(axis=0) >= own_hard.mean() - 1e-6
-    passes = no_worse & (mean > np.maximum(min_gain, error) + 1e-6)
+    difference = (candidates.value - incumbent.value).astype(np.float64)
+    mean, error = difference.mean(axis=0), _error(difference)
+    no_worse = candidates.hard.mean(axis=0) >= incumbent.hard.mean() - ROUNDING
+    passes = no_worse & (mean > np.maximum(min_gain, error) + ROUNDING)
     return np.where(passes, mean - error, -np.inf).astype(np.float32)
+
+
+def _error(difference: Float) -> Float:
+    """Standard error of the column means of (n, d); 0 where a single interaction leaves nothing to estimate it from."""
+    n = len(difference)
+    return difference.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.zeros(difference.shape[1])

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from personaagent.protocols import LLM, Embedder, Matrix
 from personaagent.types import ChatRequest, ChatResult, Usage
 
-__all__ = ["CachedEmbedder", "Meter", "SharedLLM"]
+__all__ = ["CachedEmbedder", "Meter", "SharedLLM", "spent"]
 
 
 @dataclass
@@ -135,6 +135,19 @@ class Meter:
         result = await self.chat(request)
         yield result.text
         yield result
+
+
+def spent(meters: Iterable[Meter | None]) -> dict[str, float]:
+    """What went through some meters together: calls, tokens, seconds of the engine's time."""
+    used = [m for m in meters if m is not None]
+    usage = sum((m.usage for m in used), Usage())
+    return {
+        "calls": usage.calls,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "seconds": sum(m.seconds for m in used),
+    }
 
 
 class CachedEmbedder:

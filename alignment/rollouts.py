@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from alignment.budget import Caller, together
 from alignment.candidates import Arm, Grid
-from alignment.scorer import Scorer, Scores, constant
+from alignment.gate import Table
+from alignment.scorer import Evidence, Scorer, Scores, constant
 from alignment.textual import Case
 from personaagent.agent import Agent, Replay
 from personaagent.errors import InvalidInput, LLMError
-from personaagent.types import Interaction
+from personaagent.types import Interaction, Kind, RecallQuery
 
 __all__ = ["Rollouts"]
-
-Array = npt.NDArray[np.float32]
 
 
 class Rollouts:
@@ -29,6 +27,7 @@ class Rollouts:
 
     def __init__(self, agent: Agent, scorer: Scorer, caller: Caller, grid: Grid) -> None:
         self._agent = agent
+        self._now: dict[str, Evidence] = {}
         self._scorer = scorer
         self._caller = caller
         self._grid = grid
@@ -42,6 +41,7 @@ class Rollouts:
             InvalidInput, LLMError: more than half of the replays failed; the first of their errors.
             UnavailableError, StoreError: a part of the system is down.
         """
+        await together(self._remembered(i) for i in interactions if i.id not in self._now)
         missing = {(a, i.id): (a, i) for a in arms for i in interactions if (a, i.id) not in self._done}
         errors = [e for e in await together(self._one(a, i) for a, i in missing.values()) if e is not None]
         if 2 * len(errors) > len(missing):
@@ -51,10 +51,10 @@ class Rollouts:
         """Whether all interactions were replayed under an arm."""
         return all((arm, i.id) in self._done for i in interactions)
 
-    def scores(self, arm: Arm, interactions: Sequence[Interaction]) -> tuple[Array, Array]:
-        """Hard and soft scores of finished replays, each (len(interactions), grid.size)."""
+    def scores(self, arm: Arm, interactions: Sequence[Interaction]) -> Table:
+        """Scores of finished replays."""
         rows = [self._done[arm, i.id] for i in interactions]
-        return np.stack([r.hard for r in rows]), np.stack([r.soft for r in rows])
+        return Table(*(np.stack([getattr(r, name) for r in rows]) for name in ("hard", "soft", "kept")))
 
     def cases(self, arm: Arm, index: int, interactions: Sequence[Interaction]) -> list[Case]:
         """Finished replays under decision `index`, for the textual loss."""
@@ -65,6 +65,20 @@ class Rollouts:
             result.append(Case(interaction, answer, float(done.hard[index])))
         return result
 
+    async def _remembered(self, interaction: Interaction) -> None:
+        """What memory as it is now says about a closed choice, the interaction itself included."""
+        evidence: Evidence = ()
+        if interaction.kind is Kind.CHOICE:
+            query = RecallQuery(
+                text=interaction.query,
+                k=0,
+                choices=interaction.choices,
+                decisions=self._grid.queries(Arm("", 0, "exchanges")),
+                with_truth=True,
+            )
+            evidence = (await self._agent.memory.recall(interaction.user, query)).evidence
+        self._now[interaction.id] = evidence
+
     async def _one(self, arm: Arm, interaction: Interaction) -> InvalidInput | LLMError | None:
         decisions = self._grid.queries(arm) if interaction.choices else ()
         draft = self._grid.draft(0, arm)
@@ -73,7 +87,7 @@ class Rollouts:
             replay: Replay = await self._caller.call(
                 lambda: self._agent.replay(interaction, draft, decisions), lambda r: r.usage
             )
-            scores = await self._scorer.score(interaction, replay, self._grid, self._caller)
+            scores = await self._scorer.score(interaction, replay, self._now[interaction.id], self._grid, self._caller)
         except (InvalidInput, LLMError) as e:
             scores, error = constant(0.0, "", self._grid), e
         self._done[arm, interaction.id] = scores

@@ -9,7 +9,6 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from personaagent.scoring import score
 
 from alignment.budget import Caller
 from alignment.candidates import Grid
@@ -17,24 +16,29 @@ from personaagent import prompts
 from personaagent.agent import Replay
 from personaagent.persona import clip
 from personaagent.protocols import LLM, Embedder
+from personaagent.scoring import score
 from personaagent.types import ChatRequest, Interaction, Kind, Message
 
-__all__ = ["EmbeddingScorer", "JudgeScorer", "Scorer", "Scores", "closed_scores", "constant"]
+__all__ = ["EmbeddingScorer", "Evidence", "JudgeScorer", "Scorer", "Scores", "closed_scores", "constant"]
 
 Array = npt.NDArray[np.float32]
+Float = npt.NDArray[np.float64]
+Evidence = tuple[tuple[float, ...], ...]  # (readings, options)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One interaction under every decision of a grid, all in [0, 1], higher is better.
+    """One interaction under every decision of a grid, all in [0, 1], higher is better; arrays are (grid.size,).
 
     `hard` is the score that is reported: exact match, 1 - |error| / range, or similarity. `soft` is smoother, for telling
     candidates apart: the probability of the truth, 1 - |expected value - truth| / range, or again the similarity.
-    `answers` are the responses scored.
+    `kept` is the probability of the truth if memory already held this very interaction: whether the user would be
+    understood when asking again. It is 0 for ratings and free text, where it says nothing. `answers` are the responses scored.
     """
 
-    hard: Array  # (grid.size,)
-    soft: Array  # (grid.size,)
+    hard: Array
+    soft: Array
+    kept: Array
     answers: tuple[str, ...]  # one per decision, or a single one for all
 
 
@@ -45,8 +49,14 @@ class Scorer(Protocol):
     Model calls, if it makes any, go through `caller`, which counts and bounds them. Results do not depend on order.
     """
 
-    async def score(self, interaction: Interaction, replay: Replay, grid: Grid, caller: Caller) -> Scores:
-        """Scores under every decision of the grid; `replay` was asked for `grid.queries(arm)`."""
+    async def score(
+        self, interaction: Interaction, replay: Replay, now: Evidence, grid: Grid, caller: Caller
+    ) -> Scores:
+        """Scores under every decision of the grid.
+
+        `replay` was asked for `grid.queries(arm)`; `now` is the evidence for the same queries with memory as it is now, the
+        interaction included, and empty for anything but a closed choice.
+        """
         ...
 
 
@@ -56,10 +66,12 @@ class EmbeddingScorer:
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
 
-    async def score(self, interaction: Interaction, replay: Replay, grid: Grid, caller: Caller) -> Scores:
+    async def score(
+        self, interaction: Interaction, replay: Replay, now: Evidence, grid: Grid, caller: Caller
+    ) -> Scores:
         """See `Scorer`."""
         if interaction.kind is not Kind.TEXT:
-            return closed_scores(interaction, replay, grid)
+            return closed_scores(interaction, replay, now, grid)
         return constant(await self._text(interaction, replay, caller), replay.text, grid)
 
     async def _text(self, interaction: Interaction, replay: Replay, caller: Caller) -> float:
@@ -104,43 +116,58 @@ class JudgeScorer(EmbeddingScorer):
         return grade
 
 
-def closed_scores(interaction: Interaction, replay: Replay, grid: Grid) -> Scores:
-    """Scores of a closed choice or rating for the whole grid in one array operation.
+def closed_scores(interaction: Interaction, replay: Replay, now: Evidence, grid: Grid) -> Scores:
+    """Scores of a closed choice or rating for the whole grid in a few array operations.
 
     The same answers as `personaagent.decision.decide` gives decision by decision.
     """
     choices = interaction.choices or ()
-    truth = interaction.truth or ""
-    kind = interaction.kind
-    lm = np.zeros(len(choices)) if replay.lm is None else np.asarray(replay.lm, dtype=float)
-    evidence = np.asarray(replay.evidence, dtype=float)  # (readings, m)
-    weights = np.asarray(grid.weights)
-    total = (lm + weights[None, :, None] * evidence[:, None, :]).reshape(grid.size, len(choices))
-    p = np.exp(total - total.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)
-    if kind is Kind.RATING:
+    total = _totals(replay, replay.evidence, grid)
+    p = _softmax(total)
+    kept = np.zeros(grid.size)
+    right = np.asarray([score(interaction.kind, c, interaction.truth or "", choices=choices) for c in choices])
+    if interaction.kind is Kind.RATING:
         values = np.asarray([float(c) for c in choices])
         expected = p @ values
         answers = np.abs(values[None, :] - expected[:, None]).argmin(axis=1)
-        reach = float(values.max() - values.min())
-        try:
-            soft = np.clip(1.0 - np.abs(expected - float(truth)) / reach, 0.0, 1.0)
-        except ValueError:
-            soft = np.zeros(grid.size)
+        soft = _closeness(expected, interaction.truth or "", values)
     else:
         answers = total.argmax(axis=1)
-        same = np.asarray([c.strip().casefold() == truth.strip().casefold() for c in choices])
-        soft = p @ same
-    table = np.asarray([_score_option(interaction, c) for c in choices], dtype=np.float32)
-    taken = tuple(choices[int(a)] for a in answers)
-    return Scores(hard=table[answers], soft=soft.astype(np.float32), answers=taken)
+        soft = p @ right
+        if now:
+            kept = _softmax(_totals(replay, now, grid)) @ right
+    return Scores(
+        hard=right[answers].astype(np.float32),
+        soft=soft.astype(np.float32),
+        kept=kept.astype(np.float32),
+        answers=tuple(choices[int(a)] for a in answers),
+    )
 
 
-def _score_option(interaction: Interaction, option: str) -> float:
-    return score(interaction.kind, option, interaction.truth or "")
+def _closeness(answers: Float, truth: str, scale: Float) -> Float:
+    """1 - |answer - truth| / range, at least 0; 0 for a truth that is no finite number."""
+    try:
+        wanted = float(truth)
+    except ValueError:
+        wanted = np.nan
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nan_to_num(np.clip(1.0 - np.abs(answers - wanted) / np.ptp(scale), 0.0, 1.0)))
+
+
+def _totals(replay: Replay, evidence: Evidence, grid: Grid) -> Float:
+    """(grid.size, m) combined scores: of the model, plus each weight times each reading of memory."""
+    rows = np.asarray(evidence, dtype=float)  # (readings, m)
+    lm = np.zeros(rows.shape[1]) if replay.lm is None else np.asarray(replay.lm, dtype=float)
+    total = lm + np.asarray(grid.weights)[None, :, None] * rows[:, None, :]
+    return np.asarray(total.reshape(grid.size, rows.shape[1]))
+
+
+def _softmax(total: Float) -> Float:
+    p = np.exp(total - total.max(axis=1, keepdims=True))
+    return np.asarray(p / p.sum(axis=1, keepdims=True))
 
 
 def constant(value: float, answer: str, grid: Grid) -> Scores:
     """The same answer and score under every decision."""
     row = np.full(grid.size, value, dtype=np.float32)
-    return Scores(hard=row, soft=row, answers=(answer,))
+    return Scores(hard=row, soft=row, kept=np.zeros_like(row), answers=(answer,))

@@ -16,9 +16,9 @@ from alignment.splits import Split
 from alignment.textual import Proposer
 from personaagent.errors import BudgetExceeded
 from personaagent.settings import AlignmentSettings
-from personaagent.types import Interaction
+from personaagent.types import Interaction, Kind
 
-__all__ = ["Found", "Search", "fits_decisions"]
+__all__ = ["Found", "Search", "fitted_kinds"]
 
 ENOUGH = 4  # selection interactions it takes to fit anything but the prose
 
@@ -34,9 +34,10 @@ class Found:
     reason: str = ""
 
 
-def fits_decisions(split: Split) -> bool:
-    """Whether there are enough closed choices to fit decision parameters; prose is tried in any case."""
-    return sum(1 for i in split.select if i.choices) >= ENOUGH
+def fitted_kinds(split: Split) -> list[Kind]:
+    """The kinds of requests there are enough of to fit decision parameters on; prose is tried in any case."""
+    counts = Counter(i.kind for i in split.select)
+    return [kind for kind in (Kind.CHOICE, Kind.RATING) if counts[kind] >= ENOUGH]
 
 
 class Search:
@@ -68,8 +69,8 @@ class Search:
     async def _step(self, found: Found, rewrite: Sequence[Interaction], select: Sequence[Interaction]) -> bool:
         base = found.arm
         await self._rollouts.run([base], [*rewrite, *select])
-        hard, _ = self._rollouts.scores(base, [*rewrite, *select])
-        if hard[:, found.index].min() >= 1.0 - 1e-6:
+        table = self._rollouts.scores(base, [*rewrite, *select])
+        if table.hard[:, found.index].min() >= 1.0 - 1e-6:
             found.reason = "every answer was already right"
             return False
         arms = [base]
@@ -104,19 +105,16 @@ class Search:
         return [base, *others]
 
     def _value(self, arm: Arm, interactions: Sequence[Interaction]) -> float:
-        hard, soft = self._rollouts.scores(arm, interactions)
-        return float((hard + soft).mean(axis=0).max())
+        return float(self._rollouts.scores(arm, interactions).value.mean(axis=0).max())
 
     def _select(self, found: Found, arms: Sequence[Arm], select: Sequence[Interaction]) -> bool:
         base = found.arm
         if base not in arms:
             return False
-        hard, soft = self._rollouts.scores(base, select)
-        own_hard, own_soft = hard[:, found.index], soft[:, found.index]
+        own = self._rollouts.scores(base, select).column(found.index)
         best = -np.inf
         for arm in arms:  # the incumbent's arm first, so that a tie changes least
-            hard, soft = self._rollouts.scores(arm, select)
-            sure = clearly_better(hard, soft, own_hard, own_soft, self._settings.min_gain)
+            sure = clearly_better(self._rollouts.scores(arm, select), own, self._settings.min_gain)
             if sure.max() > best:
                 best = float(sure.max())
                 found.arm, found.index = arm, int(sure.argmax())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from personaagent.types import Frozen, Interaction, user_key
 
-__all__ = ["Split", "split", "window"]
+__all__ = ["Split", "sizes", "split", "window"]
 
 PARTS = ("rewrite", "select", "gate")
 
@@ -30,6 +30,14 @@ def window(batch: int, held_out: int) -> int:
     return batch + 2 * held_out
 
 
+def sizes(count: int, batch: int, held_out: int) -> tuple[int, int, int]:
+    """Interactions in the rewrite, select and gate parts of a user with `count` of them, at least two."""
+    used = min(count, window(batch, held_out))
+    scale = used / window(batch, held_out)
+    rewrite, gate = max(1, int(batch * scale)), max(1, int(held_out * scale))
+    return rewrite, used - rewrite - gate, gate
+
+
 def split(latest: Sequence[Interaction], batch: int, held_out: int, seed: int = 0) -> Split:
     """Deal a user's latest interactions with truth out to the three parts.
 
@@ -50,15 +58,13 @@ def split(latest: Sequence[Interaction], batch: int, held_out: int, seed: int = 
     if len(latest) < 2:
         raise ValueError("a split takes at least two interactions")
     used = list(latest[-window(batch, held_out) :])
-    scale = min(1.0, len(used) / window(batch, held_out))
-    sizes = {"rewrite": max(1, int(batch * scale)), "gate": max(1, int(held_out * scale))}
-    sizes["select"] = len(used) - sizes["rewrite"] - sizes["gate"]
+    limits = dict(zip(PARTS, sizes(len(used), batch, held_out), strict=True))
     order = list(PARTS)
     random.Random(f"{seed}:{user_key(used[0].user)}").shuffle(order)
     dealt: dict[str, list[Interaction]] = {part: [] for part in PARTS}
     for position, interaction in enumerate(reversed(used), start=1):
-        open_parts = [p for p in order if len(dealt[p]) < sizes[p]]
-        behind = {p: sizes[p] * position / len(used) - len(dealt[p]) for p in open_parts}
+        open_parts = [p for p in order if len(dealt[p]) < limits[p]]
+        behind = {p: limits[p] * position / len(used) - len(dealt[p]) for p in open_parts}
         dealt[max(open_parts, key=lambda p: behind[p])].append(interaction)
     parts = {part: tuple(reversed(items)) for part, items in dealt.items()}
     if len(parts["select"]) >= 2:

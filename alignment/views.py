@@ -37,6 +37,7 @@ class View:
         profile: whether the profile can be read.
         fixed: a persona that everyone has instead of one of their own.
         personas_of: reads the personas of another memory, too, until the view has one of its own.
+        text: stands in the place of every persona's text; what else a persona holds is kept.
         memory_as: whose memory is read instead of the user's own (a control).
         persona_as: whose persona is read instead of the user's own (a control).
     """
@@ -49,6 +50,7 @@ class View:
         profile: bool = True,
         fixed: PersonaDraft | None = None,
         personas_of: Memory | None = None,
+        text: str | None = None,
         memory_as: Mapping[str, str] | None = None,
         persona_as: Mapping[str, str] | None = None,
     ) -> None:
@@ -57,6 +59,7 @@ class View:
         self._profile = profile
         self._fixed = fixed
         self._inherited = personas_of
+        self._text = text
         self._memory_as = memory_as or {}
         self._persona_as = persona_as or {}
         self._personas: dict[str, list[Persona]] = {}
@@ -94,12 +97,15 @@ class View:
 
     async def personas(self, user: str) -> tuple[Persona, ...]:
         """See `Memory`."""
-        whose = self._persona_as.get(user, user)
         if self._fixed is not None:
             return (Persona(**self._fixed.model_dump(), number=1, parent=None, time=utc_now()),)
-        if whose in self._personas:
-            return tuple(self._personas[whose])
-        return await self._inherited.personas(whose) if self._inherited is not None else ()
+        whose = self._persona_as.get(user, user)
+        versions = tuple(self._personas.get(whose, ()))
+        if not versions and self._inherited is not None:
+            versions = await self._inherited.personas(whose)
+        if self._text is not None:
+            versions = tuple(p.model_copy(update={"text": self._text}) for p in versions)
+        return versions
 
     async def commit_persona(self, user: str, draft: PersonaDraft, expected: int | None) -> Persona:
         """See `Memory`; the version is kept in this view only."""
@@ -112,8 +118,8 @@ class View:
         return persona
 
     async def profile(self, user: str) -> Profile:
-        """See `Memory`."""
-        return await self._base.profile(self._memory_as.get(user, user)) if self._profile else Profile()
+        """See `Memory`; it goes with the persona, which is first made from it."""
+        return await self._base.profile(self._persona_as.get(user, user)) if self._profile else Profile()
 
     async def summary(self, user: str) -> UserSummary | None:
         """See `Memory`."""

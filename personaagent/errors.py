@@ -12,6 +12,7 @@ __all__ = [
     "LLMError",
     "NotFoundError",
     "PersonaAgentError",
+    "RequestRefused",
     "StoreError",
     "UnavailableError",
 ]
@@ -91,6 +92,14 @@ class LLMError(PersonaAgentError):
 
     status = 502
     code = "llm_error"
+
+
+class RequestRefused(LLMError):
+    """The engine refused the request as the caller made it, such as an option that the model does not support."""
+
+    status = 400
+    code = "invalid_request"
+    type = "invalid_request_error"
 
 
 class BudgetExceeded(PersonaAgentError):

@@ -12,7 +12,7 @@ from personaagent.errors import NotFoundError
 from personaagent.portable import parse_export
 from personaagent.protocols import Embedder
 from personaagent.settings import MemorySettings
-from personaagent.store import Store, VolatileStore
+from personaagent.store import Store
 from personaagent.types import (
     AppendResult,
     ForgetReceipt,
@@ -33,6 +33,7 @@ from personaagent.user_memory import (
     embed_interactions,
     embed_recall,
 )
+from personaagent.volatile import VolatileStore
 
 __all__ = ["LocalMemory"]
 
@@ -155,9 +156,7 @@ class LocalMemory:
 
     async def users(self) -> tuple[UserSummary, ...]:
         """Counts of all users, in no particular order."""
-        store = await self._open()
-        summaries = [(await self._user(record.user)).summary() for record in list(store.users())]
-        return tuple(s for s in summaries if s is not None)
+        return tuple((await self._open()).users())
 
     async def _open(self) -> Store:
         if self._store is None:

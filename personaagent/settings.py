@@ -118,6 +118,8 @@ class AlignmentSettings(Section):
     judge: Literal["embedding", "llm"] = "embedding"  # how free text is scored
     retry_s: Annotated[float, Field(ge=0)] = 120.0  # wait so long for a part of the system that is down
     actors: Annotated[int, Field(ge=1)] = 1
+    max_actors: Annotated[int, Field(ge=1)] = 1  # the population job's pool grows to so many
+    actor_cpus: Annotated[float, Field(ge=0)] = 0.0  # logical CPUs an actor asks for; they mostly wait for the model
     users_per_batch: Annotated[int, Field(ge=1)] = 32
     in_flight: Annotated[int, Field(ge=1)] = 192  # LLM calls per actor
     online_every: Annotated[int, Field(ge=0)] = 0  # align after so many new truths; 0: only on request
@@ -133,6 +135,7 @@ class ServeSettings(Section):
     api_key: SecretStr | None = None  # if set, requests must carry it as a bearer token
     router_replicas: Annotated[int, Field(ge=1)] = 1
     max_router_replicas: Annotated[int, Field(ge=1)] = 2
+    max_body_mb: Annotated[float, Field(gt=0)] = 32.0  # of a request
     ray_address: str | None = None  # join this cluster instead of starting one; RAY_ADDRESS works too
 
 
@@ -199,7 +202,8 @@ def load_settings(file: Path | None = None, **flags: Any) -> Settings:
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise InvalidInput(f"setting {where}: {first['msg']}") from e
+        reason = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+        raise InvalidInput(f"setting {where}: {reason}") from e
     except Exception as e:  # YAML and file errors come as several unrelated types
         raise InvalidInput(f"settings file {path}: {e}".replace("\n", " ")) from e
     return Settings.model_construct(**{name: getattr(layered, name) for name in Settings.model_fields})

@@ -1,38 +1,44 @@
-"""What keeps users' memories durable, as a protocol, and a store in RAM that keeps them as long as the process lives.
+"""What keeps users' memories durable, as a protocol, and the row it keeps.
 
-A store knows nothing of ranking, embedding or Ray. Its methods are blocking; whoever runs an event loop calls them from
-a thread. Every method touches the rows of one user only, except `put` (rows name their user) and the listings.
+A store knows nothing of ranking, embedding or Ray. Its methods are blocking and may be called from several threads, but
+only one writer at a time changes a user. Every method touches one user only, except `put` and `get`, whose rows and
+keys name their user, and the listing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from personaagent.errors import ConflictError
-from personaagent.types import Interaction, Persona, Profile, RecallQuery
+from personaagent.types import Interaction, Origin, Persona, Profile, UserSummary
 
 __all__ = [
     "Erased",
+    "Ledger",
     "Row",
+    "RowKey",
     "Store",
     "StoredUser",
-    "UserRecord",
     "Vector",
-    "VolatileStore",
     "dump_json",
+    "half",
     "microseconds",
     "pack",
+    "row_key",
+    "summarise",
     "unpack",
 ]
 
 Vector = npt.NDArray[np.float32]  # (dim,), unit length
+RowKey = tuple[str, bytes]  # user, and a digest of the interaction's id
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -40,6 +46,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def microseconds(time: datetime) -> int:
     """Microseconds since 1970 UTC; exact, unlike `timestamp()`."""
     return (time - _EPOCH) // timedelta(microseconds=1)
+
+
+def row_key(user: str, interaction: str) -> RowKey:
+    """The key of an interaction's row. Ids are digested: they may hold any character and 128 of them."""
+    return user, hashlib.blake2b(interaction.encode("utf-8"), digest_size=16).digest()
 
 
 def dump_json(content: Any) -> str:
@@ -68,12 +79,20 @@ def unpack(payload: bytes) -> Interaction:
     return Interaction.model_validate(json.loads(payload))
 
 
+def half(vector: Vector) -> Vector:
+    """A vector rounded to half precision, in which stores keep truth vectors.
+
+    Rounding before anything uses it makes an answer the same before and after a restart. It moves a cosine by about 1e-4.
+    """
+    return np.asarray(vector, dtype=np.float16).astype(np.float32)
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One stored interaction with its vectors.
 
     `arrived` (microseconds since 1970) orders interactions of equal time and is unique within a user;
-    `truth_arrived` is when the truth became known, 0 before that. The truth's vector is None as long.
+    `truth_arrived` is when the truth became known, 0 before that. The truth's vector is None as long, then `half`.
     """
 
     user: str
@@ -90,24 +109,19 @@ class Row:
         """The interaction itself."""
         return unpack(self.payload)
 
+    @property
+    def key(self) -> RowKey:
+        """What the store finds it by."""
+        return row_key(self.user, self.id)
+
 
 @dataclass(frozen=True, slots=True)
 class StoredUser:
-    """Everything a store has of one user; `rows` in order of arrival, `personas` by number."""
+    """What a store has of one user; `rows` in order of arrival, `personas` by number."""
 
     rows: tuple[Row, ...] = ()
     personas: tuple[Persona, ...] = ()
     profile: Profile | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class UserRecord:
-    """One user in a listing: counts without any text."""
-
-    user: str
-    interactions: int
-    truths: int
-    last_time: int | None  # microseconds since 1970
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +133,69 @@ class Erased:
     facts: int
     remaining: int
     note: str = ""
+
+
+class Ledger:
+    """When each of a user's interactions happened and arrived: all of them in RAM, 100 bytes each, without any text."""
+
+    def __init__(self) -> None:
+        self._slots: dict[bytes, int] = {}
+        self._times = array("q")
+        self._arrived = array("q")
+        self._truth_arrived = array("q")
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._slots
+
+    def put(self, digest: bytes, time: int, arrived: int, truth_arrived: int) -> None:
+        """Add a row, or note that a known one has its truth now."""
+        slot = self._slots.setdefault(digest, len(self._times))
+        if slot == len(self._times):
+            self._times.append(time)
+            self._arrived.append(arrived)
+            self._truth_arrived.append(truth_arrived)
+        else:
+            self._truth_arrived[slot] = truth_arrived
+
+    def digests(self) -> list[bytes]:
+        """Keys of all rows."""
+        return list(self._slots)
+
+    @property
+    def truths(self) -> int:
+        """How many rows have a truth."""
+        return self.truths_after(0)
+
+    @property
+    def last_time(self) -> int | None:
+        """Time of the newest interaction, microseconds since 1970."""
+        return max(self._times, default=None)
+
+    def truths_after(self, arrived: int) -> int:
+        """How many truths became known later than that (microseconds since 1970)."""
+        return int(np.count_nonzero(np.array(self._truth_arrived, dtype=np.int64) > arrived))
+
+    def newest(self, n: int, with_truth: bool = False) -> list[bytes]:
+        """Keys of the newest n rows in the user's order, oldest first."""
+        order = self._order()
+        if with_truth:
+            order = order[np.array(self._truth_arrived, dtype=np.int64)[order] > 0]
+        keys = self.digests()
+        return [keys[slot] for slot in order[max(0, len(order) - n) :]]
+
+    def newer(self, time: int, arrived: int) -> int:
+        """How many rows come after that moment in the user's order."""
+        times, arrivals = np.array(self._times, dtype=np.int64), np.array(self._arrived, dtype=np.int64)
+        return int(np.count_nonzero((times > time) | ((times == time) & (arrivals > arrived))))
+
+    def _order(self) -> npt.NDArray[np.intp]:
+        order: npt.NDArray[np.intp] = np.lexsort(
+            (np.array(self._arrived, dtype=np.int64), np.array(self._times, dtype=np.int64))
+        )
+        return order
 
 
 class Store(Protocol):
@@ -138,8 +215,8 @@ class Store(Protocol):
         """Write rows, replacing those of the same user and id. They are durable when it returns."""
         ...
 
-    def get(self, user: str, ids: Sequence[str]) -> dict[str, Row]:
-        """The rows with these ids; unknown ids are left out."""
+    def get(self, keys: Sequence[RowKey]) -> dict[RowKey, Row]:
+        """The rows with these keys; unknown keys are left out."""
         ...
 
     def count(self, user: str) -> int:
@@ -150,27 +227,44 @@ class Store(Protocol):
         """Everything of the user, or only personas and profile; empty for an unknown user."""
         ...
 
-    def search(self, user: str, vector: Vector | None, query: RecallQuery, limit: int) -> list[tuple[Row, float]]:
-        """Rows by cosine with `vector` (None: newest first), for users too large for RAM.
+    def ledger(self, user: str) -> Ledger:
+        """When the user's interactions happened and arrived. The caller must not change it."""
+        ...
 
-        Filters of `query` on time and truth are applied; `before`, `exclude` and metadata are the caller's.
+    def search(
+        self, user: str, vector: Vector, limit: int, *, since: int, until: int, before: tuple[int, int], truth: bool
+    ) -> list[Row]:
+        """The user's rows by cosine with `vector`, for users too large for RAM.
+
+        Args:
+            user: whose rows.
+            vector: (dim,), unit length.
+            limit: how many rows at most.
+            since: only rows of this time or later, microseconds since 1970.
+            until: only rows before this time.
+            before: (time, arrived); only rows earlier than that in the user's order.
+            truth: only rows whose truth is known.
         """
         ...
 
-    def put_persona(self, user: str, persona: Persona) -> None:
-        """Add a version. Raises ConflictError if the store has that number already."""
+    def put_persona(self, user: str, persona: Persona, token: str) -> None:
+        """Add a version.
+
+        `token` names the attempt: the same one again is a repeat and succeeds. Raises ConflictError if another attempt
+        added that number.
+        """
         ...
 
-    def put_profile(self, user: str, profile: Profile, expected: int) -> None:
-        """Replace the profile of version `expected`, 0 for none yet. Raises ConflictError if another one is stored."""
+    def put_profile(self, user: str, profile: Profile, expected: int, token: str) -> None:
+        """Replace the profile of version `expected`, 0 for none yet; `token` and ConflictError as for personas."""
         ...
 
     def erase(self, user: str) -> Erased:
         """Delete everything of the user, then read back."""
         ...
 
-    def users(self) -> Iterator[UserRecord]:
-        """All users with their counts, read in pages."""
+    def users(self) -> Iterator[UserSummary]:
+        """All users, read in pages."""
         ...
 
     def flush(self) -> None:
@@ -187,105 +281,28 @@ class Store(Protocol):
         ...
 
 
-@dataclass
-class _Memory:
-    rows: dict[str, Row] = field(default_factory=dict)
-    personas: dict[int, Persona] = field(default_factory=dict)
-    profile: Profile | None = None
-
-
-class VolatileStore:
-    """A `Store` in RAM, for evaluation and tests."""
-
-    def __init__(self, dim: int) -> None:
-        self._dim = dim
-        self._users: dict[str, _Memory] = {}
+class _Counts(Protocol):
+    def __len__(self) -> int: ...
 
     @property
-    def dim(self) -> int:
-        """Length of the vectors."""
-        return self._dim
-
-    def put(self, rows: Sequence[Row]) -> None:
-        """Write rows, replacing those of the same user and id."""
-        for row in rows:
-            self._users.setdefault(row.user, _Memory()).rows[row.id] = row
-
-    def get(self, user: str, ids: Sequence[str]) -> dict[str, Row]:
-        """The rows with these ids; unknown ids are left out."""
-        rows = self._users[user].rows if user in self._users else {}
-        return {i: rows[i] for i in ids if i in rows}
-
-    def count(self, user: str) -> int:
-        """How many interactions the user has."""
-        return len(self._users[user].rows) if user in self._users else 0
-
-    def load(self, user: str, rows: bool = True) -> StoredUser:
-        """Everything of the user, or only personas and profile; empty for an unknown user."""
-        memory = self._users.get(user)
-        if memory is None:
-            return StoredUser()
-        return StoredUser(
-            rows=tuple(sorted(memory.rows.values(), key=lambda r: r.arrived)) if rows else (),
-            personas=tuple(memory.personas[n] for n in sorted(memory.personas)),
-            profile=memory.profile,
-        )
-
-    def search(self, user: str, vector: Vector | None, query: RecallQuery, limit: int) -> list[tuple[Row, float]]:
-        """Rows by cosine with `vector` (None: newest first), filtered by time and truth."""
-        since = microseconds(query.since) if query.since else None
-        until = microseconds(query.until) if query.until else None
-        found = [
-            (row, float(row.query_vector @ vector) if vector is not None else 0.0)
-            for row in self.load(user).rows
-            if (since is None or row.time >= since)
-            and (until is None or row.time < until)
-            and (row.truth_arrived or not query.with_truth)
-        ]
-        if vector is None:
-            found.sort(key=lambda pair: (pair[0].time, pair[0].arrived), reverse=True)
-        else:
-            found.sort(key=lambda pair: -pair[1])
-        return found[:limit]
-
-    def put_persona(self, user: str, persona: Persona) -> None:
-        """Add a version. Raises ConflictError if the store has that number already."""
-        personas = self._users.setdefault(user, _Memory()).personas
-        if persona.number in personas:
-            raise ConflictError(f"persona version {persona.number} exists already; read the current one and try again")
-        personas[persona.number] = persona
-
-    def put_profile(self, user: str, profile: Profile, expected: int) -> None:
-        """Replace the profile of version `expected`, 0 for none yet. Raises ConflictError if another one is stored."""
-        memory = self._users.setdefault(user, _Memory())
-        if (memory.profile.version if memory.profile else 0) != expected:
-            raise ConflictError("the profile was replaced meanwhile; read it and try again")
-        memory.profile = profile
-
-    def erase(self, user: str) -> Erased:
-        """Delete everything of the user."""
-        memory = self._users.pop(user, _Memory())
-        facts = len(memory.profile.facts) if memory.profile else 0
-        return Erased(len(memory.rows), len(memory.personas), facts, remaining=self.count(user))
-
-    def users(self) -> Iterator[UserRecord]:
-        """All users with their counts."""
-        for user, memory in self._users.items():
-            rows = memory.rows.values()
-            yield UserRecord(
-                user=user,
-                interactions=len(rows),
-                truths=sum(1 for r in rows if r.truth_arrived),
-                last_time=max((r.time for r in rows), default=None),
-            )
-
-    def flush(self) -> None:
-        """There is nothing to flush."""
+    def truths(self) -> int: ...
 
     @property
-    def unflushed(self) -> int:
-        """Always 0."""
-        return 0
+    def last_time(self) -> int | None: ...
 
-    def close(self) -> None:
-        """There is nothing to close."""
+    def truths_after(self, arrived: int) -> int: ...
+
+
+def summarise(user: str, rows: _Counts, personas: Sequence[Persona]) -> UserSummary:
+    """A user's summary. Truths count as unaligned if they arrived after the newest aligned persona."""
+    aligned = [microseconds(p.time) for p in personas if p.origin is Origin.ALIGNED]
+    current = personas[-1] if personas else None
+    return UserSummary(
+        user=user,
+        interactions=len(rows),
+        truths=rows.truths,
+        persona=current.number if current else None,
+        pinned=bool(current and current.pinned),
+        last_time=None if rows.last_time is None else _EPOCH + timedelta(microseconds=rows.last_time),
+        truths_since_alignment=rows.truths_after(aligned[-1]) if aligned else rows.truths,
+    )

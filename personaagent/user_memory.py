@@ -12,6 +12,7 @@ The caller runs one change of a user at a time; reads may come at any moment bet
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -25,12 +26,11 @@ from personaagent.index import EpisodeIndex
 from personaagent.portable import Exported, export_lines
 from personaagent.protocols import Embedder, Matrix
 from personaagent.settings import MemorySettings
-from personaagent.store import Row, Store, StoredUser, Vector, microseconds, pack
+from personaagent.store import Row, Store, StoredUser, Vector, half, microseconds, pack, summarise
 from personaagent.types import (
     AppendResult,
     Interaction,
     Kind,
-    Origin,
     Persona,
     PersonaDraft,
     Profile,
@@ -53,7 +53,6 @@ __all__ = [
     "plan_feedback",
     "plan_persona",
     "plan_profile",
-    "summarise",
 ]
 
 Clock = Callable[[], int]  # microseconds since 1970
@@ -84,6 +83,7 @@ class Change:
     personas: tuple[Persona, ...] = ()
     profile: Profile | None = None
     replaces: int = 0  # version of the profile that `profile` takes the place of
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)  # names this attempt, see `Store.put_persona`
     added: AppendResult = field(default_factory=lambda: AppendResult(added=0, repeated=0))
 
 
@@ -94,9 +94,9 @@ def commit(store: Store, changes: Sequence[Change]) -> None:
         store.put(rows)
     for change in changes:
         for persona in change.personas:
-            store.put_persona(change.user, persona)
+            store.put_persona(change.user, persona, change.token)
         if change.profile is not None:
-            store.put_profile(change.user, change.profile, change.replaces)
+            store.put_profile(change.user, change.profile, change.replaces, change.token)
 
 
 def plan_append(
@@ -150,7 +150,7 @@ def plan_append(
             truth_arrived=known,
             payload=pack(merged),
             query_vector=old.query_vector,
-            truth_vector=old.truth_vector if stored.truth is not None else item.truth_vector,
+            truth_vector=old.truth_vector if stored.truth is not None else _half(item.truth_vector),
         )
         updated += 1
     return Change(
@@ -169,8 +169,12 @@ def _row(interaction: Interaction, item: Incoming, arrived: int, truth_arrived: 
         truth_arrived=truth_arrived,
         payload=pack(interaction),
         query_vector=item.query_vector,
-        truth_vector=item.truth_vector if interaction.truth is not None else None,
+        truth_vector=_half(item.truth_vector) if interaction.truth is not None else None,
     )
+
+
+def _half(vector: Vector | None) -> Vector | None:
+    return None if vector is None else half(vector)
 
 
 class UserMemory:
@@ -244,15 +248,7 @@ class UserMemory:
         """Counts, or None if nothing is stored."""
         if not self.exists:
             return None
-        last = self._index.last_time
-        return summarise(
-            self.user,
-            interactions=len(self._index),
-            truths=self._index.truths,
-            last_time=last,
-            personas=self._personas,
-            truths_after=self._index.truths_after,
-        )
+        return summarise(self.user, self._index, self._personas)
 
     def export(self) -> tuple[str, ...]:
         """Everything stored, see `personaagent.portable`. Raises NotFoundError for a user of whom nothing is stored."""
@@ -328,7 +324,7 @@ def plan_feedback(old: Row | None, interaction: str, truth: str, truth_vector: V
         truth_arrived=now,
         payload=pack(told),
         query_vector=old.query_vector,
-        truth_vector=truth_vector,
+        truth_vector=half(truth_vector),
     )
     return Change(user=old.user, rows=(row,), added=AppendResult(added=0, repeated=0, updated=1))
 
@@ -347,29 +343,6 @@ def plan_profile(current: Profile, profile: Profile, expected: int) -> Profile:
     if current.version != expected:
         raise ConflictError(f"the profile is at version {current.version}, not {expected}; read it again")
     return profile.model_copy(update={"version": expected + 1})
-
-
-def summarise(
-    user: str,
-    *,
-    interactions: int,
-    truths: int,
-    last_time: int | None,
-    personas: Sequence[Persona],
-    truths_after: Callable[[int], int],
-) -> UserSummary:
-    """A user's summary. Truths count as unaligned if they arrived after the newest aligned persona."""
-    aligned = [microseconds(p.time) for p in personas if p.origin is Origin.ALIGNED]
-    current = personas[-1] if personas else None
-    return UserSummary(
-        user=user,
-        interactions=interactions,
-        truths=truths,
-        persona=current.number if current else None,
-        pinned=bool(current and current.pinned),
-        last_time=None if last_time is None else datetime.fromtimestamp(last_time / 1e6, UTC),
-        truths_since_alignment=truths_after(aligned[-1]) if aligned else truths,
-    )
 
 
 # Embedding

@@ -16,3 +16,12 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data folder at {folder}; set PERSONAAGENT_DATA")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Pure tests run first, then those with the real models, then those with a cluster: what fails fast comes early."""
+
+    def tier(item: pytest.Item) -> int:
+        return 2 if item.get_closest_marker("cluster") else 1 if item.get_closest_marker("model") else 0
+
+    items.sort(key=tier)

@@ -6,8 +6,8 @@ import pytest
 
 from personaagent.errors import ConflictError, InvalidInput, NotFoundError
 from personaagent.local_memory import LocalMemory
-from personaagent.store import VolatileStore
 from personaagent.types import Decision, Fact, Interaction, Origin, PersonaDraft, Profile, RecallQuery
+from personaagent.volatile import VolatileStore
 from tests.doubles import HashEmbedder
 
 START = datetime(2024, 5, 1, tzinfo=UTC)

@@ -1,0 +1,196 @@
+"""Data sets as an evaluation takes them: phases of what is learned and what is asked afterwards, with model-free floors."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from types import MappingProxyType
+from typing import Any
+
+from alignment.metrics import Scored, summary
+from personaagent.errors import InvalidInput
+from personaagent.readers import lamp_tests, movielens_split, pahf_phase, read
+from personaagent.readers.lamp import lamp_label
+from personaagent.scoring import absolute_error, score
+from personaagent.types import Frozen, Interaction, Kind
+
+__all__ = ["Benchmark", "Phase", "floors", "load_benchmark", "spoil", "spread"]
+
+TEST_SHARE = 0.2  # newest of each user, where the data set has no test of its own
+
+
+class Phase(Frozen):
+    """What is learned, then what is asked. Every test item is later in time than all its user has learned."""
+
+    name: str
+    learn: tuple[Interaction, ...]
+    test: tuple[Interaction, ...]
+
+    def learn_of(self, user: str) -> list[Interaction]:
+        """What is learned from one user, oldest first."""
+        return sorted((i for i in self.learn if i.user == user), key=lambda i: i.time)
+
+    def test_of(self, user: str) -> list[Interaction]:
+        """What one user is asked, oldest first."""
+        return sorted((i for i in self.test if i.user == user), key=lambda i: i.time)
+
+
+class Benchmark(Frozen):
+    """A data set. `discrete` ratings are scored by the answer itself instead of by the expected value."""
+
+    name: str
+    users: tuple[str, ...]
+    phases: tuple[Phase, ...]
+    discrete: bool = False
+
+    def scored(self, item: Interaction, answer: str | None, expected: float | None, similarity: float | None) -> Scored:
+        """An answered item. `answer` None: there was none, which counts as wrong, or as the furthest rating."""
+        truth, text = item.truth or "", answer or ""
+        error: float | None = None
+        if item.kind is Kind.RATING:
+            by_value = expected is not None and not self.discrete
+            error = abs(expected - float(truth)) if by_value and expected is not None else None
+            error = absolute_error(text, truth, item.choices or ()) if error is None else error
+        labels = item.metadata.get("labels")
+        return Scored(
+            user=item.user,
+            item=item.id,
+            kind=item.kind,
+            answer=lamp_label(item, text),
+            truth=lamp_label(item, truth),
+            choices=tuple(str(x) for x in labels) if isinstance(labels, list) else item.choices or (),
+            score=0.0 if answer is None else score(item.kind, text, truth, similarity, item.choices),
+            error=error,
+            failed=answer is None,
+        )
+
+
+def load_benchmark(name: str, path: Path, users: int | None = None) -> Benchmark:
+    """Read a data set.
+
+    Args:
+        name: `pahf`, `movielens`, `lamp` or `history`.
+        path: its file or folder; the folder that holds several data sets will do.
+        users: only the first so many.
+
+    Raises:
+        InvalidInput: the name is unknown, the files cannot be read, or there is nothing to learn or to test.
+    """
+    if name not in _LOADERS:
+        raise InvalidInput(f"there is no data set {name!r}; choose from {', '.join(_LOADERS)}")
+    if users is not None and users < 1:
+        raise InvalidInput(f"the number of users must be at least 1, not {users}")
+    phases = _LOADERS[name](path, users)
+    names = tuple(dict.fromkeys(i.user for i in phases[0].test))
+    kept = frozenset(names)
+    phases = tuple(
+        Phase(
+            name=p.name,
+            learn=tuple(i for i in p.learn if i.user in kept),
+            test=tuple(i for i in p.test if i.user in kept),
+        )
+        for p in phases
+    )
+    if not names or not any(p.learn for p in phases):
+        raise InvalidInput(f"{path} leaves nothing to learn or nothing to test on")
+    return Benchmark(name=name, users=names, phases=phases, discrete=name == "lamp")
+
+
+def spoil(benchmark: Benchmark, share: float, seed: int) -> tuple[Benchmark, frozenset[str]]:
+    """Replace that share of the learned truths of every other user by random ones: noisy or malicious feedback.
+
+    Closed choices get another of their options, free text another truth of somebody's. Tests stay as they are.
+
+    Returns:
+        The data set, and whose truths were spoilt.
+    """
+    if not 0 < share <= 1:
+        raise InvalidInput(f"the share of spoilt truths must lie between 0 and 1, not {share}")
+    rng = random.Random(f"{seed}:noise")
+    whose = frozenset(benchmark.users[1::2])
+    said = [i.truth for p in benchmark.phases for i in p.learn if i.truth and not i.choices]
+
+    def spoilt(item: Interaction) -> Interaction:
+        if item.user not in whose or rng.random() >= share:
+            return item
+        others = [c for c in item.choices if c != item.truth] if item.choices else said
+        return item.model_copy(update={"truth": rng.choice(others)}) if others else item
+
+    phases = tuple(p.model_copy(update={"learn": tuple(spoilt(i) for i in p.learn)}) for p in benchmark.phases)
+    return benchmark.model_copy(update={"phases": phases}), whose
+
+
+def floors(benchmark: Benchmark, phase: Phase, seed: int = 0) -> dict[str, Any]:
+    """What needs neither model nor memory: `chance` among the options; `global_mean` and `user_mean` of ratings."""
+    result: dict[str, Any] = {}
+    if closed := [i for i in phase.test if i.kind is Kind.CHOICE]:
+        chance = [Scored(i.user, i.id, i.kind, "", i.truth or "", score=1 / len(i.choices or ".")) for i in closed]
+        result["chance"] = summary(chance, seed, f1=False)
+    if rated := [i for i in phase.test if i.kind is Kind.RATING]:
+        before = phase.learn
+        known = [(i.user, float(i.truth)) for i in before if i.kind is Kind.RATING and i.truth and _number(i.truth)]
+        if not known:
+            return result
+        overall = fmean(value for _, value in known)
+        by_user: dict[str, list[float]] = {}
+        for user, value in known:
+            by_user.setdefault(user, []).append(value)
+        means = {user: fmean(values) for user, values in by_user.items()}
+        result["global_mean"] = summary([benchmark.scored(i, f"{overall}", overall, None) for i in rated], seed)
+        own = [benchmark.scored(i, f"{means.get(i.user, overall)}", means.get(i.user, overall), None) for i in rated]
+        result["user_mean"] = summary(own, seed)
+    return result
+
+
+def spread(items: Sequence[Interaction], n: int) -> list[Interaction]:
+    """At most n of the items, evenly over them."""
+    return list(items) if len(items) <= n else [items[i * len(items) // n] for i in range(n)]
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _pahf(path: Path, users: int | None) -> tuple[Phase, ...]:
+    folder = path / "pahf" if (path / "pahf").is_dir() else path
+    learned, shifted = (
+        Phase(
+            name=name,
+            learn=tuple(pahf_phase(folder, f"{part}_A", users)),
+            test=tuple(pahf_phase(folder, f"{part}_B", users)),
+        )
+        for name, part in (("learned", "original"), ("shifted", "evolved"))
+    )
+    return learned, shifted
+
+
+def _movielens(path: Path, users: int | None) -> tuple[Phase, ...]:
+    folder = path / "movielens" if (path / "movielens").is_dir() else path
+    zips = sorted(folder.glob("*.zip")) if folder.is_dir() else []
+    learn, test = movielens_split(read("movielens", zips[0] if len(zips) == 1 else folder, users), TEST_SHARE)
+    return (Phase(name="newest", learn=tuple(learn), test=tuple(test)),)
+
+
+def _lamp(path: Path, users: int | None) -> tuple[Phase, ...]:
+    return (Phase(name="test", learn=tuple(read("lamp", path, users)), test=tuple(lamp_tests(path, users))),)
+
+
+def _history(path: Path, users: int | None) -> tuple[Phase, ...]:
+    """The newest part of each user's interactions with a truth is the test; what has none, or is later, is left out."""
+    by_user: dict[str, list[Interaction]] = {}
+    for item in read("history", path, users):
+        if item.truth:
+            by_user.setdefault(item.user, []).append(item)
+    learn, test = movielens_split((i for items in by_user.values() if len(items) > 1 for i in items), TEST_SHARE)
+    return (Phase(name="newest", learn=tuple(learn), test=tuple(test)),)
+
+
+_LOADERS: Mapping[str, Callable[[Path, int | None], tuple[Phase, ...]]] = MappingProxyType(
+    {"pahf": _pahf, "movielens": _movielens, "lamp": _lamp, "history": _history}
+)

@@ -1,0 +1,110 @@
+"""Load for benchmarks: made-up users, and deterministic stand-ins for model and embedder that only generate load.
+
+Nothing here is a model, and no quality is measured on it: it exists to show what the machinery itself costs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+
+from personaagent.protocols import Matrix
+from personaagent.types import ChatRequest, ChatResult, Interaction, Usage
+
+__all__ = ["ScriptedEmbedder", "ScriptedEngine", "made_up_user"]
+
+_SUBJECTS: dict[str, tuple[str, ...]] = {
+    "a drink for the morning": ("black coffee", "green tea", "orange juice", "oat latte", "lemon water"),
+    "something to read tonight": (
+        "a crime novel",
+        "a history of Rome",
+        "poems",
+        "a travel diary",
+        "a science magazine",
+    ),
+    "dinner for two": ("mushroom risotto", "fish tacos", "lentil curry", "roast chicken", "a green salad"),
+    "music while I work": ("slow jazz", "piano sonatas", "electronic beats", "film scores", "silence"),
+    "a walk on Sunday": ("along the river", "up the hill", "through the old town", "in the forest", "by the sea"),
+    "a gift for a friend": ("a plant", "a cookbook", "concert tickets", "handmade soap", "a board game"),
+    "a way to get to town": ("by bike", "by tram", "on foot", "by car", "by train"),
+    "a film for the evening": ("a comedy", "a thriller", "a documentary", "an old western", "an animated film"),
+}
+_FRAMES = (
+    "Choose {subject} for me, please.",
+    "What would you suggest: {subject}?",
+    "I would like {subject}. Which one?",
+    "Find {subject} that suits me.",
+)
+_START = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def made_up_user(number: int, interactions: int) -> list[Interaction]:
+    """The history of one user: closed choices among four options, three in four by a lasting taste, the rest by whim."""
+    rng = random.Random(number)
+    user = f"bench-{number:06d}"
+    taste = {subject: rng.choice(options) for subject, options in _SUBJECTS.items()}
+    history = []
+    for n in range(interactions):
+        subject = rng.choice(list(_SUBJECTS))
+        liked = taste[subject]
+        options = [liked, *rng.sample([o for o in _SUBJECTS[subject] if o != liked], 3)]
+        rng.shuffle(options)
+        history.append(
+            Interaction(
+                id=f"{user}-{n}",
+                user=user,
+                time=_START + timedelta(hours=n),
+                query=rng.choice(_FRAMES).format(subject=subject),
+                choices=tuple(options),
+                truth=liked if rng.random() < 0.75 else rng.choice(options),
+            )
+        )
+    return history
+
+
+class ScriptedEngine:
+    """A load generator in the place of a model: answers are made from a digest of the request, at once."""
+
+    context_length = 8192
+
+    async def chat(self, request: ChatRequest) -> ChatResult:
+        """Made-up log-probabilities for closed choices, a made-up sentence otherwise."""
+        rng = random.Random(_digest("\n".join(m.text for m in request.messages) + f"{request.seed}"))
+        size = sum(len(m.text) for m in request.messages) // 4
+        if request.choices:
+            first = tuple((c, -3.0 * rng.random()) for c in request.choices)
+            return ChatResult(text=request.choices[0], usage=_usage(size, 1), first_logprobs=first)
+        liked = [rng.choice(_SUBJECTS[s]) for s in rng.sample(list(_SUBJECTS), 3)]
+        text = f"This person is fond of {liked[0]} and {liked[1]}, and settles for {liked[2]} on a weekday."
+        return ChatResult(text=text, usage=_usage(size, len(text) // 4), message={"role": "assistant", "content": text})
+
+    async def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
+        """The answer as one piece."""
+        result = await self.chat(request)
+        yield result.text
+        yield result
+
+
+class ScriptedEmbedder:
+    """Unit vectors drawn from a digest of each text, with the shape of real ones."""
+
+    def __init__(self, dim: int = 384) -> None:
+        self._dim = dim
+
+    async def embed(self, texts: Sequence[str]) -> Matrix:
+        """See `Embedder`."""
+        rows = [np.random.default_rng(_digest(t)).standard_normal(self._dim, dtype=np.float32) for t in texts]
+        matrix = np.asarray(rows, dtype=np.float32).reshape(len(rows), self._dim)
+        return np.asarray(matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-9), dtype=np.float32)
+
+
+def _usage(prompt: int, completion: int) -> Usage:
+    return Usage(calls=1, prompt_tokens=prompt, completion_tokens=completion)
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")

@@ -1,0 +1,224 @@
+"""`import`: histories and exports into memory. What is there already is not added again."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+from personaagent.cli.runtime import EXIT_ERROR, Json, Run, command
+from personaagent.errors import ConflictError, InvalidInput
+
+if TYPE_CHECKING:
+    from personaagent.types import AppendResult, Interaction
+
+__all__ = ["Format", "Imported", "import_export", "import_interactions", "register"]
+
+CHUNK = 1_000  # interactions embedded and written together
+
+
+class Target(Protocol):
+    """The memory that an import writes to."""
+
+    async def append_many(self, interactions: Sequence[Interaction]) -> AppendResult:
+        """Add interactions of many users."""
+        ...
+
+    async def restore(self, lines: Sequence[str]) -> AppendResult:
+        """Read one user's export back."""
+        ...
+
+
+class Format(StrEnum):
+    """What can be imported."""
+
+    HISTORY = "history"
+    MOVIELENS = "movielens"
+    PAHF = "pahf"
+    LAMP = "lamp"
+
+
+@dataclass
+class Imported:
+    """What an import did."""
+
+    users: set[str] = field(default_factory=set)
+    added: int = 0
+    repeated: int = 0
+    updated: int = 0
+    skipped: int = 0
+    errors: list[tuple[int, str]] = field(default_factory=list)  # (line, reason)
+
+    def count(self, result: AppendResult) -> None:
+        """Add a write's counts."""
+        self.added += result.added
+        self.repeated += result.repeated
+        self.updated += result.updated
+
+
+async def import_command(
+    run: Run,
+    file: Annotated[Path, typer.Argument(help="The file, or the folder of a data set.")],
+    format: Annotated[Format, typer.Option("--format", help="`history` also reads what `export` wrote.")] = (
+        Format.HISTORY
+    ),
+    users: Annotated[int | None, typer.Option(min=1, help="Only the first so many users.")] = None,
+    json: Json = False,
+) -> int | None:
+    """Import histories. Lines that cannot be read are reported, the rest is imported; then the exit code is 1."""
+    from personaagent.readers import read
+
+    settings = run.settings()
+    started = time.perf_counter()
+    found = read(format.value, file, users)
+    if exported := format is Format.HISTORY and _is_export(file):
+        groups = _exports(file)[:users]
+        total = sum(len(group) for group in groups)
+    else:
+        total = sum(1 for _ in found)  # also finds out, before anything is started, whether there is anything to import
+    done = Imported()
+    stage = f"importing {file.name}"
+    if total:
+        async with run.system(settings, llm=False) as system:
+            with run.output.progress(stage, total) as tell:
+
+                def written(count: int) -> None:
+                    tell(stage, count, total)
+
+                if exported:
+                    await import_export(system.memory, groups, done, written)
+                else:
+                    await import_interactions(system.memory, found, done, written)
+    if not exported:
+        done.skipped = found.skipped
+        done.errors += [(e.line, e.reason) for e in found.errors]
+        done.errors += [
+            (r.line, "personas and profiles belong after an export's line of type user") for r in found.records
+        ]
+    done.errors.sort()
+    _report(run, file, format, done, time.perf_counter() - started)
+    return EXIT_ERROR if done.errors else None
+
+
+async def import_interactions(
+    memory: Target, interactions: Iterable[Interaction], done: Imported, told: Callable[[int], None]
+) -> None:
+    """Append interactions in chunks, in their order. `done` counts what the memory has acknowledged."""
+    chunk: list[Interaction] = []
+    written = 0
+
+    async def write() -> None:
+        nonlocal written
+        done.count(await memory.append_many(chunk))
+        done.users.update(i.user for i in chunk)
+        written += len(chunk)
+        told(written)
+        chunk.clear()
+
+    for interaction in interactions:
+        chunk.append(interaction)
+        if len(chunk) >= CHUNK:
+            await write()
+    if chunk:
+        await write()
+
+
+Group = list[tuple[int, str]]  # numbered lines of one user's export
+
+
+async def import_export(memory: Target, groups: Sequence[Group], done: Imported, told: Callable[[int], None]) -> None:
+    """Restore users one by one. A user who cannot be restored is an error at their first line; the others go on."""
+    written = 0
+    for group in groups:
+        readable = _readable(group, done)
+        written += len(group)
+        if readable is not None:
+            try:
+                done.count(await memory.restore([line for _, line in readable]))
+                done.users.add(str(jsonlib.loads(readable[0][1])["user"]))
+            except (ConflictError, InvalidInput) as e:
+                done.errors.append((group[0][0], e.message))
+        told(written)
+
+
+def _readable(group: Group, done: Imported) -> Group | None:
+    """The lines without interactions that cannot be read. None if anything else is broken: half a persona's history would
+    be worse than none.
+    """
+    from personaagent.portable import parse_export
+
+    left = list(group)
+    while True:
+        try:
+            parse_export([line for _, line in left])
+            return left
+        except InvalidInput as e:
+            where, _, reason = e.message.removeprefix("line ").partition(": ")
+            at = int(where) - 1 if where.isdecimal() else 0
+            done.errors.append((left[at][0], reason or e.message))
+            if at == 0 or _type(left[at][1]) in ("persona", "profile"):
+                done.errors.append((group[0][0], "this user was left out because of the line reported"))
+                return None
+            del left[at]
+
+
+def _is_export(file: Path) -> bool:
+    with file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+        first = next((line for line in lines if line.strip()), "")
+    return bool(_type(first) == "user")
+
+
+def _exports(file: Path) -> list[Group]:
+    """A file of one or several exports, each from its line of type user."""
+    groups: list[Group] = []
+    with file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                if _type(line) == "user":
+                    groups.append([])
+                groups[-1].append((number, line))
+    return groups
+
+
+def _type(line: str) -> Any:
+    try:
+        content = jsonlib.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return content.get("type") if isinstance(content, dict) else None
+
+
+def _report(run: Run, file: Path, format: Format, done: Imported, seconds: float) -> None:
+    for line, reason in done.errors:
+        run.output.note(f"{file}:{line}: {reason}", style="red")
+    run.output.result(
+        {
+            "file": str(file),
+            "format": format.value,
+            "users": len(done.users),
+            "added": done.added,
+            "repeated": done.repeated,
+            "updated": done.updated,
+            "skipped": done.skipped,
+            "failed": len(done.errors),
+            "errors": [{"line": line, "reason": reason} for line, reason in done.errors],
+            "seconds": round(seconds, 3),
+        }
+    )
+    parts = [f"{done.added} interactions of {len(done.users)} users added"]
+    for count, what in ((done.repeated, "there already"), (done.updated, "updated"), (done.skipped, "skipped")):
+        parts += [f"{count} {what}"] if count else []
+    run.output.show(", ".join(parts))
+    if done.errors:
+        run.output.fail(f"{len(done.errors)} lines could not be imported")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    command(app, "import")(import_command)

@@ -1,0 +1,92 @@
+"""`export`, `forget` and `users`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from personaagent.cli.runtime import EXIT_ERROR, Json, Run, command
+from personaagent.errors import InvalidInput
+
+__all__ = ["register"]
+
+
+async def export(
+    run: Run,
+    user: Annotated[str, typer.Argument(help="Whose data.")],
+    out: Annotated[Path | None, typer.Option("-o", "--output", help="File to write; default stdout.")] = None,
+    json: Json = False,
+) -> None:
+    """Everything stored of a user as JSON Lines, which `import` reads back."""
+    if out is not None and not out.expanduser().resolve().parent.is_dir():
+        raise InvalidInput(f"{out}: its folder does not exist")
+    if json and out is None:
+        raise InvalidInput("--json needs -o FILE, since the export itself goes to stdout without it")
+    async with run.system(run.settings(), llm=False) as system:
+        lines = await system.memory.export(user)
+    text = "".join(f"{line}\n" for line in lines)
+    if out is None:
+        run.output.write(text)
+        return
+    try:
+        out.expanduser().write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise InvalidInput(f"{out}: {e.strerror}") from e
+    run.output.result({"user": user, "lines": len(lines), "file": str(out)})
+    run.output.show(f"{len(lines)} lines in {out}")
+
+
+async def forget(
+    run: Run,
+    user: Annotated[str, typer.Argument(help="Whose data.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json: Json = False,
+) -> int | None:
+    """Remove every trace of a user, and print a receipt."""
+    if not yes:
+        if json or not sys.stdin.isatty():
+            raise InvalidInput("forget cannot be undone; confirm with --yes")
+        if not typer.confirm(f"Remove everything stored of {user!r}? This cannot be undone.", err=True):
+            run.output.note("nothing was removed")
+            return EXIT_ERROR
+    async with run.system(run.settings(), llm=False) as system:
+        receipt = await system.memory.forget(user, by="operator")
+    run.output.result(receipt)
+    run.output.show(
+        f"removed {receipt.interactions} interactions, {receipt.personas} persona versions, {receipt.facts} facts; "
+        f"{receipt.remaining} remain"
+    )
+    if receipt.note:
+        run.output.show(receipt.note, style="dim")
+    run.output.show(f"audit entry {receipt.audit_id}", style="dim")
+    return EXIT_ERROR if receipt.remaining else None
+
+
+async def users(run: Run, json: Json = False) -> None:
+    """List the users and how much is stored of each; no texts."""
+    async with run.system(run.settings(), llm=False) as system:
+        found = sorted(await system.memory.users(), key=lambda u: u.user)
+    run.output.result({"users": [u.model_dump(mode="json") for u in found], "count": len(found)})
+    rows = [
+        (
+            u.user,
+            u.interactions,
+            u.truths,
+            u.truths_since_alignment,
+            f"{u.persona or '-'}{' pinned' if u.pinned else ''}",
+            f"{u.last_time:%Y-%m-%d %H:%M}" if u.last_time else "-",
+        )
+        for u in found
+    ]
+    run.output.table(["user", ">interactions", ">truths", ">since alignment", "persona", "last"], rows)
+    run.output.show(f"{len(found)} users")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    command(app, "users")(users)
+    command(app, "export")(export)
+    command(app, "forget")(forget)

@@ -1,0 +1,173 @@
+"""What a command shows: tables and progress for people, one JSON object for programs.
+
+Results go to stdout and everything else to stderr. Ray, vLLM and the processes they start print to whatever descriptors 1
+and 2 are, so a command that starts them first moves these two elsewhere and keeps private copies for itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["Output", "Tell", "number"]
+
+Tell = Callable[[str, int, int], None]
+"""`tell(stage, done, total)`: `done` steps of `total` of a stage are done; total 0 means that it is not known."""
+
+OWN_LOGGERS = ("personaagent", "actors", "alignment", "serve")
+
+
+class Output:
+    """The streams of one command."""
+
+    def __init__(self, json: bool = False, verbose: bool = False) -> None:
+        """`json`: people's output is left out, and `result` prints one object. `verbose`: nothing is held back."""
+        self.json = json
+        self.verbose = verbose
+        self._out: IO[str] | None = None
+        self._err: IO[str] | None = None
+        self._log: Path | None = None
+        self._connect()
+
+    def _connect(self) -> None:
+        # Without markup: what users and models wrote is shown as it is.
+        self.console = Console(file=self._out, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        self.err = Console(
+            file=self._err, stderr=self._err is None, markup=False, highlight=False, emoji=False, soft_wrap=True
+        )
+
+    # Results
+
+    def result(self, value: Any) -> None:
+        """The command's one JSON object on stdout, if JSON was asked for. Numbers that JSON lacks become null."""
+        if self.json:
+            from pydantic_core import to_json
+
+            self.write(to_json(value, inf_nan_mode="null").decode() + "\n")
+
+    def write(self, text: str) -> None:
+        """Text on stdout exactly as it is."""
+        stream: IO[str] = self._out if self._out is not None else sys.stdout
+        stream.write(text)
+        stream.flush()
+
+    def show(self, *parts: Any, style: str | None = None) -> None:
+        """Text or a rich renderable on stdout, for people."""
+        if not self.json:
+            self.console.print(*parts, style=style)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> None:
+        """A table on stdout, for people. Columns whose name starts with `>` are aligned to the right."""
+        if self.json:
+            return
+        table = Table(title=title, title_justify="left")
+        for column in columns:
+            table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left")
+        for row in rows:
+            table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+        self.console.print(table, soft_wrap=False)
+
+    def diff(self, before: str, after: str) -> None:
+        """What changed from one text to the other, line by line, on stdout."""
+        for line in difflib.unified_diff(before.splitlines(), after.splitlines(), "before", "after", lineterm="", n=2):
+            style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
+            self.show(line, style=style)
+
+    # Beside the result
+
+    def note(self, text: str, style: str = "dim") -> None:
+        """A line on stderr."""
+        self.err.print(text, style=style)
+
+    def fail(self, message: str) -> None:
+        """One line on stderr that says what went wrong."""
+        self.err.print(f"error: {' '.join(message.split())}", style="red")
+
+    @contextmanager
+    def stage(self, text: str) -> Iterator[None]:
+        """A spinner on stderr while something runs; a plain line where stderr is no terminal."""
+        if not self.err.is_terminal:
+            self.note(f"{text} ...")
+            yield
+            return
+        with self.err.status(text):
+            yield
+
+    @contextmanager
+    def progress(self, stage: str, total: int = 0) -> Iterator[Tell]:
+        """A progress bar on stderr; one bar per stage, where a stage's name changes."""
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.err) as bar:
+            task = bar.add_task(stage, total=total or None)
+
+            def tell(stage: str, done: int, total: int) -> None:
+                nonlocal task
+                if stage != bar.tasks[-1].description:
+                    task = bar.add_task(stage)
+                bar.update(task, completed=done, total=total or None)
+
+            yield tell
+
+    # Chatter of other people's code
+
+    def divert(self) -> None:
+        """Send everything that is not written through this object to a log file, or to stderr with `verbose`.
+
+        Descriptors are moved, not only Python's streams: child processes and C++ code write to those. Does nothing where
+        stdout is not the process's own (inside a test runner).
+        """
+        out: IO[str] = sys.stdout
+        if self._out is not None or out is not sys.__stdout__:
+            return
+        out.flush()
+        sys.stderr.flush()
+        self._out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
+        self._err = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")
+        if self.verbose:
+            os.dup2(2, 1)
+        else:
+            log, name = tempfile.mkstemp(prefix="personaagent-", suffix=".log")
+            self._log = Path(name)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os.close(log)
+        self._connect()
+        handler = logging.StreamHandler(self._err)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        for name in OWN_LOGGERS:
+            logger = logging.getLogger(name)
+            logger.addHandler(handler)
+            logger.setLevel(logging.INFO if self.verbose else logging.WARNING)
+            logger.propagate = False
+
+    def finish(self, failed: bool) -> None:
+        """Drop the log of a command that went well; say where it is otherwise."""
+        if self._log is None:
+            return
+        if failed and self._log.exists() and self._log.stat().st_size:
+            self.note(f"what the parts of the system printed is in {self._log}")
+        else:
+            self._log.unlink(missing_ok=True)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A score for a table; a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"

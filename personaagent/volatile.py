@@ -1,0 +1,113 @@
+"""A store in RAM that keeps memories as long as the process lives, for evaluation and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from personaagent.errors import ConflictError
+from personaagent.store import Erased, Ledger, Row, RowKey, StoredUser, Vector, summarise
+from personaagent.types import Persona, Profile, UserSummary
+
+__all__ = ["VolatileStore"]
+
+
+@dataclass
+class _User:
+    rows: dict[bytes, Row] = field(default_factory=dict)
+    personas: dict[int, tuple[str, Persona]] = field(default_factory=dict)  # token and version, by number
+    profile: tuple[str, Profile] | None = None
+
+
+class VolatileStore:
+    """A `personaagent.store.Store` in RAM."""
+
+    def __init__(self, dim: int) -> None:
+        self._dim = dim
+        self._users: dict[str, _User] = {}
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors."""
+        return self._dim
+
+    def put(self, rows: Sequence[Row]) -> None:
+        """Write rows, replacing those of the same user and id."""
+        for row in rows:
+            self._users.setdefault(row.user, _User()).rows[row.key[1]] = row
+
+    def get(self, keys: Sequence[RowKey]) -> dict[RowKey, Row]:
+        """The rows with these keys; unknown keys are left out."""
+        return {
+            (user, digest): self._users[user].rows[digest]
+            for user, digest in keys
+            if user in self._users and digest in self._users[user].rows
+        }
+
+    def count(self, user: str) -> int:
+        """How many interactions the user has."""
+        return len(self._users[user].rows) if user in self._users else 0
+
+    def load(self, user: str, rows: bool = True) -> StoredUser:
+        """Everything of the user, or only personas and profile; empty for an unknown user."""
+        stored = self._users.get(user, _User())
+        return StoredUser(
+            rows=tuple(sorted(stored.rows.values(), key=lambda r: r.arrived)) if rows else (),
+            personas=tuple(stored.personas[n][1] for n in sorted(stored.personas)),
+            profile=stored.profile[1] if stored.profile else None,
+        )
+
+    def ledger(self, user: str) -> Ledger:
+        """When the user's interactions happened and arrived."""
+        ledger = Ledger()
+        for row in self.load(user).rows:
+            ledger.put(row.key[1], row.time, row.arrived, row.truth_arrived)
+        return ledger
+
+    def search(
+        self, user: str, vector: Vector, limit: int, *, since: int, until: int, before: tuple[int, int], truth: bool
+    ) -> list[Row]:
+        """The user's rows by cosine with `vector`."""
+        found = [
+            row
+            for row in self.load(user).rows
+            if since <= row.time < until and (row.time, row.arrived) < before and (row.truth_arrived or not truth)
+        ]
+        return sorted(found, key=lambda row: -float(row.query_vector @ vector))[:limit]
+
+    def put_persona(self, user: str, persona: Persona, token: str) -> None:
+        """Add a version. Raises ConflictError if another attempt added that number."""
+        personas = self._users.setdefault(user, _User()).personas
+        if personas.setdefault(persona.number, (token, persona))[0] != token:
+            raise ConflictError(f"persona version {persona.number} exists already; read it and try again")
+
+    def put_profile(self, user: str, profile: Profile, expected: int, token: str) -> None:
+        """Replace the profile of version `expected`. Raises ConflictError if another one is stored."""
+        stored = self._users.setdefault(user, _User())
+        if stored.profile is not None and stored.profile[0] == token:
+            return
+        if (stored.profile[1].version if stored.profile else 0) != expected:
+            raise ConflictError("the profile was replaced meanwhile; read it and try again")
+        stored.profile = (token, profile)
+
+    def erase(self, user: str) -> Erased:
+        """Delete everything of the user."""
+        stored = self._users.pop(user, _User())
+        facts = len(stored.profile[1].facts) if stored.profile else 0
+        return Erased(len(stored.rows), len(stored.personas), facts, remaining=self.count(user))
+
+    def users(self) -> Iterator[UserSummary]:
+        """All users with their counts."""
+        for user in list(self._users):
+            yield summarise(user, self.ledger(user), self.load(user, rows=False).personas)
+
+    def flush(self) -> None:
+        """There is nothing to flush."""
+
+    @property
+    def unflushed(self) -> int:
+        """Always 0."""
+        return 0
+
+    def close(self) -> None:
+        """There is nothing to close."""

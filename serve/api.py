@@ -1,0 +1,345 @@
+"""The HTTP API over an agent and its memory. It knows nothing of Ray: whatever fulfils the protocols can stand behind it.
+
+Endpoints translate; the agent, the memory and the aligner do the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import Body, Depends, FastAPI, Path, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import TypeAdapter
+
+from personaagent.agent import Agent, Reply
+from personaagent.errors import NotFoundError, PersonaAgentError
+from personaagent.protocols import LLM, Embedder, Memory
+from personaagent.settings import Settings
+from personaagent.types import (
+    AlignmentResult,
+    ForgetReceipt,
+    Interaction,
+    Origin,
+    Persona,
+    PersonaDraft,
+    Profile,
+    RecallQuery,
+    UserId,
+    UserSummary,
+)
+
+from .http import Gate, checked, decoded, error_response, failure, install_errors
+from .schema import (
+    ChatBody,
+    ChunkWriter,
+    FeedbackBody,
+    InteractionsBody,
+    PersonaBody,
+    PinBody,
+    RollbackBody,
+    completion,
+    sse,
+)
+
+__all__ = ["Services", "create_api"]
+
+READY_TIMEOUT_S = 5.0
+_USER: TypeAdapter[str] = TypeAdapter(UserId)
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the endpoints call. `check_llm` raises if the model does not answer, without making it generate."""
+
+    settings: Settings
+    model: str
+    agent: Agent
+    memory: Memory
+    llm: LLM
+    embedder: Embedder
+    teacher: LLM | None
+    check_llm: Callable[[], Awaitable[object]]
+
+
+async def user_id(user: Annotated[str, Path(description="Percent-encoded; a slash is %2F.")]) -> str:
+    """The user that a path names, exactly."""
+    with checked():
+        return _USER.validate_python(decoded(user))
+
+
+async def segment(interaction: str) -> str:
+    """The interaction that a path names."""
+    return decoded(interaction)
+
+
+User = Annotated[str, Depends(user_id)]
+
+
+async def known_user(request: Request, user: User) -> str:
+    """The user that a path names, who must be there already."""
+    memory: Memory = request.app.state.memory
+    if await memory.summary(user) is None:
+        raise NotFoundError("this user is unknown")
+    return user
+
+
+KnownUser = Annotated[str, Depends(known_user)]
+
+
+def create_api(services: Services) -> FastAPI:
+    """The application."""
+    settings = services.settings
+    app = FastAPI(title="PersonaAgent on Ray", redirect_slashes=False)
+    app.state.memory = services.memory
+    install_errors(app)
+    _add_chat(app, services)
+    _add_users(app, services)
+    _add_personas(app, services)
+    _add_health(app, services)
+    key = settings.serve.api_key
+    app.add_middleware(
+        Gate, api_key=key.get_secret_value() if key else None, max_body=int(settings.serve.max_body_mb * 1e6)
+    )
+    return app
+
+
+def _add_chat(app: FastAPI, services: Services) -> None:
+    card = {"id": services.model, "object": "model", "created": 0, "owned_by": "personaagent"}
+
+    @app.get("/v1/models")
+    async def list_models() -> dict[str, Any]:
+        """The one model."""
+        return {"object": "list", "data": [card]}
+
+    @app.get("/v1/models/{model:path}", response_model=None)
+    async def get_model(model: str) -> dict[str, Any] | JSONResponse:
+        """The model by its name."""
+        return card if decoded(model) == services.model else _unknown_model(decoded(model))
+
+    @app.post("/v1/chat/completions", response_model=None)
+    async def chat(body: ChatBody) -> Response:
+        """OpenAI's chat completion, answered by the user's agent and remembered."""
+        if body.model != services.model:
+            return _unknown_model(body.model)
+        if body.n not in (None, 1):
+            return error_response(400, "n: only one answer per request is supported", "unsupported_value", "n")
+        if body.logprobs:
+            reason = "logprobs: not available, because an answer may take several model calls"
+            return error_response(400, reason, "unsupported_value", "logprobs")
+        interaction = body.personaagent.interaction_id or uuid.uuid4().hex
+        with checked():
+            turn = body.turn(interaction)
+        headers = {"X-Interaction-Id": quote(interaction)}
+        if not body.stream:
+            reply = await services.agent.respond(turn)
+            return JSONResponse(completion(reply, services.model), headers=headers)
+        include_usage = body.stream_options is not None and body.stream_options.include_usage
+        writer = ChunkWriter(interaction, services.model, include_usage)
+        events = _events(services.agent.stream(turn), writer)
+        first = await anext(events)  # an error before the first word is still an HTTP error
+        headers["Cache-Control"] = "no-cache"
+        return StreamingResponse(_prepended(first, events), media_type="text/event-stream", headers=headers)
+
+
+async def _events(pieces: AsyncIterator[str | Reply], writer: ChunkWriter) -> AsyncIterator[str]:
+    started = False
+    async with aclosing(pieces) as stream:  # type: ignore[type-var]  # the agent's is a generator
+        try:
+            async for piece in stream:
+                if not started:
+                    started = True
+                    yield writer.start()
+                if isinstance(piece, Reply):
+                    for event in writer.end(piece):
+                        yield event
+                else:
+                    yield writer.text(piece)
+        except Exception as e:
+            if not started:
+                raise
+            _, body = failure(e)  # the status is sent already; OpenAI's client raises what stands in such an event
+            yield sse(body)
+            yield "data: [DONE]\n\n"
+
+
+async def _prepended(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
+    async with aclosing(rest):  # type: ignore[type-var]
+        yield first
+        async for event in rest:
+            yield event
+
+
+def _unknown_model(name: str) -> JSONResponse:
+    message = f"the model {name[:200]!r} does not exist; GET /v1/models names the one that does"
+    return error_response(404, message, "model_not_found", "model")
+
+
+def _add_users(app: FastAPI, services: Services) -> None:
+    memory = services.memory
+
+    @app.get("/v1/users")
+    async def list_users() -> dict[str, list[UserSummary]]:
+        """Counts of all users, without any text."""
+        return {"users": sorted(await memory.users(), key=lambda u: u.user)}
+
+    @app.get("/v1/users/{user}")
+    async def summary(user: User) -> UserSummary:
+        """Counts of one user."""
+        found = await memory.summary(user)
+        if found is None:
+            raise NotFoundError("this user is unknown")
+        return found
+
+    @app.delete("/v1/users/{user}")
+    async def forget(user: User) -> ForgetReceipt:
+        """Remove every trace of the user."""
+        return await memory.forget(user, by="api")
+
+    @app.get("/v1/users/{user}/export", response_model=None)
+    async def export(user: User) -> StreamingResponse:
+        """Everything stored of the user, as JSON Lines that `personaagent import` reads."""
+        lines = await memory.export(user)
+        return StreamingResponse((f"{line}\n" for line in lines), media_type="application/x-ndjson")
+
+    @app.get("/v1/users/{user}/profile")
+    async def profile(user: KnownUser) -> Profile:
+        """The semantic memory."""
+        return await memory.profile(user)
+
+    @app.get("/v1/users/{user}/memory", response_model=None)
+    async def recall(
+        user: KnownUser,
+        query: Annotated[str | None, Query(max_length=60_000)] = None,
+        k: Annotated[int, Query(ge=1, le=1000)] = 10,
+    ) -> dict[str, Any]:
+        """Episodes that a query recalls, best first; without a query the newest ones, newest first."""
+        if query is None:
+            latest = await memory.latest(user, k)
+            return {"episodes": [{"interaction": i.model_dump(mode="json")} for i in reversed(latest)]}
+        found = await memory.recall(user, RecallQuery(text=query, k=k))
+        return {"episodes": [e.model_dump(mode="json") for e in found.episodes], "known": found.known}
+
+    @app.post("/v1/users/{user}/interactions", response_model=None)
+    async def append(user: User, body: Annotated[Any, Body()]) -> dict[str, Any]:
+        """Add one interaction or many; a repeat (same id, or same content without one) changes nothing."""
+        with checked():
+            interactions = InteractionsBody.model_validate(body).of(user)
+        result = await memory.append(user, interactions)
+        return {**result.model_dump(), "ids": [i.id for i in interactions]}
+
+    @app.post("/v1/users/{user}/interactions/{interaction}/feedback")
+    async def feedback(user: User, interaction: Annotated[str, Depends(segment)], body: FeedbackBody) -> Interaction:
+        """Say what the user really answered or wanted."""
+        return await memory.feedback(user, interaction, body.truth)
+
+    @app.post("/v1/users/{user}/align")
+    async def align(user: KnownUser, paper: bool = False) -> AlignmentResult:
+        """Align the user's persona now. `paper`: without candidates and gate, as published."""
+        from alignment.aligner import Aligner
+
+        chosen = services.settings.alignment
+        if paper:
+            chosen = chosen.model_copy(update={"paper": True})
+        aligner = Aligner(services.agent, memory, services.embedder, chosen, services.teacher)
+        return (await aligner.align([user]))[0]
+
+
+def _add_personas(app: FastAPI, services: Services) -> None:
+    memory = services.memory
+
+    async def current(user: str) -> Persona:
+        persona = await memory.persona(user)
+        if persona is None and await memory.summary(user) is not None:
+            return await services.agent.ensure_persona(user)  # imported, but never spoken to
+        if persona is None:
+            raise NotFoundError("this user is unknown")
+        return persona
+
+    @app.get("/v1/users/{user}/persona")
+    async def get_persona(user: User) -> Persona:
+        """The current version."""
+        return await current(user)
+
+    @app.get("/v1/users/{user}/persona/versions")
+    async def versions(user: User) -> dict[str, tuple[Persona, ...]]:
+        """All versions, oldest first."""
+        await current(user)
+        return {"versions": await memory.personas(user)}
+
+    @app.put("/v1/users/{user}/persona")
+    async def put_persona(user: User, body: PersonaBody) -> Persona:
+        """Write a version by hand; starts a new user if there is none."""
+        old = await memory.persona(user)
+        base = old or PersonaDraft(text=body.text, origin=Origin.MANUAL, decision=services.settings.agent.decision)
+        with checked():
+            draft = PersonaDraft(
+                text=body.text,
+                origin=Origin.MANUAL,
+                decision=body.decision or base.decision,
+                pinned=base.pinned if body.pinned is None else body.pinned,
+            )
+        number = old.number if old else None
+        expected = body.expected if "expected" in body.model_fields_set else number
+        return await memory.commit_persona(user, draft, expected)
+
+    @app.post("/v1/users/{user}/persona/rollback")
+    async def rollback(user: User, body: RollbackBody) -> Persona:
+        """Make the text and decision of an older version current again, as a new version."""
+        now = await current(user)
+        old = await memory.persona(user, body.number)
+        if old is None:
+            raise NotFoundError(f"persona version {body.number} does not exist; there are 1 to {now.number}")
+        draft = PersonaDraft(
+            text=old.text, origin=Origin.ROLLBACK, decision=old.decision, sources=old.sources, pinned=now.pinned
+        )
+        return await memory.commit_persona(user, draft, now.number)
+
+    @app.post("/v1/users/{user}/persona/pin")
+    async def pin(user: User, body: PinBody) -> Persona:
+        """Protect the persona from alignment, or allow it again. A change is a new version."""
+        now = await current(user)
+        if now.pinned == body.pinned:
+            return now
+        draft = PersonaDraft(
+            text=now.text, origin=Origin.MANUAL, decision=now.decision, sources=now.sources, pinned=body.pinned
+        )
+        return await memory.commit_persona(user, draft, now.number)
+
+
+def _add_health(app: FastAPI, services: Services) -> None:
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """This process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", response_model=None)
+    async def readyz() -> JSONResponse:
+        """Whether the model, the embedder and the memory answer; 503 and which part otherwise."""
+        parts = {
+            "llm": services.check_llm(),
+            "embedder": services.embedder.embed(["ready?"]),
+            "memory": services.memory.summary("ready?"),
+        }
+        states = await asyncio.gather(*(_state(part) for part in parts.values()))
+        report = dict(zip(parts, states, strict=True))
+        ready = all(state == "ok" for state in states)
+        return JSONResponse({"status": "ready" if ready else "not ready", "parts": report}, 200 if ready else 503)
+
+
+async def _state(part: Awaitable[object]) -> str:
+    try:
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            await part
+    except TimeoutError:
+        return f"no answer within {READY_TIMEOUT_S:g} s"
+    except PersonaAgentError as e:
+        return e.message
+    except Exception as e:  # noqa: BLE001 - a probe reports, whatever is wrong
+        return f"failed ({type(e).__name__})"
+    return "ok"

@@ -1,0 +1,279 @@
+"""The engine's deployment: ray.serve.llm's server with an admission limit for batch work. Importing it imports vLLM."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import ray
+from pydantic import ValidationError
+from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackConfig
+from ray.serve.llm import LLMConfig, build_llm_deployment
+from ray.serve.llm.deployment import LLMServer
+from ray.serve.llm.openai_api_models import ChatCompletionRequest, ErrorResponse
+
+from personaagent.llm import result_of, usage_of
+from personaagent.models import context_limit, model_name
+from personaagent.settings import EMBEDDED, Settings
+from personaagent.types import ChatResult, Usage
+
+from .llm import EngineCall, EngineStats, Refusal
+
+__all__ = ["PersonaLLMServer", "llm_config", "llm_deployment"]
+
+MAX_LOGPROBS = 128  # option scores read up to 100 tokens of the first position
+BUSY_AFTER_S = 30.0  # a batch call that found no room for so long is sent back, so that its caller's timeout never runs
+
+
+class LocalModel(CallbackBase):  # type: ignore[misc]
+    """Skips Ray's download step for a model that is a local folder: it would import vLLM once more for nothing."""
+
+    async def on_before_node_init(self) -> None:
+        """Called by the engine before it looks for the model."""
+        self.ctx.run_init_node = False
+
+
+class PersonaLLMServer(LLMServer):  # type: ignore[misc]
+    """The real LLMServer, called with plain dictionaries and counted.
+
+    Requests of priority above 0 are batch work: they share `batch_slots`, fewer than the engine decodes together, so
+    that a chat request always finds a place. vLLM's own priority scheduling alone does not give it one, because
+    sequences that run are not preempted while the KV cache has room.
+    """
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits constructors
+        self, llm_config: LLMConfig, *, batch_slots: int, batch_waiting: int
+    ) -> None:
+        """Args:
+        llm_config: the engine.
+        batch_slots: batch calls that run together.
+        batch_waiting: batch calls that may wait for a slot; more are told to come again.
+        """
+        self._slots = asyncio.Semaphore(batch_slots)
+        self._batch_waiting = batch_waiting
+        self._stats = EngineStats()
+        await super().__init__(llm_config)
+        await self._warm_up()
+
+    async def complete(self, call: EngineCall) -> ChatResult | Refusal:
+        """The whole answer."""
+        admitted = await self._admit(call)
+        if admitted is not None:
+            return admitted
+        with self._running(call):
+            try:
+                request = ChatCompletionRequest(**call.body)
+            except ValidationError as e:
+                return self._refused(_reason(e))
+            try:
+                async for answer in await self.chat(request):
+                    if isinstance(answer, ErrorResponse):
+                        return await self._failed(int(answer.error.code), answer.error.message)
+                    result = result_of(answer.model_dump())
+                    self._count(result.usage)
+                    return result
+            except ValueError as e:  # the engine's word for what is wrong with a request
+                return self._refused(str(e))
+            return Refusal(500, "the engine answered with nothing")
+
+    async def complete_stream(self, call: EngineCall) -> AsyncIterator[list[dict[str, Any]] | Refusal]:
+        """The answer's chunks, several at a time; or a Refusal and nothing after it."""
+        admitted = await self._admit(call)
+        if admitted is not None:
+            yield admitted
+            return
+        with self._running(call):
+            try:
+                request = ChatCompletionRequest(**call.body)
+            except ValidationError as e:
+                yield self._refused(_reason(e))
+                return
+            try:
+                async for items in await self.chat(request):
+                    chunks = []
+                    for item in items:
+                        if isinstance(item, ErrorResponse):
+                            yield await self._failed(int(item.error.code), item.error.message)
+                            return
+                        chunks += list(_events(item))
+                    error = next((c["error"] for c in chunks if "error" in c), None)
+                    if error is not None:
+                        yield await self._failed(int(error.get("code") or 500), str(error.get("message")))
+                        return
+                    for chunk in chunks:
+                        if chunk.get("usage") and not chunk.get("choices"):
+                            self._count(usage_of(chunk["usage"]))
+                    if chunks:
+                        yield chunks
+            except ValueError as e:
+                yield self._refused(str(e))
+
+    async def engine_stats(self) -> EngineStats:
+        """What this replica has done and is doing."""
+        return self._stats
+
+    async def _admit(self, call: EngineCall) -> Refusal | None:
+        """Take a slot for batch work; chat passes. The slot is given back by `_running`."""
+        if not _is_batch(call):
+            return None
+        if self._stats.batch_waiting >= self._batch_waiting:
+            return Refusal(503, "the engine's queue of batch work is full", busy=True)
+        self._step(batch_waiting=1)
+        try:
+            async with asyncio.timeout(BUSY_AFTER_S):
+                await self._slots.acquire()
+        except TimeoutError:
+            return Refusal(503, "no room for batch work yet", busy=True)
+        finally:
+            self._step(batch_waiting=-1)
+        return None
+
+    @contextmanager
+    def _running(self, call: EngineCall) -> Iterator[None]:
+        batch = _is_batch(call)
+        name = "batch_running" if batch else "chat_running"
+        self._step(calls=1, **{name: 1})
+        peak = max(self._stats.batch_peak, self._stats.batch_running)
+        self._stats = replace(self._stats, batch_peak=peak)
+        try:
+            yield
+        finally:
+            self._step(**{name: -1})
+            if batch:
+                self._slots.release()
+
+    def _step(self, **changes: int) -> None:
+        self._stats = replace(self._stats, **{k: getattr(self._stats, k) + v for k, v in changes.items()})
+
+    def _count(self, usage: Usage) -> None:
+        self._step(
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+        )
+
+    def _refused(self, reason: str) -> Refusal:
+        self._step(errors=1)
+        return Refusal(400, reason)
+
+    async def _failed(self, status: int, message: str) -> Refusal:
+        """An engine that died answers 500 until Serve replaces the replica; to the caller that is 'not now'."""
+        self._step(errors=1)
+        if status >= 500:
+            try:
+                await self.check_health()
+            except Exception:  # noqa: BLE001 - whatever it raises, the engine is unhealthy
+                return Refusal(503, "the engine died and is being restarted")
+        return Refusal(status, message)
+
+    async def _warm_up(self) -> None:
+        """The first call of each kind is slow (lazy imports, grammar compiler); no user should pay for it."""
+        messages = [{"role": "user", "content": "Say yes."}]
+        body = {"model": self._llm_config.model_id, "messages": messages, "max_tokens": 2, "temperature": 0.0}
+        choice = {"structured_outputs": {"choice": ["yes", "no"]}, "logprobs": True, "top_logprobs": 5}
+        for extra in ({}, choice):
+            answer = await self.complete(EngineCall({**body, **extra}))
+            if isinstance(answer, Refusal):
+                raise RuntimeError(f"the model cannot chat: {answer.message}")
+        self._stats = EngineStats()
+
+
+def llm_config(settings: Settings, model: str) -> LLMConfig:
+    """The engine's configuration for this cluster.
+
+    Args:
+        settings: the tree.
+        model: the folder or Hugging Face id that `models.resolve_llm` gave.
+    """
+    llm = settings.llm
+    gpu = llm.accelerator == "gpu" or (llm.accelerator == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
+    engine: dict[str, Any] = {
+        "max_model_len": context_limit(model, llm.max_model_len),
+        "max_num_seqs": llm.max_num_seqs,
+        "max_logprobs": MAX_LOGPROBS,
+        "enable_prefix_caching": True,
+        "enable_prompt_tokens_details": True,
+        "scheduling_policy": "priority",
+        "dtype": llm.dtype,
+        "tensor_parallel_size": llm.tensor_parallel,
+    }
+    environment = {
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    if llm.model == EMBEDDED:  # its tool calls have this form; another model's parser is for engine_kwargs to say
+        engine |= {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
+    if gpu:
+        placement: dict[str, Any] = {"bundle_per_worker": {"GPU": 1}}
+    else:
+        placement = {"bundles": [{"CPU": 1}] * llm.tensor_parallel}
+        engine["enforce_eager"] = True  # compiling for the CPU costs minutes and gains little
+        if llm.dtype == "auto":
+            engine["dtype"] = "bfloat16"
+        environment["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, math.ceil(llm.kv_cache_gb)))
+    deployment: dict[str, Any] = {
+        # Ray's defaults for both are a billion, which switches autoscaling off.
+        "max_ongoing_requests": llm.max_ongoing_requests,
+        "autoscaling_config": {
+            "min_replicas": llm.min_replicas,
+            "max_replicas": max(llm.min_replicas, llm.max_replicas),
+            "target_ongoing_requests": llm.target_ongoing_requests,
+        },
+        "health_check_period_s": 5,
+        "health_check_timeout_s": 30,
+        "graceful_shutdown_timeout_s": 10,
+        "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
+    }
+    if deployment["autoscaling_config"]["max_replicas"] > 1:
+        # A user's requests begin alike; sent to one replica, they find their prefix in its cache.
+        router = "ray.serve.llm.request_router.PrefixCacheAffinityRouter"
+        deployment["request_router_config"] = {"request_router_class": router}
+    local = os.path.isdir(model)
+    return LLMConfig(
+        model_loading_config={"model_id": model_name(settings), "model_source": model},
+        accelerator_config={"kind": "gpu" if gpu else "cpu"},
+        placement_group_config=placement,
+        engine_kwargs={**engine, **llm.engine_kwargs},
+        runtime_env={"env_vars": environment},
+        deployment_config=deployment,
+        server_cls=PersonaLLMServer,
+        callback_config=CallbackConfig(callback_class=LocalModel if local else CallbackBase),
+        log_engine_metrics=False,
+    )
+
+
+def llm_deployment(settings: Settings, model: str, name: str) -> Any:
+    """The engine as a Serve application node, to be bound into another deployment. Ray must be connected."""
+    llm = settings.llm
+    slots = max(1, int(llm.batch_share * llm.max_num_seqs))
+    # Half of what Serve lets in stays free of waiting batch work, or chat would queue behind it in Serve.
+    waiting = max(1, llm.max_ongoing_requests // 2 - slots)
+    return build_llm_deployment(
+        llm_config(settings, model),
+        bind_kwargs={"batch_slots": slots, "batch_waiting": waiting},
+        override_serve_options={"name": name},
+    )
+
+
+def _is_batch(call: EngineCall) -> bool:
+    return int(call.body.get("priority") or 0) > 0
+
+
+def _events(text: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects of server-sent events."""
+    for line in text.splitlines():
+        data = line.removeprefix("data:").strip()
+        if line.startswith("data:") and data and data != "[DONE]":
+            yield json.loads(data)
+
+
+def _reason(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'][:2])}: {first['msg']}"

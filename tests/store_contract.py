@@ -1,0 +1,239 @@
+"""What every store must do. A test module subclasses `StoreContract` and provides the fixture `store`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from personaagent.errors import ConflictError
+from personaagent.store import Row, Store, half, microseconds, pack, row_key
+from personaagent.types import Fact, Interaction, Origin, Persona, Profile, UserSummary
+from tests.doubles import HashEmbedder
+
+DIM = 16
+EMBEDDER = HashEmbedder(DIM)
+START = datetime(2024, 5, 1, tzinfo=UTC)
+ALWAYS = {"since": -(2**62), "until": 2**62, "before": (2**62, 0), "truth": False}
+
+HOSTILE = [
+    'ann" or 1==1 or user_key == "',
+    "ann' or 1=1 --",
+    "back\\slash",
+    "line\nbreak\ttab",
+    "nul\x00nul",
+    "🫖 tea",
+    "\u202eright to left",
+    "/../../etc",
+    "%s {0} ${x}",
+    "x" * 256,
+    " ",
+    "ann",
+    "Ann",
+]
+
+
+def make_row(user: str, id: str, query: str = "q", truth: str | None = None, arrived: int = 1, minute: int = 0) -> Row:
+    time = START + timedelta(minutes=minute)
+    interaction = Interaction(id=id, user=user, time=time, query=query, truth=truth, metadata={"n": [1.5, None, "é"]})
+    return Row(
+        user=user,
+        id=id,
+        time=microseconds(time),
+        arrived=arrived,
+        truth_arrived=arrived if truth is not None else 0,
+        payload=pack(interaction),
+        query_vector=EMBEDDER.encode([query])[0],
+        truth_vector=None if truth is None else half(EMBEDDER.encode([truth])[0]),
+    )
+
+
+def make_persona(number: int, text: str = "be kind", origin: Origin = Origin.INITIAL) -> Persona:
+    return Persona(text=text, origin=origin, number=number, parent=number - 1 or None, time=START)
+
+
+def assert_same(found: Row, expected: Row) -> None:
+    assert found.interaction == expected.interaction
+    for name in ("user", "id", "time", "arrived", "truth_arrived", "payload"):
+        assert getattr(found, name) == getattr(expected, name), name
+    np.testing.assert_array_equal(found.query_vector, expected.query_vector)
+    if expected.truth_vector is None:
+        assert found.truth_vector is None
+    else:
+        assert found.truth_vector is not None
+        np.testing.assert_array_equal(found.truth_vector, expected.truth_vector)
+
+
+class StoreContract:
+    def test_rows_come_back_as_they_went_in(self, store: Store) -> None:
+        rows = [make_row("ann", f"{i}", f"query {i}", "yes" if i % 2 else None, arrived=100 - i) for i in range(7)]
+        store.put(rows[:3])
+        store.put(rows[3:])
+        loaded = store.load("ann").rows
+        assert [r.id for r in loaded] == [str(i) for i in reversed(range(7))]  # in order of arrival
+        for row in loaded:
+            assert_same(row, rows[int(row.id)])
+        assert store.count("ann") == 7
+        assert store.dim == DIM
+
+    def test_put_again_replaces(self, store: Store) -> None:
+        store.put([make_row("ann", "1", "old")])
+        store.flush()
+        store.put([make_row("ann", "1", "old", "truth", arrived=5)])
+        (row,) = store.load("ann").rows
+        assert row.interaction.truth == "truth"
+        assert store.count("ann") == 1
+        assert store.ledger("ann").truths == 1
+
+    def test_get_finds_by_user_and_id(self, store: Store) -> None:
+        store.put([make_row("ann", "1", "hers"), make_row("bob", "1", "his"), make_row("bob", "2", "other")])
+        keys = [row_key("ann", "1"), row_key("bob", "2"), row_key("ann", "2"), row_key("eve", "1")]
+        found = store.get(keys)
+        assert {key: row.interaction.query for key, row in found.items()} == {keys[0]: "hers", keys[1]: "other"}
+        assert store.get([]) == {}
+
+    def test_an_unknown_user_has_nothing(self, store: Store) -> None:
+        assert store.load("ann").rows == ()
+        assert store.load("ann").personas == ()
+        assert store.load("ann").profile is None
+        assert store.count("ann") == 0
+        assert len(store.ledger("ann")) == 0
+        assert list(store.users()) == []
+
+    @pytest.mark.parametrize("query", ["🫖" * 60_000, "a\x00\"'\\\n" * 10_000, "é" * 60_000, ""])
+    def test_any_text_is_stored_whole(self, store: Store, query: str) -> None:
+        row = make_row("ann", "long", query, query)
+        store.put([row, make_row("ann", "short", arrived=2)])
+        store.flush()
+        assert_same(store.load("ann").rows[0], row)
+        assert_same(store.get([row.key])[row.key], row)
+        persona = make_persona(1, query)
+        store.put_persona("ann", persona, "t")
+        assert store.load("ann").personas == (persona,)
+
+    def test_a_long_text_can_be_replaced(self, store: Store) -> None:
+        for truth in ("a" * 60_000, "🫖" * 50_000, "short"):
+            store.put([make_row("ann", "1", "é" * 50_000, truth)])
+            (row,) = store.load("ann").rows
+            assert row.interaction.truth == truth
+
+    def test_hostile_user_ids_are_strangers_to_each_other(self, store: Store) -> None:
+        for user in HOSTILE:
+            store.put([make_row(user, f"id {user}"[:128], f"secret of {user}")])
+            store.put_persona(user, make_persona(1, user), "t")
+        for user in HOSTILE:
+            stored = store.load(user)
+            assert [r.interaction.query for r in stored.rows] == [f"secret of {user}"]
+            assert [p.text for p in stored.personas] == [user]
+        assert sorted(s.user for s in store.users()) == sorted(HOSTILE)
+        for gone, user in enumerate(HOSTILE, start=1):
+            assert store.erase(user).remaining == 0
+            assert sorted(s.user for s in store.users()) == sorted(HOSTILE[gone:])
+
+    def test_hostile_interaction_ids(self, store: Store) -> None:
+        ids = [h[:128] for h in HOSTILE]
+        store.put([make_row("ann", id, id, arrived=n) for n, id in enumerate(ids)])
+        assert [r.id for r in store.load("ann").rows] == ids
+
+    def test_persona_versions_are_claimed_once(self, store: Store) -> None:
+        one, two = make_persona(1), make_persona(2, origin=Origin.ALIGNED)
+        store.put_persona("ann", one, "a")
+        store.put_persona("ann", one, "a")  # the same attempt, repeated
+        with pytest.raises(ConflictError):
+            store.put_persona("ann", make_persona(1, "other"), "b")
+        store.put_persona("ann", two, "c")
+        store.put_persona("bob", make_persona(1, "his"), "a")
+        assert store.load("ann").personas == (one, two)
+        assert store.load("ann", rows=False).personas == (one, two)
+
+    def test_profiles_are_replaced_from_the_expected_version(self, store: Store) -> None:
+        fact = Fact(id="f", text="tea 🫖 \x00", evidence=("1",), first_seen=START, last_seen=START)
+        first = Profile(version=1, facts=(fact,), covered=3)
+        store.put_profile("ann", first, 0, "a")
+        store.put_profile("ann", first, 0, "a")
+        assert store.load("ann").profile == first
+        with pytest.raises(ConflictError):
+            store.put_profile("ann", Profile(version=1), 0, "b")
+        second = Profile(version=7, covered=9)
+        store.put_profile("ann", second, 1, "c")
+        assert store.load("ann").profile == second
+        with pytest.raises(ConflictError):
+            store.put_profile("ann", first, 0, "a2")
+        large = Profile(version=8, facts=tuple(fact.model_copy(update={"text": "é" * 2_000}) for _ in range(100)))
+        store.put_profile("ann", large, 7, "d")
+        assert store.load("ann").profile == large
+
+    def test_erase_takes_everything_of_one_user(self, store: Store) -> None:
+        fact = Fact(id="f", text="tea", evidence=("1",), first_seen=START, last_seen=START)
+        for user in ("ann", "bob"):
+            store.put([make_row(user, str(i), "é" * (40_000 if i == 3 else 4), arrived=i) for i in range(5)])
+            store.put_persona(user, make_persona(1), "a")
+            store.put_persona(user, make_persona(2), "b")
+            store.put_profile(user, Profile(version=1, facts=(fact,)), 0, "a")
+        store.flush()
+        store.put([make_row("ann", "unflushed", arrived=9)])
+        erased = store.erase("ann")
+        assert (erased.interactions, erased.personas, erased.facts, erased.remaining) == (6, 2, 1, 0)
+        assert store.load("ann") == type(store.load("ann"))()
+        assert [s.user for s in store.users()] == ["bob"]
+        assert len(store.load("bob").rows) == 5
+        assert len(store.load("bob").personas) == 2
+        again = store.erase("ann")
+        assert (again.interactions, again.personas, again.facts, again.remaining) == (0, 0, 0, 0)
+        store.put([make_row("ann", "1", "back")])
+        assert [r.interaction.query for r in store.load("ann").rows] == ["back"]
+
+    def test_users_are_listed_with_counts(self, store: Store) -> None:
+        store.put([make_row("ann", str(i), truth="x" if i else None, arrived=i + 1, minute=i) for i in range(3)])
+        store.put_persona("ann", make_persona(1, origin=Origin.ALIGNED), "t")
+        store.put_persona("bob", make_persona(1).model_copy(update={"pinned": True}), "t")
+        assert sorted(store.users(), key=lambda s: s.user) == [
+            UserSummary(
+                user="ann",
+                interactions=3,
+                truths=2,
+                persona=1,
+                last_time=START + timedelta(minutes=2),
+                truths_since_alignment=0,
+            ),
+            UserSummary(user="bob", interactions=0, truths=0, persona=1, pinned=True),
+        ]
+
+    def test_the_ledger_knows_the_order(self, store: Store) -> None:
+        store.put(
+            [
+                make_row("ann", "late", arrived=1, minute=9),
+                make_row("ann", "early", truth="x", arrived=2, minute=1),
+                make_row("ann", "tied", truth="y", arrived=3, minute=9),
+            ]
+        )
+        ledger = store.ledger("ann")
+        keys = {id: row_key("ann", id)[1] for id in ("late", "early", "tied")}
+        assert ledger.newest(2) == [keys["late"], keys["tied"]]
+        assert ledger.newest(9, with_truth=True) == [keys["early"], keys["tied"]]
+        assert ledger.newest(0) == []
+        assert ledger.newer(microseconds(START + timedelta(minutes=9)), 1) == 1
+        assert (len(ledger), ledger.truths, ledger.truths_after(2)) == (3, 2, 1)
+
+    def test_search_ranks_and_filters(self, store: Store) -> None:
+        queries = ["red wine", "red wine with fish", "green tea", "black tea"]
+        rows = [make_row("ann", q, q, "x" if i else None, arrived=i + 1, minute=i) for i, q in enumerate(queries)]
+        store.put([*rows, make_row("bob", "red wine", "red wine")])
+        vector = EMBEDDER.encode(["red wine"])[0]
+
+        def found(limit: int = 9, **change: object) -> list[str]:
+            return [r.id for r in store.search("ann", vector, limit, **{**ALWAYS, **change})]
+
+        assert found(2) == ["red wine", "red wine with fish"]
+        assert sorted(found()) == sorted(queries)
+        assert set(found(truth=True)) == set(queries[1:])
+        assert set(found(since=rows[1].time, until=rows[3].time)) == set(queries[1:3])
+        assert set(found(before=(rows[1].time, rows[1].arrived))) == {queries[0]}
+        assert set(found(before=(rows[1].time, rows[1].arrived + 1))) == set(queries[:2])
+        assert_same(store.search("ann", vector, 1, **ALWAYS)[0], rows[0])
+        assert store.search("eve", vector, 3, **ALWAYS) == []
+
+    def test_closing_twice_is_harmless(self, store: Store) -> None:
+        store.close()
+        store.close()

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from alignment.budget import Budget, Caller, together
+from personaagent.errors import BudgetExceeded, LLMError, UnavailableError
+from personaagent.types import Usage
+
+ONE = Usage(calls=1, prompt_tokens=10, completion_tokens=5)
+
+
+async def give(usage: Usage = ONE) -> Usage:
+    await asyncio.sleep(0)
+    return usage
+
+
+def caller(budget: Budget, slots: int = 8, retry_s: float = 0.0) -> Caller:
+    return Caller(asyncio.Semaphore(slots), budget, retry_s, pause_s=0.001)
+
+
+async def test_calls_in_flight_cannot_pass_the_bound_together() -> None:
+    budget = Budget(calls=5)
+    c = caller(budget)
+    results = await asyncio.gather(*(c.call(give, lambda u: u) for _ in range(20)), return_exceptions=True)
+    assert sum(isinstance(r, Usage) for r in results) == 5
+    assert sum(isinstance(r, BudgetExceeded) for r in results) == 15
+    assert (budget.calls, budget.prompt_tokens, budget.completion_tokens) == (5, 50, 25)
+
+
+async def test_tokens_are_bounded_and_the_run_is_charged_too() -> None:
+    run = Budget(tokens=40)
+    first, second = caller(Budget(parent=run)), caller(Budget(parent=run))
+    await first.call(give, lambda u: u)
+    await second.call(give, lambda u: u)
+    await first.call(give, lambda u: u)
+    with pytest.raises(BudgetExceeded, match="40 tokens"):
+        await second.call(give, lambda u: u)
+    assert (run.calls, run.tokens) == (3, 45)
+    assert (first.budget.calls, second.budget.calls) == (2, 1)
+
+
+async def test_reserved_calls_stay_for_later() -> None:
+    budget = Budget(calls=3)
+    budget.reserve(2)
+    c = caller(budget)
+    await c.call(give, lambda u: u)
+    with pytest.raises(BudgetExceeded):
+        await c.call(give, lambda u: u)
+    budget.release()
+    await c.call(give, lambda u: u)
+    await c.call(give, lambda u: u)
+    assert budget.calls == 3
+
+
+async def test_work_without_a_model_is_free() -> None:
+    budget = Budget(calls=1)
+    for _ in range(3):
+        await caller(budget).call(lambda: give(Usage()), lambda u: u)
+    assert budget.calls == 0
+
+
+async def test_waits_for_a_part_that_is_down_and_counts_only_answers() -> None:
+    budget, failures = Budget(), 3
+
+    async def flaky() -> Usage:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise UnavailableError("the engine is starting")
+        return ONE
+
+    assert await caller(budget, retry_s=60).call(flaky, lambda u: u) == ONE
+    assert budget.calls == 1
+
+
+@pytest.mark.parametrize("error", [UnavailableError("gone"), LLMError("refused")])
+async def test_errors_that_stay_are_raised_and_cost_nothing(error: Exception) -> None:
+    budget = Budget()
+
+    async def fail() -> Usage:
+        raise error
+
+    with pytest.raises(type(error)):
+        await caller(budget).call(fail, lambda u: u)
+    assert budget.calls == 0
+
+
+async def test_together_ends_the_others_before_it_raises() -> None:
+    ended = []
+
+    async def slow(i: int) -> int:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.append(i)
+        return i
+
+    async def fail() -> int:
+        await asyncio.sleep(0)
+        raise LLMError("broken")
+
+    with pytest.raises(LLMError):
+        await together([slow(1), fail(), slow(2)])
+    assert ended == [1, 2]
+    assert await together(give(Usage(calls=i)) for i in range(3)) == [Usage(calls=i) for i in range(3)]

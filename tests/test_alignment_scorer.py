@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alignment.budget import Budget, Caller
+from alignment.candidates import Arm, Grid
+from alignment.scorer import EmbeddingScorer, JudgeScorer, closed_scores
+from personaagent.agent import Replay
+from personaagent.decision import decide
+from personaagent.types import ChatRequest, ChatResult, Decision, Interaction, Kind, Usage
+from tests.alignment_doubles import START, SecretLLM, drink, note
+from tests.doubles import HashEmbedder
+
+ARM = Arm("a persona", 2, "exchanges")
+
+
+def caller() -> Caller:
+    return Caller(asyncio.Semaphore(4), Budget())
+
+
+def rating(truth: str) -> Interaction:
+    return Interaction(id="r", user="u", time=START, query="rate", truth=truth, choices=("1", "2", "3", "4", "5"))
+
+
+def replay_of(interaction: Interaction, grid: Grid, seed: int) -> tuple[Replay, tuple[tuple[float, ...], ...]]:
+    rng = np.random.default_rng(seed)
+    m = len(interaction.choices or ())
+
+    def rows() -> tuple[tuple[float, ...], ...]:
+        return tuple(tuple(rng.normal(size=m).tolist()) for _ in grid.readings)
+
+    lm = tuple(rng.normal(size=m).tolist())
+    return Replay(interaction=interaction, text="", lm=lm, evidence=rows()), rows()
+
+
+@given(seed=st.integers(0, 10_000), rated=st.booleans(), weight=st.sampled_from([0.0, 3.0, 40.0]))
+def test_the_whole_grid_answers_as_decide_does(seed: int, rated: bool, weight: float) -> None:
+    interaction = rating("4") if rated else drink("u", 0)
+    grid = Grid(Decision(evidence_weight=weight), [Kind.RATING if rated else Kind.CHOICE])
+    replay, now = replay_of(interaction, grid, seed)
+    scores = closed_scores(interaction, replay, now, grid)
+    assert len(scores.hard) == len(scores.soft) == len(scores.kept) == len(scores.answers) == grid.size
+    for index in range(grid.size):
+        decision = grid.decision(index, ARM)
+        row = replay.evidence[grid.queries(ARM).index(decision.model_copy(update={"evidence_weight": weight}))]
+        choice = decide(interaction.choices or (), replay.lm, row, decision.evidence_weight)
+        assert scores.answers[index] == choice.answer
+        right = 1 - abs(float(choice.answer) - 4) / 4 if rated else float(choice.answer == interaction.truth)
+        assert scores.hard[index] == pytest.approx(right)
+    assert ((scores.soft >= 0) & (scores.soft <= 1)).all()
+
+
+def test_the_personas_own_decision_comes_first_and_only_once() -> None:
+    own = Decision(evidence_weight=7.0, half_life=2.0, neighbours=5)
+    grid = Grid(own, [Kind.CHOICE, Kind.RATING])
+    assert grid.decision(0, Arm("x", own.episodes, own.form)) == own
+    everything = [grid.decision(i, ARM) for i in range(grid.size)]
+    assert len(set(map(repr, everything))) == grid.size
+    assert Grid(own).size == 1
+
+
+@pytest.mark.parametrize(
+    "interaction", [drink("u", 0, truth="lemonade"), rating("five"), rating(""), rating("nan"), rating("inf")]
+)
+def test_a_truth_outside_the_choices_scores_zero(interaction: Interaction) -> None:
+    grid = Grid(Decision(), [interaction.kind])
+    scores = closed_scores(interaction, *replay_of(interaction, grid, 1), grid)
+    assert scores.hard.max() == scores.soft.max() == scores.kept.max() == 0
+
+
+def test_an_answer_in_other_case_is_the_same_answer() -> None:
+    interaction = drink("u", 0, truth=" Mint TEA")
+    grid = Grid(Decision())
+    replay = Replay(interaction=interaction, text="", lm=(-9.0, -9.0, 0.0, -9.0), evidence=((0.0,) * 4,))
+    assert closed_scores(interaction, replay, (), grid).hard[0] == 1.0
+
+
+async def test_free_text_is_scored_by_similarity_and_nothing_by_zero() -> None:
+    scorer, grid = EmbeddingScorer(HashEmbedder()), Grid(Decision())
+    wanted = note("u", 0)
+
+    async def value(text: str) -> float:
+        scores = await scorer.score(wanted, Replay(interaction=wanted, text=text), (), grid, caller())
+        return float(scores.hard[0])
+
+    assert await value(wanted.truth or "") == pytest.approx(1.0, abs=1e-5)
+    assert await value("  ") == 0.0
+    assert 0.0 <= await value("something else entirely") < 0.9
+
+
+class Judge(SecretLLM):
+    def _answer(self, request: ChatRequest) -> ChatResult:
+        self.answers.append(request)
+        return ChatResult(text="4", usage=Usage(calls=1, prompt_tokens=5, completion_tokens=1))
+
+
+async def test_the_judge_is_asked_once_for_the_same_answer() -> None:
+    judge, c = Judge(), caller()
+    scorer, grid, wanted = JudgeScorer(HashEmbedder(), judge, keep=2), Grid(Decision()), note("u", 0)
+    for _ in range(3):
+        scores = await scorer.score(wanted, Replay(interaction=wanted, text="green notes"), (), grid, c)
+        assert scores.hard[0] == 0.75
+    assert len(judge.answers) == 1
+    assert c.budget.calls == 1

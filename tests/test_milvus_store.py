@@ -1,0 +1,402 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from actors.milvus_store import MilvusStore, StoreIdentity, shard_of
+from personaagent.errors import StoreError, UnavailableError
+from personaagent.store import Store
+from personaagent.types import user_key
+from personaagent.volatile import VolatileStore
+from tests.store_contract import ALWAYS, DIM, EMBEDDER, StoreContract, assert_same, make_persona, make_row
+
+IDENTITY = StoreIdentity(embedder="test", dim=DIM, shards=1, tenant="default", shard=0)
+
+
+class Server:
+    """`milvus-lite server` on loopback: the real Milvus protocol in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "milvus_lite", "server", "--host", "127.0.0.1"]
+        self._process = subprocess.Popen(
+            [*command, "--port", str(self.port), "--data-dir", str(self._folder)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.05)
+        raise TimeoutError("the Milvus server did not start")
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("milvus") / "data")
+    yield server
+    server.stop()
+
+
+def on_server(server: Server, **changes: object) -> MilvusStore:
+    name = str(changes.pop("collection", f"t{uuid.uuid4().hex}"))
+    return MilvusStore(server.uri, replace(IDENTITY, **changes), collection=name, timeout=5)  # type: ignore[arg-type]
+
+
+class TestVolatileStore(StoreContract):
+    @pytest.fixture
+    def store(self) -> Store:
+        return VolatileStore(DIM)
+
+
+class TestMilvusLite(StoreContract):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[Store]:
+        store = MilvusStore(tmp_path / "memory-00.db", IDENTITY)
+        yield store
+        store.close()
+
+
+class TestMilvusServer(StoreContract):
+    @pytest.fixture
+    def store(self, server: Server) -> Iterator[Store]:
+        store = on_server(server)
+        yield store
+        store.close()
+
+
+def fill(store: Store) -> None:
+    store.put([make_row("ann", str(i), "é" * (50_000 if i == 5 else i), "x", arrived=i) for i in range(40)])
+    store.flush()
+    store.put([make_row("bob", str(i), arrived=i) for i in range(3)])
+    store.put_persona("ann", make_persona(1), "t")
+    store.erase("bob")
+
+
+def test_a_store_opened_again_holds_what_it_held(tmp_path: Path) -> None:
+    path = tmp_path / "memory-00.db"
+    first = MilvusStore(path, IDENTITY)
+    fill(first)
+    before = first.load("ann")
+    first.close()
+    second = MilvusStore(path, IDENTITY)
+    for row, expected in zip(second.load("ann").rows, before.rows, strict=True):
+        assert_same(row, expected)
+    assert second.load("ann").personas == before.personas
+    assert [s.user for s in second.users()] == ["ann"]
+    assert (second.count("ann"), second.count("bob")) == (40, 0)
+    second.close()
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from actors.milvus_store import MilvusStore
+from tests.store_contract import make_persona, make_row
+from tests.test_milvus_store import IDENTITY
+
+store = MilvusStore(Path(sys.argv[1]), IDENTITY)
+for i in range(10_000):
+    store.put([make_row("ann", str(i), f"query {i}", "x", arrived=i)])
+    print("put", i, flush=True)
+    if i % 5 == 0:
+        store.put_persona("ann", make_persona(i // 5 + 1), "t")
+        print("persona", i // 5 + 1, flush=True)
+    if i % 7 == 0:
+        store.flush()
+    if i == 11:
+        store.erase("bob")
+    if i < 5:
+        store.put([make_row("bob", str(i), arrived=i)])
+"""
+
+
+@pytest.mark.parametrize("acknowledged", [1, 23, 60])
+def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, acknowledged: int) -> None:
+    path = tmp_path / "memory-00.db"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=Path(__file__).resolve().parent.parent,
+    )
+    assert writer.stdout is not None
+    told: dict[str, int] = {}
+    for line in writer.stdout:
+        kind, number = line.split()
+        told[kind] = int(number)
+        if told.get("put") == acknowledged:
+            break
+    writer.send_signal(signal.SIGKILL)
+    for line in writer.stdout:  # what it said before it died
+        kind, number = line.split()
+        told[kind] = int(number)
+    writer.wait()
+    store = MilvusStore(path, IDENTITY)
+    stored = store.load("ann")
+    assert [r.id for r in stored.rows][: told["put"] + 1] == [str(i) for i in range(told["put"] + 1)]
+    assert len(stored.rows) <= told["put"] + 2  # one more may have been on its way
+    assert [p.number for p in stored.personas][: told["persona"]] == list(range(1, told["persona"] + 1))
+    assert_same(
+        stored.rows[-1], make_row("ann", stored.rows[-1].id, f"query {stored.rows[-1].id}", "x", len(stored.rows) - 1)
+    )
+    if told["put"] > 11:
+        assert store.count("bob") == 0
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"embedder": "other"}, "embedder"),
+        ({"dim": DIM * 2}, "embedder"),
+        ({"shards": 3}, "personaagent reshard"),
+        ({"tenant": "other"}, "tenant"),
+        ({"schema": 2}, "update"),
+    ],
+)
+@pytest.mark.parametrize("where", ["lite", "server"])
+def test_another_store_than_expected_is_refused(
+    tmp_path: Path, server: Server, where: str, change: dict[str, object], words: str
+) -> None:
+    name = f"t{uuid.uuid4().hex}"
+
+    def open_store(**changes: object) -> MilvusStore:
+        if where == "lite":
+            return MilvusStore(tmp_path / "memory-00.db", replace(IDENTITY, **changes))  # type: ignore[arg-type]
+        return on_server(server, collection=name, **changes)
+
+    store = open_store()
+    store.put([make_row("ann", "1")])
+    store.close()
+    with pytest.raises(StoreError, match=words):
+        open_store(**change)
+    store = open_store()
+    assert store.count("ann") == 1
+    store.close()
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "memory-00.db"
+    code = (
+        "import sys; from pathlib import Path; from actors.milvus_store import MilvusStore;"
+        "from tests.test_milvus_store import IDENTITY; MilvusStore(Path(sys.argv[1]), IDENTITY); print('open', flush=True);"
+        "sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=Path(__file__).resolve().parent.parent,
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "open\n"
+    try:
+        with pytest.raises(StoreError, match="in use by another process"):
+            MilvusStore(path, IDENTITY)
+    finally:
+        other.kill()
+        other.wait()
+    MilvusStore(path, IDENTITY).close()
+
+
+def damage_manifest(folder: Path) -> None:
+    (folder / "manifest.json").write_text("{")
+
+
+def drop_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    (folder / "manifest.json.prev").unlink(missing_ok=True)
+
+
+def damage_schema(folder: Path) -> None:
+    (folder / "schema.json").write_text("[]")
+
+
+def cut_data(folder: Path) -> None:
+    file = next(folder.rglob("*.parquet"))
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def drop_data(folder: Path) -> None:
+    next(folder.rglob("*.parquet")).unlink()
+
+
+@pytest.mark.parametrize("damage", [damage_manifest, drop_manifest, damage_schema, cut_data, drop_data])
+def test_a_damaged_folder_is_refused_and_left_alone(tmp_path: Path, damage: object) -> None:
+    path = tmp_path / "memory-00.db"
+    store = MilvusStore(path, IDENTITY)
+    fill(store)
+    store.close()
+    damage(path / "collections" / "personaagent_episodes")  # type: ignore[operator]
+    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    with pytest.raises(StoreError, match="restore it from a backup"):
+        MilvusStore(path, IDENTITY)
+    assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
+
+
+def test_foreign_folders_and_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file.db").write_text("SQLite format 3")
+    (tmp_path / "folder.db").mkdir()
+    (tmp_path / "folder.db" / "holiday.jpg").write_text("x")
+    for name in ("file.db", "folder.db"):
+        with pytest.raises(StoreError, match="move it away"):
+            MilvusStore(tmp_path / name, IDENTITY)
+    assert os.listdir(tmp_path / "folder.db") == ["holiday.jpg"]
+
+
+def test_a_creation_that_was_interrupted_is_finished(tmp_path: Path) -> None:
+    path = tmp_path / "memory-00.db"
+    MilvusStore(path, IDENTITY).close()
+    collections = path / "collections"
+    (collections / "half").mkdir()
+    for file in (collections / "personaagent_episodes").rglob("*"):
+        if file.is_file():
+            file.unlink()
+    (collections / "personaagent_episodes" / "wal").rmdir()
+    store = MilvusStore(path, IDENTITY)
+    store.put([make_row("ann", "1")])
+    assert store.count("ann") == 1
+    store.close()
+
+
+def test_a_full_disk_refuses_writes_and_harms_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MilvusStore(tmp_path / "memory-00.db", IDENTITY)
+    store.put([make_row("ann", "1")])
+    with monkeypatch.context() as full:
+        full.setattr("actors.lite.shutil.disk_usage", lambda path: type("Usage", (), {"free": 1_000})())
+        for write in (
+            lambda: store.put([make_row("ann", "2")]),
+            lambda: store.put_persona("ann", make_persona(1), "t"),
+            store.flush,
+        ):
+            with pytest.raises(StoreError, match="free some space"):
+                write()
+        assert [r.id for r in store.load("ann").rows] == ["1"]
+    store.put([make_row("ann", "2", arrived=2)])
+    store.flush()
+    assert [r.id for r in store.load("ann").rows] == ["1", "2"]
+    store.close()
+
+
+def test_a_flush_that_breaks_stops_writing_until_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "memory-00.db"
+    store = MilvusStore(path, IDENTITY)
+    store.put([make_row("ann", "1")])
+
+    def broken(*args: object, **kwargs: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr("milvus_lite.engine.flush.write_data_file", broken)
+        with pytest.raises(StoreError, match="disk is full"):
+            store.flush()
+    for call in (lambda: store.put([make_row("ann", "2")]), store.flush, lambda: store.load("ann")):
+        with pytest.raises(StoreError, match="restart"):
+            call()
+    store.close()
+    store._lite._db._release_lock()  # type: ignore[union-attr] # what the end of the process would do
+    again = MilvusStore(path, IDENTITY)
+    assert [r.id for r in again.load("ann").rows] == ["1"]
+    again.close()
+
+
+def test_erased_text_leaves_the_files(tmp_path: Path) -> None:
+    path = tmp_path / "memory-00.db"
+    store = MilvusStore(path, IDENTITY)
+    store.put([make_row("ann", str(i), f"SECRETWORD number {i}", arrived=i) for i in range(50)])
+    store.put([make_row("bob", str(i), f"BOBSWORD {i}", arrived=i) for i in range(50)])
+    store.put_persona("ann", make_persona(1, "SECRETWORD persona"), "t")
+    store.flush()
+    store.put([make_row("ann", "late", "SECRETWORD late", "SECRETWORD", arrived=99)])
+    assert "rewritten" in store.erase("ann").note
+    found = [p for p in path.rglob("*") if p.is_file() and contains(p, "SECRETWORD")]
+    assert found == []
+    assert any(contains(p, "BOBSWORD") for p in path.rglob("*") if p.is_file())
+    assert len(store.load("bob").rows) == 50
+    store.close()
+
+
+def contains(path: Path, word: str) -> bool:
+    """Whether a file holds a word: as bytes, or in a column of a (compressed) Parquet file."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return word in json.dumps(pq.read_table(path).to_pylist(), default=str)
+    return word.encode() in path.read_bytes()
+
+
+def test_a_server_that_is_away_is_named_and_comes_back(tmp_path: Path) -> None:
+    server = Server(tmp_path / "data")
+    store = on_server(server, collection="away")
+    store.put([make_row("ann", "1")])
+    server.stop()
+    started = time.monotonic()
+    for call in (lambda: store.put([make_row("ann", "2")]), lambda: store.load("ann")):
+        with pytest.raises(UnavailableError, match="does not answer"):
+            call()
+    with pytest.raises(UnavailableError, match="does not answer"):
+        MilvusStore(server.uri, IDENTITY, timeout=2)
+    assert time.monotonic() - started < 30
+    server.start()
+    for _ in range(100):
+        try:
+            store.put([make_row("ann", "3", arrived=3)])
+            break
+        except UnavailableError:
+            time.sleep(0.2)
+    assert "3" in [r.id for r in store.load("ann").rows]
+    store.close()
+    server.stop()
+
+
+def test_two_shards_that_believe_in_one_user_do_not_both_commit(server: Server) -> None:
+    one = on_server(server, collection="split")
+    two = on_server(server, collection="split")
+    one.put_persona("ann", make_persona(1), "a")
+    for other, token in ((two, "b"), (one, "c")):
+        with pytest.raises(Exception, match="exists already"):
+            other.put_persona("ann", make_persona(1, "mine"), token)
+    two.put([make_row("ann", "1")])
+    assert one.count("ann") == 1
+    one.close()
+    two.close()
+
+
+def test_shards_of_one_server_list_their_own_users(server: Server) -> None:
+    shards = [on_server(server, collection="shared", shards=2, shard=n) for n in range(2)]
+    users = [f"user {n}" for n in range(20)]
+    for user in users:
+        shards[shard_of(user_key(user), 2)].put([make_row(user, "1")])
+    listed = [[s.user for s in shard.users()] for shard in shards]
+    assert sorted(listed[0] + listed[1]) == sorted(users)
+    assert all(listed)
+    assert shards[0].search("user 1", EMBEDDER.encode(["q"])[0], 5, **ALWAYS)  # type: ignore[arg-type]
+    for shard in shards:
+        shard.close()

@@ -1,0 +1,419 @@
+"""The HTTP API over an agent in this process: endpoints, errors, exact user ids. The cluster side is in test_serve.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import openai
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from personaagent.agent import Agent
+from personaagent.errors import ContextLengthExceeded, UnavailableError
+from personaagent.local_memory import LocalMemory
+from personaagent.settings import ServeSettings, Settings
+from personaagent.types import ChatRequest, ChatResult, Usage, user_key
+from serve.api import Services, create_api
+from serve.http import canonical, decoded
+from tests.doubles import HashEmbedder
+
+USERS = [
+    "anna",
+    "a/b",
+    "a//b",
+    "/",
+    "...",
+    "q\"uote's",
+    "new\nline",
+    "tab\t",
+    "ünïcødé 名前",
+    "🦊",
+    "%2F",
+    "a%20b",
+    "a b?c#d",
+    "x" * 256,
+]
+JSON = {"Content-Type": "application/json"}
+
+
+class EchoLLM:
+    """Answers with the last message, or says yes to the first choice; fails on demand."""
+
+    context_length = 4096
+
+    def __init__(self) -> None:
+        self.requests: list[ChatRequest] = []
+        self.error: Exception | None = None
+        self.break_after: int | None = None
+        self.message: dict[str, Any] = {}
+
+    async def chat(self, request: ChatRequest) -> ChatResult:
+        self.requests.append(request)
+        if self.error is not None:
+            raise self.error
+        if request.choices:
+            logprobs = tuple((choice, -1.0 - i) for i, choice in enumerate(request.choices))
+            return ChatResult(text=request.choices[0], first_logprobs=logprobs, usage=Usage(calls=1, prompt_tokens=3))
+        text = f"you said {request.messages[-1].text}"
+        message = self.message or {"role": "assistant", "content": text}
+        usage = Usage(calls=1, prompt_tokens=7, completion_tokens=3, cached_tokens=4)
+        finish = "tool_calls" if self.message else "stop"
+        return ChatResult(text=message["content"] or "", finish_reason=finish, usage=usage, message=message)
+
+    async def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
+        result = await self.chat(request)
+        for i, word in enumerate(result.text.split(" ")):
+            if i == self.break_after:
+                raise UnavailableError("the model's replica died while it answered")
+            yield word if i == 0 else f" {word}"
+        yield result
+
+
+class World:
+    def __init__(self, **serve_settings: Any) -> None:
+        self.llm = EchoLLM()
+        embedder = HashEmbedder()
+        self.memory = LocalMemory(embedder)
+        tree = Settings(serve=ServeSettings(**serve_settings))
+
+        async def check() -> None:
+            if self.llm.error is not None:
+                raise self.llm.error
+
+        services = Services(
+            settings=tree,
+            model="echo",
+            agent=Agent(self.llm, self.memory, tree.agent),
+            memory=self.memory,
+            llm=self.llm,
+            embedder=embedder,
+            teacher=None,
+            check_llm=check,
+        )
+        transport = httpx.ASGITransport(app=create_api(services), raise_app_exceptions=False)
+        self.http = httpx.AsyncClient(transport=transport, base_url="http://test")
+
+    async def chat(self, user: str, text: str = "hello there", **more: Any) -> httpx.Response:
+        body = {"model": "echo", "user": user, "messages": [{"role": "user", "content": text}], **more}
+        return await self.http.post("/v1/chat/completions", json=body)
+
+    async def get(self, user: str, rest: str = "", **params: Any) -> httpx.Response:
+        return await self.http.get(f"/v1/users/{segment(user)}{rest}", params=params)
+
+    async def post(self, user: str, rest: str, body: Any) -> httpx.Response:
+        return await self.http.post(f"/v1/users/{segment(user)}{rest}", json=body)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def segment(user: str) -> str:
+    # HTTP clients resolve dot segments before they send a path, encoded or not; nobody can address these two.
+    return quote(user, safe="")
+
+
+def events(response: httpx.Response) -> list[Any]:
+    lines = [line.removeprefix("data: ") for line in response.text.split("\n") if line]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+def assert_error(response: httpx.Response, status: int, code: str | None) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["code"] == code
+    assert "\n" not in error["message"]
+    return error
+
+
+async def test_chat_answers_in_openais_schema_and_remembers(world: World) -> None:
+    response = await world.chat("anna")
+    body = response.json()
+    assert response.status_code == 200
+    assert body["object"] == "chat.completion"
+    assert body["choices"][0]["message"]["content"] == "you said hello there"
+    assert body["choices"][0]["finish_reason"] == "stop"
+    assert body["usage"]["total_tokens"] == 10
+    assert body["usage"]["prompt_tokens_details"]["cached_tokens"] == 4
+    assert body["personaagent"]["persona"] == 1
+    interaction = body["personaagent"]["interaction_id"]
+    assert response.headers["X-Interaction-Id"] == interaction
+    [kept] = await world.memory.latest("anna", 5)
+    assert (kept.id, kept.query, kept.response) == (interaction, "hello there", "you said hello there")
+
+
+async def test_choice_comes_with_scores(world: World) -> None:
+    response = await world.chat("anna", structured_outputs={"choice": ["tea", "coffee"]})
+    body = response.json()
+    assert body["choices"][0]["message"]["content"] == "tea"
+    assert set(body["personaagent"]["scores"]) == {"tea", "coffee"}
+
+
+async def test_clients_may_choose_the_interaction_id_and_repeat_it(world: World) -> None:
+    for _ in range(2):
+        response = await world.chat("anna", personaagent={"interaction_id": "gespräch 1"})
+        assert response.headers["X-Interaction-Id"] == quote("gespräch 1")
+    assert [i.id for i in await world.memory.latest("anna", 5)] == ["gespräch 1"]
+
+
+async def test_what_must_not_be_remembered_is_not(world: World) -> None:
+    assert (await world.chat("anna", personaagent={"remember": False})).status_code == 200
+    assert await world.memory.latest("anna", 5) == ()
+
+
+async def test_stream_is_openais_chunks(world: World) -> None:
+    response = await world.chat("anna", stream=True, stream_options={"include_usage": True})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    first, *middle, finish, usage, done = events(response)
+    assert done == "[DONE]"
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert "".join(e["choices"][0]["delta"]["content"] for e in middle) == "you said hello there"
+    assert finish["choices"][0]["finish_reason"] == "stop"
+    assert finish["personaagent"]["interaction_id"] == response.headers["X-Interaction-Id"]
+    assert usage["choices"] == []
+    assert usage["usage"]["completion_tokens"] == 3
+    assert len({e["id"] for e in [first, *middle, finish, usage]}) == 1
+
+
+async def test_error_before_the_first_word_of_a_stream_is_an_http_error(world: World) -> None:
+    world.llm.error = ContextLengthExceeded("too long")
+    assert_error(await world.chat("anna", stream=True), 400, "context_length_exceeded")
+
+
+async def test_error_inside_a_stream_is_an_event_and_nothing_is_remembered(world: World) -> None:
+    world.llm.break_after = 2
+    *_, error, done = events(await world.chat("anna", stream=True))
+    assert error["error"]["code"] == "unavailable"
+    assert done == "[DONE]"
+    assert await world.memory.latest("anna", 5) == ()
+
+
+async def test_tools_of_the_client_go_to_the_model_and_come_back_as_calls(world: World) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    world.llm.message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+    body = (await world.chat("anna", tools=tools, tool_choice="auto")).json()
+    assert world.llm.requests[-1].extra == {"tools": tools, "tool_choice": "auto"}
+    assert body["choices"][0]["message"]["tool_calls"] == [call]
+    assert body["choices"][0]["message"]["content"] is None
+    streamed = events(await world.chat("anna", tools=tools, stream=True))
+    calls = [e["choices"][0]["delta"]["tool_calls"] for e in streamed[:-1] if "tool_calls" in e["choices"][0]["delta"]]
+    assert calls == [[{**call, "index": 0}]]
+
+
+async def test_the_openai_client_works_unmodified(world: World) -> None:
+    # Its transport speaks to the application through the same ASGI interface.
+    class Bridge(openai.DefaultAsyncHttpxClient):
+        async def send(self, request: Any, **kwargs: Any) -> Any:
+            response = await world.http.request(
+                request.method, str(request.url), headers=dict(request.headers), content=request.content
+            )
+            headers = {k: v for k, v in response.headers.items() if k != "content-length"}
+            kind = type(request).__module__.split(".")[0]
+            module = __import__(kind)
+            return module.Response(response.status_code, headers=headers, content=response.content, request=request)
+
+    client = openai.AsyncOpenAI(base_url="http://test/v1", api_key="none", http_client=Bridge(), max_retries=0)
+    answer = await client.chat.completions.create(
+        model="echo", user="anna", messages=[{"role": "user", "content": "hi"}]
+    )
+    assert answer.choices[0].message.content == "you said hi"
+    stream = await client.chat.completions.create(
+        model="echo", user="anna", messages=[{"role": "user", "content": "hi"}], stream=True
+    )
+    pieces = [chunk.choices[0].delta.content or "" async for chunk in stream]
+    assert "".join(pieces) == "you said hi"
+    assert [m.id async for m in client.models.list()] == ["echo"]
+    with pytest.raises(openai.NotFoundError) as unknown:
+        await client.chat.completions.create(model="gpt-9", user="anna", messages=[{"role": "user", "content": "hi"}])
+    assert unknown.value.code == "model_not_found"
+    world.llm.error = ContextLengthExceeded("too long")
+    with pytest.raises(openai.BadRequestError) as long:
+        await client.chat.completions.create(model="echo", user="anna", messages=[{"role": "user", "content": "hi"}])
+    assert long.value.code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code", "param"),
+    [
+        ({"user": None}, 422, "invalid_input", "user"),
+        ({"user": ""}, 422, "invalid_input", "user"),
+        ({"user": "x" * 300}, 422, "invalid_input", "user"),
+        ({"messages": []}, 422, "invalid_input", "messages"),
+        ({"messages": [{"role": "wizard", "content": "hi"}]}, 422, "invalid_input", "messages.0.role"),
+        ({"messages": [{"role": "system", "content": "hi"}]}, 422, "invalid_input", None),
+        ({"messages": [{"role": "user", "content": "x" * 70_000}]}, 422, "invalid_input", "messages"),
+        ({"temperature": -1}, 422, "invalid_input", "temperature"),
+        ({"priority": 5}, 422, "invalid_input", "priority"),
+        ({"structured_outputs": {"choice": ["one"]}}, 422, "invalid_input", "structured_outputs.choice"),
+        ({"structured_outputs": {"choice": ["one", "one"]}}, 422, "invalid_input", "structured_outputs.choice"),
+        ({"n": 2}, 400, "unsupported_value", "n"),
+        ({"logprobs": True}, 400, "unsupported_value", "logprobs"),
+        ({"model": "other"}, 404, "model_not_found", "model"),
+    ],
+)
+async def test_bad_chat_requests(world: World, change: dict[str, Any], status: int, code: str, param: str) -> None:
+    body = {"model": "echo", "user": "anna", "messages": [{"role": "user", "content": "hi"}], **change}
+    body = {k: v for k, v in body.items() if v is not None}
+    error = assert_error(await world.http.post("/v1/chat/completions", json=body), status, code)
+    assert error["param"] == param
+
+
+async def test_half_a_surrogate_pair_is_refused_everywhere(world: World) -> None:
+    lone = '"\\ud800"'
+    for body in (
+        f'{{"model": "echo", "user": {lone}, "messages": [{{"role": "user", "content": "hi"}}]}}',
+        f'{{"model": "echo", "user": "anna", "messages": [{{"role": "user", "content": {lone}}}]}}',
+        f'{{"model": "echo", "user": "anna", "metadata": {{"a": {lone}}}, "messages": [{{"role": "user", "content": "hi"}}]}}',
+    ):
+        response = await world.http.post("/v1/chat/completions", content=body, headers=JSON)
+        assert_error(response, 422, "invalid_input")
+    assert_error(await world.http.get("/v1/users/%ED%A0%80/persona"), 422, "invalid_input")
+    assert_error(await world.http.get("/v1/users/%FF/persona"), 422, "invalid_input")
+    assert await world.memory.users() == ()
+
+
+async def test_every_error_is_openais(world: World) -> None:
+    assert_error(await world.http.get("/nothing/here"), 404, "not_found")
+    assert_error(await world.http.get("/v1/chat/completions"), 405, "method_not_allowed")
+    path = "/v1/chat/completions"
+    assert_error(await world.http.post(path, content="{", headers=JSON), 400, "invalid_json")
+    assert_error(await world.http.post(path, content="[1]", headers=JSON), 422, "invalid_input")
+    assert_error(await world.http.post(path, content="{}"), 415, "not_json")
+    assert_error(await world.http.get("/v1/models/gpt-9"), 404, "model_not_found")
+    world.llm.error = UnavailableError("the engine died")
+    assert_error(await world.chat("anna"), 503, "unavailable")
+
+
+async def test_an_unforeseen_error_tells_nothing(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.llm.error = KeyError("anna's secret")
+    response = await world.chat("anna")
+    assert_error(response, 500, "internal_error")
+    assert "secret" not in response.text
+    assert "secret" not in caplog.text
+    assert "KeyError" in caplog.text
+
+
+@pytest.mark.parametrize("user", USERS)
+async def test_any_user_id_is_handled_exactly(world: World, user: str) -> None:
+    assert (await world.chat("other", "do not show")).status_code == 200
+    assert (await world.post(user, "/interactions", {"id": "i/1", "query": "q", "truth": "t"})).status_code == 200
+    assert (await world.post(user, "/interactions/i%2F1/feedback", {"truth": "mine"})).json()["truth"] == "mine"
+    assert (await world.get(user)).json()["user"] == user
+    found = (await world.get(user, "/memory", query="q")).json()["episodes"]
+    assert [e["interaction"]["user"] for e in found] == [user]
+    assert (await world.get(user, "/persona")).json()["number"] == 1
+    assert {u.user for u in await world.memory.users()} == {"other", user}
+    receipt = (await world.http.delete(f"/v1/users/{segment(user)}")).json()
+    assert (receipt["user_key"], receipt["interactions"], receipt["remaining"]) == (user_key(user), 1, 0)
+    assert [u.user for u in await world.memory.users()] == ["other"]
+
+
+async def test_too_long_a_user_id_is_refused(world: World) -> None:
+    assert_error(await world.get("x" * 300, "/persona"), 422, "invalid_input")
+    assert_error(await world.post("x" * 300, "/interactions", {"query": "q"}), 422, "invalid_input")
+
+
+async def test_unknown_users_are_404_and_stay_unknown(world: World) -> None:
+    for rest in ("", "/persona", "/persona/versions", "/memory?query=x", "/memory", "/profile", "/export"):
+        assert_error(await world.http.get(f"/v1/users/nobody{rest}"), 404, "not_found")
+    assert_error(await world.http.delete("/v1/users/nobody"), 404, "not_found")
+    assert_error(await world.post("nobody", "/align", {}), 404, "not_found")
+    assert_error(await world.post("nobody", "/interactions/x/feedback", {"truth": "t"}), 404, "not_found")
+    assert_error(await world.post("nobody", "/persona/rollback", {"number": 1}), 404, "not_found")
+    assert await world.memory.users() == ()
+
+
+async def test_interactions_one_or_many(world: World) -> None:
+    one = {"query": "tea or coffee?", "truth": "tea"}
+    first = (await world.post("anna", "/interactions", one)).json()
+    assert (first["added"], len(first["ids"])) == (1, 1)
+    again = (await world.post("anna", "/interactions", [one, {"query": "again?", "user": "bob"}])).json()
+    assert (again["added"], again["repeated"]) == (1, 1)
+    wrapped = (await world.post("anna", "/interactions", {"interactions": [one, one]})).json()
+    assert (wrapped["added"], wrapped["repeated"]) == (1, 1)  # said twice in one request, it happened twice
+    assert [u.user for u in await world.memory.users()] == ["anna"]
+    for bad in ([], {}, "text", {"query": 1}, {"query": "q", "choices": ["a"]}, {"query": "q", "wish": 1}):
+        assert_error(await world.post("anna", "/interactions", bad), 422, "invalid_input")
+
+
+async def test_personas_are_versions(world: World) -> None:
+    await world.chat("anna")
+    made = (await world.http.put("/v1/users/anna/persona", json={"text": "Likes tea."})).json()
+    assert (made["number"], made["origin"], made["parent"]) == (2, "manual", 1)
+    lost = await world.http.put("/v1/users/anna/persona", json={"text": "Late.", "expected": 1})
+    assert_error(lost, 409, "conflict")
+    pinned = (await world.post("anna", "/persona/pin", {"pinned": True})).json()
+    assert (pinned["number"], pinned["pinned"]) == (3, True)
+    assert (await world.post("anna", "/persona/pin", {"pinned": True})).json()["number"] == 3
+    back = (await world.post("anna", "/persona/rollback", {"number": 1})).json()
+    assert (back["number"], back["origin"], back["pinned"]) == (4, "rollback", True)
+    versions = (await world.get("anna", "/persona/versions")).json()["versions"]
+    assert [v["number"] for v in versions] == [1, 2, 3, 4]
+    assert versions[3]["text"] == versions[0]["text"]
+    assert_error(await world.post("anna", "/persona/rollback", {"number": 9}), 404, "not_found")
+    new = (await world.http.put("/v1/users/bob/persona", json={"text": "New here."})).json()
+    assert new["number"] == 1
+
+
+async def test_align_returns_what_it_did(world: World) -> None:
+    await world.chat("anna")
+    result = (await world.http.post("/v1/users/anna/align?paper=true")).json()
+    assert (result["user"], result["outcome"]) == ("anna", "skipped")  # nothing with a truth to learn from
+
+
+async def test_export_is_json_lines(world: World) -> None:
+    await world.chat("anna")
+    response = await world.get("anna", "/export")
+    assert response.headers["content-type"].startswith("application/x-ndjson")
+    assert [json.loads(line)["type"] for line in response.text.splitlines()] == ["user", "interaction", "persona"]
+
+
+async def test_api_key_is_asked_for_except_by_probes() -> None:
+    world = World(api_key=SecretStr("s3cret"))
+    assert_error(await world.chat("anna"), 401, "invalid_api_key")
+    for wrong in ("s3cret", "Bearer nope", "Basic s3cret", "Bearer "):
+        response = await world.http.get("/v1/models", headers={"Authorization": wrong})
+        assert_error(response, 401, "invalid_api_key")
+    assert (await world.http.get("/v1/models", headers={"Authorization": "Bearer s3cret"})).status_code == 200
+    for probe in ("/healthz", "/readyz"):
+        assert (await world.http.get(probe)).status_code == 200
+
+
+async def test_readyz_says_which_part_is_missing(world: World) -> None:
+    assert (await world.http.get("/readyz")).json()["parts"] == {"llm": "ok", "embedder": "ok", "memory": "ok"}
+    world.llm.error = UnavailableError("the model does not answer")
+    response = await world.http.get("/readyz")
+    assert response.status_code == 503
+    assert response.json()["parts"] == {"llm": "the model does not answer", "embedder": "ok", "memory": "ok"}
+    assert (await world.http.get("/healthz")).status_code == 200
+
+
+async def test_bodies_are_bounded_with_and_without_a_length() -> None:
+    world = World(max_body_mb=0.001)
+    assert_error(await world.chat("anna", "x" * 2000), 413, "request_too_large")
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b"x" * 100
+
+    assert_error(
+        await world.http.post("/v1/chat/completions", content=chunks(), headers=JSON), 413, "request_too_large"
+    )
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+@settings(max_examples=300, deadline=None)
+def test_a_path_segment_says_what_was_put_into_it(user: str) -> None:
+    path = canonical(f"/v1/users/{segment(user)}/persona".encode())
+    empty, version, users, last, rest = path.split("/")
+    assert (empty, version, users, decoded(last), rest) == ("", "v1", "users", user, "persona")
+    assert canonical(path.encode()) == path
