@@ -17,8 +17,8 @@ from ray.exceptions import RayActorError
 
 from alignment.aligner import Aligner
 from personaagent.agent import Agent
-from personaagent.errors import InvalidInput, PersonaAgentError
-from personaagent.llm import OpenAILLM
+from personaagent.errors import PersonaAgentError
+from personaagent.llm import teacher_llm
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AgentSettings, AlignmentSettings
 from personaagent.types import AlignmentResult, Origin, Outcome
@@ -45,19 +45,10 @@ class Parts:
     teacher: LLM | None = None
 
     def aligner(self) -> Aligner:
-        """An aligner of these parts. Raises InvalidInput if the teacher's settings name a URL but no model."""
-        return Aligner(
-            Agent(self.llm, self.memory, self.agent), self.memory, self.embedder, self.alignment, self._teacher()
-        )
-
-    def _teacher(self) -> LLM | None:
-        named = self.alignment.teacher
-        if self.teacher is not None or named.base_url is None:
-            return self.teacher
-        if named.model is None:
-            raise InvalidInput("alignment.teacher.base_url needs alignment.teacher.model beside it")
-        key = named.api_key.get_secret_value() if named.api_key else None
-        return OpenAILLM(named.base_url, named.model, key)
+        """An aligner of these parts. Raises InvalidInput if the teacher's settings are incomplete."""
+        agent = Agent(self.llm, self.memory, self.agent)
+        teacher = self.teacher or teacher_llm(self.alignment.teacher)
+        return Aligner(agent, self.memory, self.embedder, self.alignment, teacher)
 
 
 class AlignmentActor:

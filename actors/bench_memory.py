@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ async def run(
             result["speedup_vs_milvus_lite"] = round(plain["unflushed"]["p50"] / ours, 1)
             result["speedup_vs_milvus_lite_flushed"] = round(plain["flushed"]["p50"] / ours, 1)
             told("mem0", 0, 1)
-            peer = await _mem0(Path(folder) / "mem0", max(s for s in sizes if s <= 1_000), min(calls, 50))
+            peer = await _mem0(folder, max(s for s in sizes if s <= 1_000), min(calls, 50))
             result["mem0_recall_ms"] = peer
             same = result["recall_ms"][str(max(s for s in sizes if s <= 1_000))]["p50"]
             result["speedup_vs_mem0"] = None if peer is None else round(peer["p50"] / same, 1)
@@ -148,10 +149,10 @@ async def _ours(
         await memory.append_many(episodes(user, size))
         questions = [f"Which {SUBJECTS[n % len(SUBJECTS)]} today, question {n}?" for n in range(calls)]
         await memory.recall(user, RecallQuery(text="warm up"))
-        took = await _timed([lambda q=q: memory.recall(user, RecallQuery(text=q)) for q in questions])  # type: ignore[misc]
+        took = await _timed([partial(memory.recall, user, RecallQuery(text=q)) for q in questions])
         recall[str(size)] = percentiles(took)
         new = episodes(user, calls, first=size)
-        append[str(size)] = percentiles(await _timed([lambda i=i: memory.append(user, [i]) for i in new]))  # type: ignore[misc]
+        append[str(size)] = percentiles(await _timed([partial(memory.append, user, [i]) for i in new]))
     users = [f"user-{n}" for n in range(shard_episodes // 100)]
     told("bulk import", 0, shard_episodes)
     started, done = time.perf_counter(), 0
@@ -166,7 +167,7 @@ async def _ours(
     restart_s = await memory.restart_shard(0)
     told("cold activation", 0, 1)
     step = max(1, len(users) // min(calls, len(users)))
-    cold = [lambda u=u: memory.recall(u, RecallQuery(text="anything cold")) for u in users[::step]]  # type: ignore[misc]
+    cold = [partial(memory.recall, u, RecallQuery(text="anything cold")) for u in users[::step]]
     activation = await _timed(cold)
     warm = (await memory.stats())[0]
     active = warm["active_users"] * 100
@@ -206,7 +207,12 @@ def _plain_milvus(path: Path, size: int, calls: int) -> dict[str, dict[str, floa
                 client.insert(
                     "episodes",
                     [
-                        {"id": (n := n + 1), "vector": MadeUpVectors.one(i.query).tolist(), "user_id": user, "text": i.query}
+                        {
+                            "id": (n := n + 1),
+                            "vector": MadeUpVectors.one(i.query).tolist(),
+                            "user_id": user,
+                            "text": i.query,
+                        }
                         for i in chunk
                     ],
                 )
@@ -229,12 +235,11 @@ def _plain_milvus(path: Path, size: int, calls: int) -> dict[str, dict[str, floa
         client.close()
 
 
-async def _mem0(folder: Path, size: int, calls: int) -> dict[str, float] | None:
+async def _mem0(folder: str, size: int, calls: int) -> dict[str, float] | None:
     """Recall of mem0 (`infer=False`, Milvus Lite, the same vectors) in a process of its own; None if not installed.
 
     Its dependencies may differ from ours, so PERSONAAGENT_BENCH_PATH may name a folder with it.
     """
-    folder.mkdir()
     environment = {**os.environ, "MEM0_TELEMETRY": "False", "MEM0_DIR": str(folder)}
     if extra := os.environ.get("PERSONAAGENT_BENCH_PATH"):
         environment["PYTHONPATH"] = os.pathsep.join([extra, environment.get("PYTHONPATH", "")])

@@ -153,6 +153,13 @@ class MilvusStore:
         return self._dirty_rows
 
     @property
+    def episodes(self) -> int:
+        """Interactions of all users in the store (a server's count covers all shards and is approximate)."""
+        if self._lite is not None:
+            return sum(len(ledger) for ledger in list(self._ledgers.values()))
+        return int(self._read(lambda client: client.get_collection_stats(self._episodes))["row_count"])
+
+    @property
     def broken(self) -> str | None:
         """Why nothing can be written until the process starts anew, or None."""
         return self._broken
@@ -202,7 +209,7 @@ class MilvusStore:
         """When the user's interactions happened and arrived."""
         key = user_key(user)
         if self._lite is not None:
-            return self._ledger_of(key)
+            return self._ledger_of(key).copy()
         ledger = Ledger()
         for e in self._pages(self._episodes, rows.equals("user_key", key), rows.EPISODE_SCALARS):
             ledger.put(bytes.fromhex(e["pk"][32:]), e["time"], e["arrived"], e["truth_arrived"])
@@ -390,7 +397,7 @@ class MilvusStore:
         for entity in batch:
             key, prefix = entity["user_key"], entity["pk"] + "/"
             if self._lite is not None:
-                parts: Iterable[str] = self._record_keys.get(key, ())
+                parts: Iterable[str] = list(self._record_keys.get(key, ()))
             elif entity["parts"]:
                 parts = [e["pk"] for e in self._records_of(key, "part", text=False)]
             else:
@@ -469,8 +476,8 @@ class MilvusStore:
     def _by_user(self, kinds: Sequence[str]) -> Iterator[tuple[str, list[Entity]]]:
         """The records of these kinds of all users of this shard, user by user."""
         if self._lite is not None:
-            for keys in rows.chunked(sorted(k for k in self._record_keys if k != META), 100):
-                pks = [pk for key in keys for pk in self._record_keys.get(key, ()) if _kind(pk) in kinds]
+            for keys in rows.chunked(sorted(k for k in list(self._record_keys) if k != META), 100):
+                pks = [pk for key in keys for pk in list(self._record_keys.get(key, ())) if _kind(pk) in kinds]
                 yield from self._grouped(self._by_pk(self._records, pks, rows.RECORD_FIELDS))
         else:
             found = self._pages(self._records, rows.any_of("kind", kinds), rows.RECORD_FIELDS)
@@ -485,7 +492,7 @@ class MilvusStore:
     def _records_of(self, key: str, kind: str, text: bool = True) -> list[Entity]:
         """A user's records of a kind, with their whole text unless that is not needed."""
         if self._lite is not None:
-            pks = sorted(pk for pk in self._record_keys.get(key, ()) if _kind(pk) == kind)
+            pks = sorted(pk for pk in list(self._record_keys.get(key, ())) if _kind(pk) == kind)
             if not text:
                 return [{"pk": pk} for pk in pks]
             found = self._by_pk(self._records, pks, rows.RECORD_FIELDS)

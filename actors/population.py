@@ -180,7 +180,7 @@ class _Align:
         names = users["user"].to_pylist()
         try:
             results = await self._actor.align(names, self._run)
-        except Exception as e:  # noqa: BLE001 - an exception here would end the whole job, not one batch
+        except Exception as e:
             log.debug("a batch of %d users failed", len(names), exc_info=True)
             reason = f"error: {type(e).__name__}"
             results = [AlignmentResult(user=u, outcome=Outcome.FAILED, reason=reason, run=self._run) for u in names]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from alignment.budget import Budget, Caller, together
 from alignment.candidates import Arm, Grid
@@ -17,9 +17,10 @@ from alignment.splits import split, window
 from alignment.textual import Proposer, TextualProposer
 from personaagent.agent import Agent
 from personaagent.errors import BudgetExceeded, ConflictError, PersonaAgentError
+from personaagent.profile import build_profile
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AlignmentSettings
-from personaagent.types import AlignmentResult, Interaction, Outcome, Persona, user_key
+from personaagent.types import AlignmentResult, ChatRequest, ChatResult, Interaction, Outcome, Persona, user_key
 
 __all__ = ["Aligner"]
 
@@ -49,6 +50,7 @@ class Aligner:
         """`teacher` writes losses and rewrites (and judges free text); by default the agent's own model does."""
         llm = teacher or agent.llm
         self._agent = agent
+        self._embedder = embedder
         self._memory = memory
         self._settings = settings
         self._textual = TextualProposer(llm, agent.settings.persona_tokens, settings.seed)
@@ -130,6 +132,8 @@ class Aligner:
             if len(latest) < needed:
                 reason = f"{len(latest)} interactions with a known truth; alignment needs {needed}"
                 return skipped.model_copy(update={"reason": reason})
+            if self._settings.profile:
+                await self._learn_profile(user, caller)
             persona = await self._agent.ensure_persona(user)
             if persona.pinned:
                 return skipped.model_copy(update={"reason": "the persona is pinned", "persona_before": persona.number})
@@ -139,6 +143,14 @@ class Aligner:
             except ConflictError:
                 log.debug("persona of user %s changed during alignment, attempt %d", user_key(user), attempt)
         return AlignmentResult(user=user, outcome=Outcome.CONFLICT, reason="the persona changed twice during alignment")
+
+    async def _learn_profile(self, user: str, caller: Caller) -> None:
+        """Bring the semantic profile up to date: a user's first persona is made from it."""
+        llm = _Charged(self._agent.llm, caller)
+        try:
+            await build_profile(self._memory, self._embedder, user, llm, self._settings.profile_tokens)
+        except ConflictError:  # another build was first, and read the same interactions
+            log.debug("profile of user %s was built meanwhile", user_key(user))
 
     @property
     def _sizes(self) -> tuple[int, int]:
@@ -216,3 +228,21 @@ class Aligner:
         committed = await self._memory.commit_persona(user, draft, persona.number)
         news = {"outcome": Outcome.ACCEPTED, "reason": reason, "persona_after": committed.number, **scores}
         return kept.model_copy(update=news)
+
+
+class _Charged:
+    """A model whose calls go through a user's caller, which counts and bounds them."""
+
+    def __init__(self, llm: LLM, caller: Caller) -> None:
+        self._llm = llm
+        self._caller = caller
+
+    @property
+    def context_length(self) -> int:
+        return self._llm.context_length
+
+    async def chat(self, request: ChatRequest) -> ChatResult:
+        return await self._caller.call(lambda: self._llm.chat(request), lambda r: r.usage)
+
+    def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
+        raise TypeError("alignment reads whole answers")

@@ -194,7 +194,7 @@ async def fill(memory: Memory, embedder: Embedder, settings: Settings, users: in
     for number in range(first, first + users):
         history = made_up_user(number, length)
         await memory.append(history[0].user, history)
-        await build_profile(memory, embedder, history[0].user, None, settings.memory.profile_tokens)
+        await build_profile(memory, embedder, history[0].user, None, settings.alignment.profile_tokens)
         names.append(history[0].user)
     return names
 

@@ -240,7 +240,7 @@ class Evaluation:
 
         async def one(user: str) -> None:
             async with self._slots:
-                await build_profile(memory, self._embedder, user, meter, self._settings.memory.profile_tokens)
+                await build_profile(memory, self._embedder, user, meter, self._settings.alignment.profile_tokens)
 
         await self._together((one(u) for u in users), len(users), f"{label}: profiles")
 

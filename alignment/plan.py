@@ -18,6 +18,9 @@ def calls_of(truths: int, settings: AlignmentSettings) -> int:
     if truths < 2:
         return 0
     rewrite, select, gate = sizes(truths, settings.batch, settings.held_out)
+    if select < 2:  # joined with the rewrite batch
+        select += rewrite
+        rewrite = min(settings.batch, select)
     arms = settings.candidates + (len(DEMONSTRATIONS) if select >= ENOUGH else 0)
     rung = min(select, max(ENOUGH, -(-select // 3)))
     halving = arms * rung + (-(-arms // 2) + 1) * (select - rung) + rung

@@ -58,7 +58,9 @@ class ClusterOptions(Part):
     image: str  # of every pod
     pull_secret: ObjectName | None = None
     secret: ObjectName = "personaagent"  # its keys are names of environment variables
-    home_claim: ObjectName | None = None  # a ReadWriteMany claim; None: every pod has a home of its own, lost with it
+    home_claim: ObjectName | None = (
+        None  # a claim that all pods mount; None: every pod has a home of its own, lost with it
+    )
     head_cpus: Annotated[int, Field(ge=1)] = 2
     head_memory: Quantity = "8Gi"
     cpu: CpuWorkers = CpuWorkers()
@@ -120,7 +122,9 @@ def _assign(tree: dict[str, Any], assignment: str) -> None:
     path, equals, raw = assignment.partition("=")
     *branches, leaf = path.split(".")
     if not equals or not branches or not leaf:
-        raise InvalidInput(f"--set takes section.key=value, as in cluster.image=registry/personaagent:1, not {assignment!r}")
+        raise InvalidInput(
+            f"--set takes section.key=value, as in cluster.image=registry/personaagent:1, not {assignment!r}"
+        )
     for branch in branches:
         tree = tree.setdefault(branch, {})
         if not isinstance(tree, dict):

@@ -6,7 +6,17 @@ from typing import Any
 
 from cluster.options import ClusterOptions
 
-__all__ = ["API_PORT", "DASHBOARD_PORT", "HOME", "METRICS_PORTS", "head_group", "labels", "worker_group"]
+__all__ = [
+    "API_PORT",
+    "DASHBOARD_PORT",
+    "HOME",
+    "METRICS_PORTS",
+    "Object",
+    "head_group",
+    "labels",
+    "metadata",
+    "worker_group",
+]
 
 API_PORT = 8000
 DASHBOARD_PORT = 8265
@@ -31,6 +41,11 @@ def labels(options: ClusterOptions, component: str | None = None) -> dict[str, s
     """Labels that select pods. KubeRay keeps `app.kubernetes.io/name` for itself."""
     found = {"app.kubernetes.io/part-of": "personaagent", "app.kubernetes.io/instance": options.name}
     return {**found, "app.kubernetes.io/component": component} if component else found
+
+
+def metadata(options: ClusterOptions, name: str) -> Object:
+    """Metadata of an object of the service."""
+    return {"name": name, "namespace": options.namespace, "labels": labels(options)}
 
 
 def head_group(
@@ -143,10 +158,10 @@ def _template(
             {"name": "settings", "configMap": {"name": f"{options.name}-settings"}},
             {"name": "home", **({"persistentVolumeClaim": {"claimName": claim}} if claim else {"emptyDir": {}})},
         ]
-    metadata: Object = {"labels": labels(options, component)}
+    described: Object = {"labels": labels(options, component)}
     if annotations:
-        metadata["annotations"] = annotations
-    return {"metadata": metadata, "spec": spec}
+        described["annotations"] = annotations
+    return {"metadata": described, "spec": spec}
 
 
 def _ports(named: dict[str, int]) -> list[Object]:

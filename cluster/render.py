@@ -23,23 +23,32 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from cluster.guards import disruption_budgets, network_policy, pod_monitor
 from cluster.options import ClusterOptions, load_deployment
 from cluster.pods import (
     API_PORT,
     CONTAINER_SECURITY,
     DASHBOARD_PORT,
     HOME,
-    METRICS_PORTS,
     Object,
     head_group,
-    labels,
+    metadata,
     worker_group,
 )
 from cluster.secrets import public_tree, secret_variables
 from personaagent.errors import InvalidInput, PersonaAgentError
 from personaagent.settings import EMBEDDED, Settings
 
-__all__ = ["RAY_VERSION", "align_job", "examples", "nightly_job", "service", "service_objects", "settings_tree", "to_yaml"]
+__all__ = [
+    "RAY_VERSION",
+    "align_job",
+    "examples",
+    "nightly_job",
+    "service",
+    "service_objects",
+    "settings_tree",
+    "to_yaml",
+]
 
 RAY_VERSION = "2.60.0"
 HERE = Path(__file__).resolve().parent
@@ -134,7 +143,7 @@ def service(settings: Settings, options: ClusterOptions) -> Object:
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayService",
-        "metadata": _metadata(options, options.name),
+        "metadata": metadata(options, options.name),
         "spec": {
             "serveConfigV2": _dump(_serve_config(tree)),
             "excludeHeadPodFromServeSvc": True,
@@ -151,39 +160,49 @@ def service_objects(settings: Settings, options: ClusterOptions) -> list[Object]
     config_map = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(options, f"{options.name}-settings"),
+        "metadata": metadata(options, f"{options.name}-settings"),
         "data": {"settings.yaml": _dump(settings_tree(settings))},
     }
-    monitor = [_pod_monitor(options)] if options.monitoring_namespace else []
-    return [config_map, _network_policy(options), *_disruption_budgets(ray, options), ray, *monitor]
+    monitor = [pod_monitor(options)] if options.monitoring_namespace else []
+    return [config_map, network_policy(options), *disruption_budgets(ray, options), ray, *monitor]
 
 
 def align_job(options: ClusterOptions, run_id: str) -> Object:
     """A RayJob that aligns every user once; its retries go on with what is left of the run.
 
     Raises:
-        InvalidInput: the run id cannot be one.
+        InvalidInput: the run id cannot be one, or there is no home that all pods share.
     """
     if not RUN_ID.fullmatch(run_id):
         raise InvalidInput(f"run id {run_id!r}: up to 100 letters, digits, dots, hyphens and underscores, please")
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
-        "metadata": _metadata(options, f"{options.name}-align"),
+        "metadata": metadata(options, f"{options.name}-align"),
         "spec": _job(options, shlex.quote(run_id), ["--all"]),
     }
 
 
-def nightly_job(options: ClusterOptions, since: str = "2d") -> Object:
-    """A RayCronJob that aligns the users with truths newer than `since`; each night's job name is its run id."""
+def nightly_job(options: ClusterOptions, min_new: int = 1, since: str | None = None) -> Object:
+    """A RayCronJob that aligns the users with news; each night's job name is its run id.
+
+    Args:
+        options: also the schedule.
+        min_new: truths that a user must have since their last alignment. A night that failed is made up for by the next.
+        since: passed on as `--since`: only users with an interaction that new.
+
+    Raises:
+        InvalidInput: there is no home that all pods share.
+    """
+    arguments = ["--all", "--min-new", str(min_new), *(["--since", since] if since else [])]
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayCronJob",
-        "metadata": _metadata(options, f"{options.name}-nightly"),
+        "metadata": metadata(options, f"{options.name}-nightly"),
         "spec": {
             "schedule": options.schedule,
             "timeZone": options.time_zone,
-            "jobTemplate": _job(options, f'"{JOB_NAME}"', ["--all", "--since", since]),
+            "jobTemplate": _job(options, f'"{JOB_NAME}"', arguments),
         },
     }
 
@@ -203,7 +222,8 @@ def examples() -> dict[str, str]:
         "raycronjob-align.yaml": ("nightly cluster/deployments/gpu.yaml", [nightly_job(gpu[1])]),
     }
     return {
-        name: f"# python -m cluster.render {command}\n{to_yaml(objects)}" for name, (command, objects) in rendered.items()
+        name: f"# python -m cluster.render {command}\n{to_yaml(objects)}"
+        for name, (command, objects) in rendered.items()
     }
 
 
@@ -213,7 +233,9 @@ def _gpu_replicas(settings: Settings, options: ClusterOptions) -> tuple[int, int
     if llm.base_url is not None or llm.accelerator == "cpu":
         return None
     if llm.model == EMBEDDED:
-        raise InvalidInput("llm.model is the embedded one, which is for CPUs; name a model, or set llm.accelerator to cpu")
+        raise InvalidInput(
+            "llm.model is the embedded one, which is for CPUs; name a model, or set llm.accelerator to cpu"
+        )
     fit = options.gpu.count // llm.tensor_parallel
     if fit == 0:
         raise InvalidInput(
@@ -248,6 +270,11 @@ def _job(options: ClusterOptions, run: str, arguments: list[str]) -> Object:
     KubeRay's clusterSelector takes the exact name of a cluster, which a RayService changes at every upgrade, and allows
     no retries. Aligning in a cluster of its own would need engines of its own, and put second writers on users' memory.
     """
+    if options.home_claim is None:
+        raise InvalidInput(
+            "cluster.home_claim is not set: a run's results are kept in the home, and a retry that lands on another pod "
+            "needs them to go on; name a ReadWriteMany claim"
+        )
     address = f"http://{options.name}-head-svc:{DASHBOARD_PORT}"  # KubeRay points it at the cluster that serves
     command = ["python", "-m", "cluster.submit", "--address", address, "--run-id"]
     return {
@@ -261,70 +288,6 @@ def _job(options: ClusterOptions, run: str, arguments: list[str]) -> Object:
             "headGroupSpec": head_group(options, component="align", cpus=1, memory="4Gi"),
         },
     }
-
-
-def _network_policy(options: ClusterOptions) -> Object:
-    def peers(namespace: str) -> Object:
-        return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
-
-    def ports(*numbers: int) -> list[Object]:
-        return [{"protocol": "TCP", "port": number} for number in numbers]
-
-    clients: list[Object] = [{"podSelector": {}}]
-    if options.ingress_namespace:
-        clients.append(peers(options.ingress_namespace))
-    rules: list[Object] = [
-        {"from": [{"podSelector": {"matchLabels": labels(options)}}]},  # Ray's own traffic takes many ports
-        {"from": clients, "ports": ports(API_PORT)},
-        # Whoever reaches the dashboard's port can run code, so only KubeRay and our own pods do.
-        {"from": [peers(options.operator_namespace)], "ports": ports(API_PORT, DASHBOARD_PORT)},
-    ]
-    if options.monitoring_namespace:
-        rules.append({"from": [peers(options.monitoring_namespace)], "ports": ports(*METRICS_PORTS.values())})
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": _metadata(options, options.name),
-        "spec": {"podSelector": {"matchLabels": labels(options)}, "policyTypes": ["Ingress"], "ingress": rules},
-    }
-
-
-def _disruption_budgets(ray: Object, options: ClusterOptions) -> list[Object]:
-    """At most one worker of a group leaves at a time; a group of one has no budget, which would block every drain.
-
-    For pods of a custom resource Kubernetes takes nothing but a number in minAvailable.
-    """
-    return [
-        {
-            "apiVersion": "policy/v1",
-            "kind": "PodDisruptionBudget",
-            "metadata": _metadata(options, f"{options.name}-{group['groupName']}"),
-            "spec": {
-                "minAvailable": group["minReplicas"] - 1,
-                "unhealthyPodEvictionPolicy": "AlwaysAllow",
-                "selector": {"matchLabels": labels(options, group["groupName"])},
-            },
-        }
-        for group in ray["spec"]["rayClusterConfig"]["workerGroupSpecs"]
-        if group["minReplicas"] > 1
-    ]
-
-
-def _pod_monitor(options: ClusterOptions) -> Object:
-    cluster = {"sourceLabels": ["__meta_kubernetes_pod_label_ray_io_cluster"], "targetLabel": "ray_io_cluster"}
-    return {
-        "apiVersion": "monitoring.coreos.com/v1",
-        "kind": "PodMonitor",
-        "metadata": _metadata(options, options.name),
-        "spec": {
-            "selector": {"matchLabels": labels(options)},
-            "podMetricsEndpoints": [{"port": port, "relabelings": [cluster]} for port in METRICS_PORTS],
-        },
-    }
-
-
-def _metadata(options: ClusterOptions, name: str) -> Object:
-    return {"name": name, "namespace": options.namespace, "labels": labels(options)}
 
 
 class _Dumper(yaml.SafeDumper):
@@ -347,7 +310,9 @@ def _dump(value: Object) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. 0: done; 2: bad input, said in one line."""
-    parser = argparse.ArgumentParser(prog="python -m cluster.render", description="Kubernetes manifests from the settings.")
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster.render", description="Kubernetes manifests from the settings."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("service", "align", "nightly"):
         command = commands.add_parser(name)
@@ -356,7 +321,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == "align":
             command.add_argument("--run-id", required=True, help="a run of this id is resumed, never repeated")
         if name == "nightly":
-            command.add_argument("--since", default="2d", help="only users with truths that new")
+            command.add_argument("--min-new", type=int, default=1, help="truths since a user's last alignment")
+            command.add_argument("--since", help="only users with an interaction that new")
     commands.add_parser("examples")
     given = parser.parse_args(arguments)
     try:
@@ -370,7 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif given.command == "align":
             objects = [align_job(options, given.run_id)]
         else:
-            objects = [nightly_job(options, given.since)]
+            objects = [nightly_job(options, given.min_new, given.since)]
     except PersonaAgentError as e:
         print(f"error: {e.message}", file=sys.stderr)
         return 2

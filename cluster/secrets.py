@@ -80,6 +80,8 @@ def _refuse_credentials(value: Any, path: tuple[str, ...]) -> None:
             _refuse_credentials(inner, path)
     elif isinstance(value, str) and path:
         if SUSPICIOUS.search(path[-1]):
-            raise InvalidInput(f"{where} looks like a secret; give it to the pods through the Secret, not in the settings")
+            raise InvalidInput(
+                f"{where} looks like a secret; give it to the pods through the Secret, not in the settings"
+            )
         if "://" in value and "@" in urlsplit(value).netloc:
             raise InvalidInput(f"{where} carries a credential in its URL; take it out and put it into the Secret")

@@ -32,7 +32,9 @@ RUNNING = ("PENDING", "RUNNING")
 Sleep = Callable[[float], None]
 
 
-def submit(client: httpx.Client, run_id: str, arguments: Sequence[str], cpus: float = 1.0, sleep: Sleep = time.sleep) -> str:
+def submit(
+    client: httpx.Client, run_id: str, arguments: Sequence[str], cpus: float = 1.0, sleep: Sleep = time.sleep
+) -> str:
     """Find or start the job of a run.
 
     Args:
@@ -49,7 +51,7 @@ def submit(client: httpx.Client, run_id: str, arguments: Sequence[str], cpus: fl
         UnavailableError: the cluster cannot be reached or refuses.
     """
     attempts = {
-        job["submission_id"]: job["status"]
+        str(job["submission_id"]): str(job["status"])
         for job in _request(client, "GET", "/api/jobs/", sleep=sleep)
         if (job.get("submission_id") or "").rpartition(".")[0] == run_id
     }
@@ -89,7 +91,9 @@ def follow(client: httpx.Client, job: str, write: Callable[[str], Any], sleep: S
         status = str(_request(client, "GET", f"/api/jobs/{job}", sleep=sleep)["status"])
         try:
             log = str(_request(client, "GET", f"/api/jobs/{job}/logs", patience_s=0.0, sleep=sleep).get("logs") or "")
-        except UnavailableError as e:  # the log is on the driver's node, which may be gone; the job's end is known anyway
+        except (
+            UnavailableError
+        ) as e:  # the log is on the driver's node, which may be gone; the job's end is known anyway
             write(f"[no log: {e.message}]\n")
         else:
             write(log[written:])
@@ -126,7 +130,7 @@ def _request(
         waited += POLL_S
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, transport: httpx.BaseTransport | None = None) -> int:
     """The command line. 0: the run is done, or somebody stopped it; 1: it failed, to be called again; 2: no cluster."""
     parser = argparse.ArgumentParser(prog="python -m cluster.submit", description="Align users in a running cluster.")
     parser.add_argument("--address", required=True, help="the dashboard of the service's cluster, http://host:8265")
@@ -135,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("rest", nargs="*", metavar="-- ARGUMENT", help="of `personaagent align`")
     given = parser.parse_args(arguments)
     try:
-        with httpx.Client(base_url=given.address, timeout=30.0, trust_env=False) as client:
+        with httpx.Client(base_url=given.address, timeout=30.0, trust_env=False, transport=transport) as client:
             job = submit(client, given.run_id, given.rest, given.cpus)
             print(f"following {job}", file=sys.stderr)
             status = follow(client, job, _write)

@@ -126,6 +126,12 @@ class EpisodeIndex:
         """How many truths became known later than that (microseconds since 1970)."""
         return int(np.count_nonzero(self._truth_arrived.view > arrived))
 
+    def warm(self) -> None:
+        """Build now what the first recall would have to."""
+        self._ranks()
+        if self._settings.bm25_weight:
+            self._words()
+
     def put(self, row: Row) -> None:
         """Add a row, or replace the one with its id (whose query must be the same)."""
         interaction = row.interaction

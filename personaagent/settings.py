@@ -84,7 +84,6 @@ class MemorySettings(Section):
     flush_rows: Annotated[int, Field(ge=1)] = 2_000  # flush after so many unflushed rows ...
     flush_s: Annotated[float, Field(gt=0)] = 5.0  # ... or after so long, in the background
     retention_days: Annotated[float, Field(gt=0)] | None = None  # interactions older than that are deleted
-    profile_tokens: Annotated[int, Field(ge=50)] = 400
     redact: bool = False  # needs the `privacy` extra
     encryption_key: SecretStr | None = None  # needs the `privacy` extra
     bm25_weight: Annotated[float, Field(ge=0)] = 0.5  # in reciprocal rank fusion, dense being 1
@@ -115,6 +114,8 @@ class AlignmentSettings(Section):
     max_tokens: Annotated[int, Field(ge=1)] = 400_000  # tokens per user
     run_calls: Annotated[int, Field(ge=1)] | None = None  # LLM calls per run and actor; None: no bound
     run_tokens: Annotated[int, Field(ge=1)] | None = None  # tokens per run and actor
+    profile: bool = True  # bring the semantic profile up to date first
+    profile_tokens: Annotated[int, Field(ge=50)] = 400  # budget of its current facts
     judge: Literal["embedding", "llm"] = "embedding"  # how free text is scored
     retry_s: Annotated[float, Field(ge=0)] = 120.0  # wait so long for a part of the system that is down
     actors: Annotated[int, Field(ge=1)] = 1
@@ -123,6 +124,9 @@ class AlignmentSettings(Section):
     users_per_batch: Annotated[int, Field(ge=1)] = 32
     in_flight: Annotated[int, Field(ge=1)] = 192  # LLM calls per actor
     online_every: Annotated[int, Field(ge=0)] = 0  # align after so many new truths; 0: only on request
+    online_poll_s: Annotated[float, Field(gt=0)] = 15.0  # look for due users at least so often
+    online_capacity: Annotated[int, Field(ge=1)] = 10_000  # users queued; further ones stay due and follow later
+    online_stalled_s: Annotated[float, Field(gt=0)] = 600.0  # unhealthy if work waits and none is finished for so long
     seed: int = 0
     teacher: TeacherSettings = TeacherSettings()
 

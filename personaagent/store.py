@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 Vector = npt.NDArray[np.float32]  # (dim,), unit length
+Column = npt.NDArray[np.int64]
 RowKey = tuple[str, bytes]  # user, and a digest of the interaction's id
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -136,9 +138,13 @@ class Erased:
 
 
 class Ledger:
-    """When each of a user's interactions happened and arrived: all of them in RAM, 100 bytes each, without any text."""
+    """When each of a user's interactions happened and arrived: all of them in RAM, 150 bytes each, without any text.
+
+    Safe to read while another thread adds to it.
+    """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._slots: dict[bytes, int] = {}
         self._times = array("q")
         self._arrived = array("q")
@@ -152,17 +158,29 @@ class Ledger:
 
     def put(self, digest: bytes, time: int, arrived: int, truth_arrived: int) -> None:
         """Add a row, or note that a known one has its truth now."""
-        slot = self._slots.setdefault(digest, len(self._times))
-        if slot == len(self._times):
-            self._times.append(time)
-            self._arrived.append(arrived)
-            self._truth_arrived.append(truth_arrived)
-        else:
-            self._truth_arrived[slot] = truth_arrived
+        with self._lock:
+            slot = self._slots.setdefault(digest, len(self._times))
+            if slot == len(self._times):
+                self._times.append(time)
+                self._arrived.append(arrived)
+                self._truth_arrived.append(truth_arrived)
+            else:
+                self._truth_arrived[slot] = truth_arrived
+
+    def copy(self) -> Ledger:
+        """An independent ledger of the same rows."""
+        other = Ledger()
+        with self._lock:
+            other._slots = dict(self._slots)
+            other._times = self._times[:]
+            other._arrived = self._arrived[:]
+            other._truth_arrived = self._truth_arrived[:]
+        return other
 
     def digests(self) -> list[bytes]:
         """Keys of all rows."""
-        return list(self._slots)
+        with self._lock:
+            return list(self._slots)
 
     @property
     def truths(self) -> int:
@@ -172,30 +190,32 @@ class Ledger:
     @property
     def last_time(self) -> int | None:
         """Time of the newest interaction, microseconds since 1970."""
-        return max(self._times, default=None)
+        return max(self._times[:], default=None)
 
     def truths_after(self, arrived: int) -> int:
         """How many truths became known later than that (microseconds since 1970)."""
-        return int(np.count_nonzero(np.array(self._truth_arrived, dtype=np.int64) > arrived))
+        return int(np.count_nonzero(self._columns()[2] > arrived))
 
     def newest(self, n: int, with_truth: bool = False) -> list[bytes]:
         """Keys of the newest n rows in the user's order, oldest first."""
-        order = self._order()
-        if with_truth:
-            order = order[np.array(self._truth_arrived, dtype=np.int64)[order] > 0]
         keys = self.digests()
+        times, arrived, known = (column[: len(keys)] for column in self._columns())
+        order = np.lexsort((arrived, times))
+        if with_truth:
+            order = order[known[order] > 0]
         return [keys[slot] for slot in order[max(0, len(order) - n) :]]
 
     def newer(self, time: int, arrived: int) -> int:
         """How many rows come after that moment in the user's order."""
-        times, arrivals = np.array(self._times, dtype=np.int64), np.array(self._arrived, dtype=np.int64)
+        times, arrivals, _ = self._columns()
         return int(np.count_nonzero((times > time) | ((times == time) & (arrivals > arrived))))
 
-    def _order(self) -> npt.NDArray[np.intp]:
-        order: npt.NDArray[np.intp] = np.lexsort(
-            (np.array(self._arrived, dtype=np.int64), np.array(self._times, dtype=np.int64))
-        )
-        return order
+    def _columns(self) -> tuple[Column, Column, Column]:
+        with self._lock:  # numpy may let other threads run while it copies, and an array that is read cannot grow
+            times, arrived, known = (
+                np.array(column, dtype=np.int64) for column in (self._times, self._arrived, self._truth_arrived)
+            )
+        return times, arrived, known
 
 
 class Store(Protocol):
@@ -228,7 +248,7 @@ class Store(Protocol):
         ...
 
     def ledger(self, user: str) -> Ledger:
-        """When the user's interactions happened and arrived. The caller must not change it."""
+        """When the user's interactions happened and arrived; the caller's own copy."""
         ...
 
     def search(

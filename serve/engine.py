@@ -19,7 +19,7 @@ from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, ErrorResponse
 
 from personaagent.llm import result_of, usage_of
-from personaagent.models import context_limit, model_name
+from personaagent.models import context_length, llm_source, model_name, prepare_llm
 from personaagent.settings import EMBEDDED, Settings
 from personaagent.types import ChatResult, Usage
 
@@ -48,16 +48,19 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits constructors
-        self, llm_config: LLMConfig, *, batch_slots: int, batch_waiting: int
+        self, llm_config: LLMConfig, *, settings: Settings, batch_slots: int, batch_waiting: int
     ) -> None:
         """Args:
         llm_config: the engine.
+        settings: the tree; this node may have to convert the embedded model first.
         batch_slots: batch calls that run together.
         batch_waiting: batch calls that may wait for a slot; more are told to come again.
         """
         self._slots = asyncio.Semaphore(batch_slots)
         self._batch_waiting = batch_waiting
         self._stats = EngineStats()
+        if settings.llm.model == EMBEDDED:
+            llm_config.get_engine_config().hf_model_id = await prepare_llm(settings)
         await super().__init__(llm_config)
         await self._warm_up()
 
@@ -185,16 +188,16 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
 
 
 def llm_config(settings: Settings, model: str) -> LLMConfig:
-    """The engine's configuration for this cluster.
+    """The engine's configuration for this cluster. Ray must be connected.
 
     Args:
         settings: the tree.
-        model: the folder or Hugging Face id that `models.resolve_llm` gave.
+        model: the folder or Hugging Face id to load.
     """
     llm = settings.llm
     gpu = llm.accelerator == "gpu" or (llm.accelerator == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
     engine: dict[str, Any] = {
-        "max_model_len": context_limit(model, llm.max_model_len),
+        "max_model_len": context_length(settings),
         "max_num_seqs": llm.max_num_seqs,
         "max_logprobs": MAX_LOGPROBS,
         "enable_prefix_caching": True,
@@ -235,7 +238,7 @@ def llm_config(settings: Settings, model: str) -> LLMConfig:
         # A user's requests begin alike; sent to one replica, they find their prefix in its cache.
         router = "ray.serve.llm.request_router.PrefixCacheAffinityRouter"
         deployment["request_router_config"] = {"request_router_class": router}
-    local = os.path.isdir(model)
+    local = llm.model == EMBEDDED or os.path.isdir(model)
     return LLMConfig(
         model_loading_config={"model_id": model_name(settings), "model_source": model},
         accelerator_config={"kind": "gpu" if gpu else "cpu"},
@@ -249,15 +252,15 @@ def llm_config(settings: Settings, model: str) -> LLMConfig:
     )
 
 
-def llm_deployment(settings: Settings, model: str, name: str) -> Any:
+def llm_deployment(settings: Settings, name: str) -> Any:
     """The engine as a Serve application node, to be bound into another deployment. Ray must be connected."""
     llm = settings.llm
     slots = max(1, int(llm.batch_share * llm.max_num_seqs))
     # Half of what Serve lets in stays free of waiting batch work, or chat would queue behind it in Serve.
     waiting = max(1, llm.max_ongoing_requests // 2 - slots)
     return build_llm_deployment(
-        llm_config(settings, model),
-        bind_kwargs={"batch_slots": slots, "batch_waiting": waiting},
+        llm_config(settings, llm_source(settings)),
+        bind_kwargs={"settings": settings, "batch_slots": slots, "batch_waiting": waiting},
         override_serve_options={"name": name},
     )
 

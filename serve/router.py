@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from actors.memory import start_memory
 from fastapi import FastAPI
 from ray import serve
 
-from actors.memory import start_memory
 from personaagent.agent import Agent
 from personaagent.llm import OpenAILLM, connected_llm, teacher_llm
 from personaagent.models import model_name
@@ -48,6 +48,7 @@ class AgentRouter:
         else:
             timeout_s = settings.llm.timeout_s
             model = HandleLLM(llm, model_name(settings), context_length=context_length, timeout_s=timeout_s)
+        self._settings = settings
         self._services = Services(
             settings=settings,
             model=model_name(settings),
@@ -58,6 +59,10 @@ class AgentRouter:
             teacher=teacher_llm(settings.alignment.teacher, settings.llm.timeout_s),
             check_llm=model.check,
         )
+
+    async def settings_in_force(self) -> Settings:
+        """The tree that the application was built from, for processes that join it."""
+        return self._settings
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve once the replica is there."""

@@ -375,3 +375,12 @@ async def test_proposers_are_exchangeable() -> None:
     result = await one(world, proposer=Fixed())
     assert result.outcome is Outcome.ACCEPTED
     assert not world.llm.losses
+
+
+async def test_the_profile_is_brought_up_to_date_and_charged() -> None:
+    world = World(profile=True)
+    await world.add([drink("ann", i) for i in range(8)])
+    result = await one(world)
+    profile = await world.memory.profile("ann")
+    assert profile.covered == 8
+    assert result.calls >= len(world.llm.order)

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from personaagent.errors import InvalidInput
 from personaagent.types import Interaction, Persona, Profile
 
-__all__ = ["LineError", "ReadResult", "Record", "existing", "json_items", "opened", "strict_loads", "why"]
+__all__ = ["LineError", "ReadResult", "Record", "existing", "json_items", "opened", "loads", "why"]
 
 _CHUNK = 1 << 20  # characters read at a time
 
@@ -93,14 +93,14 @@ def opened(path: Path, wanted: str) -> bytes:
     return head
 
 
-def strict_loads(text: str) -> Any:
-    """One JSON value, by the letter of the standard: no NaN, no Infinity, no number that overflows to it.
+def loads(text: str) -> Any:
+    """One JSON value.
 
     Raises:
         ValueError: `text` is something else.
     """
     try:
-        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        return json.loads(text)
     except RecursionError as e:
         raise ValueError("JSON is nested too deeply") from e
 
@@ -136,7 +136,7 @@ def why(error: Exception) -> str:
 
 
 def _array(path: Path) -> Iterator[tuple[int, Any]]:
-    decoder = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+    decoder = json.JSONDecoder()
     with path.open(encoding="utf-8-sig") as file:
         text, at, number, size = "", 0, 0, _CHUNK
 
@@ -184,14 +184,3 @@ def _array(path: Path) -> Iterator[tuple[int, Any]]:
             yield max(number, 1), ValueError("JSON is nested too deeply")
         except ValueError as e:  # broken JSON and broken UTF-8 alike
             yield max(number, 1), ValueError(why(e))
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError(f"the number {text[:20]} is too large")
-    return value

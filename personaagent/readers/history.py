@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
-from personaagent.readers.base import ReadResult, Record, opened, strict_loads, why
+from personaagent.readers.base import ReadResult, Record, opened, loads, why
 from personaagent.types import Interaction, Persona, Profile, interaction_id
 
 __all__ = ["read"]
@@ -90,11 +90,11 @@ def _line(raw: bytes, number: int, state: _State) -> Interaction | Record | None
         text = raw.decode("utf-8")
     except UnicodeDecodeError as e:
         raise ValueError(f"not UTF-8 at byte {e.start + 1}") from e
-    content = strict_loads(text)
+    content = loads(text)
     if not isinstance(content, dict):
         raise ValueError('not a JSON object; write one interaction a line, like {"user": ..., "query": ...}')
     if "type" not in content:
-        content["metadata"] = {"source": "history"} | _metadata(content)
+        content["metadata"] = {"source": "history"} | _valid(_metadata(content))
         return _interaction(content, number, state)
     kind = content.pop("type")
     if kind == "user":
@@ -148,11 +148,18 @@ def _metadata(content: dict[str, Any]) -> dict[str, Any]:
         return {}
     if not isinstance(metadata, dict):
         raise ValueError("metadata: not a JSON object")
+    return metadata
+
+
+def _valid(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Python reads NaN, and what is no Unicode text; an export hands on what it was once given, a new line may not begin."""
     try:
-        json.dumps(metadata, ensure_ascii=False).encode("utf-8")
+        json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except UnicodeEncodeError as e:
         raise ValueError("metadata: contains a lone surrogate, which is not valid Unicode text") from e
-    return dict(metadata)
+    except ValueError as e:
+        raise ValueError("metadata: contains NaN or a number too large for JSON") from e
+    return metadata
 
 
 def _time(value: object) -> datetime:

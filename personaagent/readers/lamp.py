@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from personaagent.errors import InvalidInput
-from personaagent.readers.base import ReadResult, json_items, opened, strict_loads, why
+from personaagent.readers.base import ReadResult, json_items, opened, loads, why
 from personaagent.types import MAX_TEXT, Interaction
 
 __all__ = ["CATEGORIES", "STARS", "TAGS", "TASKS", "lamp_label", "lamp_tests", "read"]
@@ -243,7 +243,7 @@ def _golds(path: Path) -> dict[str, str]:
     file = path.with_name(path.name.removesuffix("questions.json") + "outputs.json")
     opened(file, "LaMP's *_outputs.json beside its questions")
     try:
-        content = strict_loads(file.read_text(encoding="utf-8-sig"))
+        content = loads(file.read_text(encoding="utf-8-sig"))
         return {str(gold["id"]): _truth(gold["output"]) for gold in content["golds"]}
     except (ValueError, TypeError, KeyError) as e:
         raise InvalidInput(f"{file} is not a LaMP outputs file ({why(e)})") from e

@@ -63,6 +63,9 @@ def read(path: Path, limit_users: int | None = None) -> ReadResult:
     Raises:
         InvalidInput: the path holds no MovieLens data.
     """
+    zips = sorted(path.glob("ml-*.zip")) if path.is_dir() and not any(_found(path, name) for name in FILES) else []
+    if len(zips) == 1:  # the folder that the zip was downloaded to
+        path = zips[0]
     with ExitStack() as stack:
         movies = _movies(_open(path, "movies.csv", stack))
         _header(_open(path, "ratings.csv", stack), "ratings.csv", ("userId", "movieId", "rating", "timestamp"))
@@ -159,11 +162,15 @@ def _genre(name: str) -> str:
     return known.get(name, name.lower())
 
 
+def _found(folder: Path, name: str) -> Path | None:
+    return next((f for f in (folder / name, *sorted(folder.glob(f"*/{name}"))) if f.is_file()), None)
+
+
 def _open(path: Path, name: str, stack: ExitStack) -> IO[str]:
     """One of the data set's files, wherever below `path` it lies."""
     try:
         if path.is_dir():
-            found = next((f for f in (path / name, *sorted(path.glob(f"*/{name}"))) if f.is_file()), None)
+            found = _found(path, name)
             if found is None:
                 raise InvalidInput(f"the folder {path} holds no {name}; give {WANTED}")
             return stack.enter_context(found.open(encoding="utf-8-sig", errors="replace", newline=""))

@@ -44,10 +44,18 @@ def read(path: Path, limit_users: int | None = None, phases: Sequence[str] = LEA
 
 
 def pahf_phase(path: str | Path, phase: str, limit_users: int | None = None) -> list[Interaction]:
-    """All requests of one phase. `path` is the folder."""
+    """All requests of one phase. `path` is the folder.
+
+    Raises:
+        InvalidInput: the folder, the phase or an item cannot be used; what is measured must be all there.
+    """
     if not Path(path).is_dir():
         raise InvalidInput(f"{path} is not a folder; give the folder of PAHF's four scenario files")
-    return list(read(Path(path), limit_users, (phase,)))
+    result = read(Path(path), limit_users, (phase,))
+    interactions = list(result)
+    if result.errors:
+        raise InvalidInput(f"item {result.errors[0].line} of {result.errors[0].reason}")
+    return interactions
 
 
 def _read(files: dict[str, Path], limit_users: int | None, result: ReadResult) -> Iterator[Interaction]:

@@ -1,0 +1,297 @@
+"""`personaagent.protocols.Memory` over the memory shards: embeds texts, and sends each user's calls to the user's shard.
+
+A shard whose process died is started anew by Ray and recovers from its store; calls wait for it and are repeated, which is
+safe because every one of them may be carried out twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTaskError
+
+from actors.batch import Batch
+from actors.memory_shard import MemoryShard
+from actors.milvus_store import shard_of
+from actors.store import ShardConfig
+from personaagent.changes import embed_interactions, embed_recall
+from personaagent.errors import PersonaAgentError, StoreError, UnavailableError
+from personaagent.portable import parse_export
+from personaagent.protocols import Embedder
+from personaagent.settings import Settings
+from personaagent.types import (
+    AppendResult,
+    ForgetReceipt,
+    Interaction,
+    Persona,
+    PersonaDraft,
+    Profile,
+    Recall,
+    RecallQuery,
+    UserSummary,
+    user_key,
+)
+
+__all__ = ["NAMESPACE", "ShardedMemory", "start_memory"]
+
+logger = logging.getLogger(__name__)
+
+NAMESPACE = "personaagent"
+CHUNK = 500  # interactions of one call; small enough that a shard stays responsive
+RESTART_S = 60.0  # wait so long for a shard that is being restarted
+GONE_S = 5.0  # and so long for one that Ray says is dead
+CONCURRENT_CALLS = 2_000  # per shard
+
+
+class ShardedMemory:
+    """All users' memories in the cluster. It can be sent to other processes of the cluster.
+
+    Every method raises UnavailableError if a shard does not come back, and StoreError if its store cannot be used.
+    """
+
+    def __init__(self, embedder: Embedder, shards: Sequence[Any], configs: Sequence[ShardConfig], by: str = "service"):
+        """`shards`: handles of the actors, in order; `by`: who the audit log says made the changes."""
+        self._embedder = embedder
+        self._shards = list(shards)
+        self._configs = list(configs)
+        self._by = by
+
+    # Memory
+
+    async def append(self, user: str, interactions: Sequence[Interaction]) -> AppendResult:
+        """Add interactions; repeats (same id) change nothing, except that a truth or response may become known."""
+        results = []
+        for chunk in _chunks(interactions):
+            batch = Batch.of(await embed_interactions(self._embedder, chunk))
+            results.append(await self._of(user, "append", user, batch, self._by))
+        return _sum(results)
+
+    async def append_many(self, interactions: Sequence[Interaction]) -> AppendResult:
+        """Add interactions of many users, shard by shard in few large writes; the order within a user is kept."""
+        by_shard: dict[int, list[Interaction]] = {}
+        for interaction in interactions:
+            by_shard.setdefault(self._shard(interaction.user), []).append(interaction)
+
+        async def send(shard: int) -> list[AppendResult]:
+            return [
+                await self._ask(
+                    shard, "append_many", Batch.of(await embed_interactions(self._embedder, chunk)), self._by
+                )
+                for chunk in _chunks(by_shard[shard])
+            ]
+
+        return _sum([r for results in await asyncio.gather(*map(send, by_shard)) for r in results])
+
+    async def feedback(self, user: str, interaction: str, truth: str) -> Interaction:
+        """Set what the user really answered. Raises NotFoundError for an unknown interaction."""
+        vector = np.asarray(await self._embedder.embed([truth]), dtype=np.float32)[0]
+        answer: Interaction = await self._of(user, "feedback", user, interaction, truth, vector, self._by)
+        return answer
+
+    async def recall(self, user: str, query: RecallQuery) -> Recall:
+        """Episodes for a request, best first; empty for an unknown user."""
+        vector, choices = await embed_recall(self._embedder, query)
+        answer: Recall = await self._of(user, "recall", user, query, vector, choices)
+        return answer
+
+    async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
+        """The user's newest n interactions, oldest first; empty for an unknown user."""
+        answer: tuple[Interaction, ...] = await self._of(user, "latest", user, n, with_truth)
+        return answer
+
+    async def persona(self, user: str, number: int | None = None) -> Persona | None:
+        """The current persona, or version `number`; None if there is none."""
+        answer: Persona | None = await self._of(user, "persona", user, number)
+        return answer
+
+    async def personas(self, user: str) -> tuple[Persona, ...]:
+        """All versions, oldest first."""
+        answer: tuple[Persona, ...] = await self._of(user, "personas", user)
+        return answer
+
+    async def commit_persona(self, user: str, draft: PersonaDraft, expected: int | None) -> Persona:
+        """Compare-and-set of the persona. Raises ConflictError if the current number is not `expected`."""
+        token = uuid.uuid4().hex
+        answer: Persona = await self._of(user, "commit_persona", user, draft, expected, token, self._by)
+        return answer
+
+    async def profile(self, user: str) -> Profile:
+        """The semantic memory; an empty profile of version 0 if there is none."""
+        answer: Profile = await self._of(user, "profile", user)
+        return answer
+
+    async def commit_profile(self, user: str, profile: Profile, expected: int) -> Profile:
+        """Compare-and-set of the profile. Raises ConflictError if the current version is not `expected`."""
+        token = uuid.uuid4().hex
+        answer: Profile = await self._of(user, "commit_profile", user, profile, expected, token, self._by)
+        return answer
+
+    async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
+        """Remove every trace of the user. Raises NotFoundError for an unknown user."""
+        answer: ForgetReceipt = await self._of(user, "forget", user, by, uuid.uuid4().hex)
+        return answer
+
+    async def export(self, user: str) -> tuple[str, ...]:
+        """Everything stored of the user as JSON Lines, see `personaagent.portable`. Raises NotFoundError."""
+        answer: tuple[str, ...] = await self._of(user, "export", user)
+        return answer
+
+    async def restore(self, lines: Sequence[str]) -> AppendResult:
+        """Read an export back into a memory equal to the exported one.
+
+        Raises:
+            InvalidInput: a line is not of the export's format.
+            ConflictError: the user has another persona or profile already.
+        """
+        exported = parse_export(lines)
+        batch = Batch.of(await embed_interactions(self._embedder, exported.interactions))
+        answer: AppendResult = await self._of(exported.user, "restore", exported, batch, self._by)
+        return answer
+
+    async def summary(self, user: str) -> UserSummary | None:
+        """Counts of one user, or None for an unknown one."""
+        answer: UserSummary | None = await self._of(user, "summary", user)
+        return answer
+
+    async def users(self) -> tuple[UserSummary, ...]:
+        """Counts of all users, in no particular order."""
+        listed = await asyncio.gather(*(self._ask(n, "users") for n in range(len(self._shards))))
+        return tuple(summary for users in listed for summary in users)
+
+    # Operation
+
+    def with_embedder(self, embedder: Embedder) -> ShardedMemory:
+        """The same memories with another embedder in front; its vectors must be of the same kind."""
+        return ShardedMemory(embedder, self._shards, self._configs, self._by)
+
+    def acting_as(self, by: str) -> ShardedMemory:
+        """The same memories; the audit log names `by` for changes made through it."""
+        return ShardedMemory(self._embedder, self._shards, self._configs, by)
+
+    async def stats(self) -> list[dict[str, Any]]:
+        """Numbers of every shard, see `MemoryShard.stats`."""
+        return list(await asyncio.gather(*(self._ask(n, "stats") for n in range(len(self._shards)))))
+
+    async def flush(self) -> None:
+        """Flush all stores now."""
+        await asyncio.gather(*(self._ask(n, "flush") for n in range(len(self._shards))))
+
+    async def restart_shard(self, shard: int) -> float:
+        """Kill a shard's process without warning and wait until it serves again; returns seconds."""
+        started = time.monotonic()
+        ray.kill(self._shards[shard], no_restart=False)
+        await self._ask(shard, "ready", self._configs[shard])
+        return time.monotonic() - started
+
+    async def shutdown(self) -> None:
+        """Flush and close the stores and end the shards, for everyone in the cluster. Harmless if they are gone."""
+
+        async def end(shard: Any) -> None:
+            try:
+                await shard.close.remote()
+            except RayActorError:
+                logger.debug("a memory shard was gone already")
+            ray.kill(shard, no_restart=True)
+
+        await asyncio.gather(*map(end, self._shards))
+
+    # Inside
+
+    def _shard(self, user: str) -> int:
+        return shard_of(user_key(user), len(self._shards))
+
+    async def _of(self, user: str, method: str, *args: Any) -> Any:
+        return await self._ask(self._shard(user), method, *args)
+
+    async def _ask(self, shard: int, method: str, *args: Any) -> Any:
+        """Call a shard, waiting for it if it is being restarted. Every method may be carried out twice."""
+        started = time.monotonic()
+        while True:
+            try:
+                return await getattr(self._shards[shard], method).remote(*args)
+            except RayTaskError as e:
+                cause = e.cause
+                if isinstance(cause, PersonaAgentError):
+                    raise cause from None
+                raise
+            except (RayActorError, GetTimeoutError) as e:
+                patience = GONE_S if isinstance(e, ActorDiedError) else RESTART_S
+                if time.monotonic() - started > patience:
+                    raise UnavailableError(f"memory shard {shard} is not there; restart the service") from e
+                await asyncio.sleep(0.1)
+
+
+async def start_memory(settings: Settings, embedder: Embedder, by: str = "service") -> ShardedMemory:
+    """The memory of these settings: its shards are found in the cluster, or started. Ray must be running.
+
+    Raises:
+        StoreError: the store is damaged, in use, or not what the settings say; shards started for it are ended.
+        UnavailableError: the Milvus server or the embedder is away.
+    """
+    dim = (await embedder.embed(["how long is a vector"])).shape[1]
+    model = settings.embedder.model
+    # The same model may lie elsewhere on another machine: a path is named by its last folder.
+    name = model.rstrip("/").rsplit("/", 1)[-1] if model.startswith(("/", ".", "~")) else model
+    configs = [
+        ShardConfig(
+            memory=settings.memory,
+            store_dir=settings.store_dir,
+            audit_dir=settings.home / "audit",
+            embedder=name,
+            dim=dim,
+            shard=shard,
+        )
+        for shard in range(settings.memory.shards)
+    ]
+    started: list[Any] = []
+    shards: list[Any] = []
+    for config in configs:
+        try:
+            shards.append(ray.get_actor(config.actor_name, namespace=NAMESPACE))
+        except ValueError:
+            shards.append(_create(config))
+            started.append(shards[-1])
+    memory = ShardedMemory(embedder, shards, configs, by)
+    opened = await asyncio.gather(
+        *(memory._ask(n, "ready", config) for n, config in enumerate(configs)), return_exceptions=True
+    )
+    if errors := [e for e in opened if isinstance(e, BaseException)]:
+        for shard in started:
+            ray.kill(shard, no_restart=True)
+        # The one that says most about the cause: a store's own words before a shard that merely is not there.
+        raise next((e for e in errors if isinstance(e, StoreError)), errors[0])
+    return memory
+
+
+def _create(config: ShardConfig) -> Any:
+    """Start a shard that outlives this process, and that Ray starts anew whenever its process dies."""
+    actor = ray.remote(MemoryShard).options(
+        name=config.actor_name,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=0,  # `_ask` repeats calls
+        max_concurrency=CONCURRENT_CALLS,
+    )
+    return actor.remote(config)
+
+
+def _chunks(interactions: Sequence[Interaction]) -> list[Sequence[Interaction]]:
+    return [interactions[i : i + CHUNK] for i in range(0, len(interactions), CHUNK)]
+
+
+def _sum(results: Sequence[AppendResult]) -> AppendResult:
+    return AppendResult(
+        added=sum(r.added for r in results),
+        repeated=sum(r.repeated for r in results),
+        updated=sum(r.updated for r in results),
+    )

@@ -1,0 +1,500 @@
+"""A memory shard: one process that hosts the virtual actors of its users, and is the only writer of their memories.
+
+A user becomes active at the first call, is changed by one call at a time, and is dropped from RAM when idle or when RAM is
+short; nothing is lost by that, since a change is in the store before it is in RAM. Reads of an active user need neither
+the store nor a lock: they go on while another user is loaded, while a change is written and while a Milvus server is away.
+
+`MemoryShard` knows nothing of Ray: it is made an actor by `actors.memory`, and tested without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+from actors.audit import AuditLog
+from actors.batch import Batch
+from actors.large_user import LargeUser
+from actors.lite import check_disk
+from actors.milvus_store import MilvusStore
+from actors.store import ShardConfig, open_store
+from personaagent.changes import Change, Incoming, clock, commit, plan_append
+from personaagent.errors import ConflictError, NotFoundError, PersonaAgentError, StoreError
+from personaagent.portable import Exported
+from personaagent.protocols import Matrix
+from personaagent.store import Row, Vector, row_key
+from personaagent.types import (
+    AppendResult,
+    ForgetReceipt,
+    Interaction,
+    Persona,
+    PersonaDraft,
+    Profile,
+    Recall,
+    RecallQuery,
+    UserSummary,
+    user_key,
+    utc_now,
+)
+from personaagent.user_memory import UserMemory
+
+__all__ = ["MemoryShard"]
+
+logger = logging.getLogger(__name__)
+
+THREADS = 8  # that wait for the store
+TICK_S = 0.5  # between looks at what is idle or unflushed
+
+User = UserMemory | LargeUser
+T = TypeVar("T")
+
+
+@dataclass
+class _Active:
+    memory: User
+    used: float  # seconds, monotonic
+    ram: int  # bytes
+
+
+class MemoryShard:
+    """Users' memories of one shard. All methods run on one event loop.
+
+    Raises (every method that needs the store):
+        StoreError: the store cannot be opened, read or written.
+        UnavailableError: the Milvus server is away.
+    """
+
+    def __init__(self, config: ShardConfig) -> None:
+        self._config = config
+        self._settings = config.memory
+        self._audit = AuditLog(config.audit_dir, config.actor_name)
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
+        self._store: MilvusStore | None = None
+        self._opening = asyncio.Lock()
+        self._active: OrderedDict[str, _Active] = OrderedDict()  # least recently used first
+        self._ram = 0
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._counts = {"activations": 0, "passivations": 0, "recalls": 0, "appends": 0}
+        self._started = time.monotonic()
+        # Every failed call to Milvus is raised as an error of ours; its own log repeats each with three tracebacks.
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+
+    # Life of the shard
+
+    async def ready(self, config: ShardConfig) -> dict[str, Any]:
+        """Open the store if it is not open yet; says what this shard is.
+
+        Raises:
+            StoreError: this shard was created for another store than `config` says.
+        """
+        if config.place != self._config.place:
+            raise StoreError(
+                f"this cluster already runs a memory service of tenant {self._settings.tenant!r} on another store; stop it or"
+                " set another memory.tenant"
+            )
+        await self._opened()
+        return await self.stats()
+
+    async def stats(self) -> dict[str, Any]:
+        """Numbers for health checks and dashboards; no user's name or text."""
+        store = self._store
+        return {
+            "shard": self._config.shard,
+            "pid": os.getpid(),
+            "open": store is not None,
+            "broken": store.broken if store else None,
+            "active_users": len(self._active),
+            "active_episodes": sum(len(a.memory) for a in self._active.values()),
+            "ram_bytes": self._ram,
+            "episodes": await self._run(lambda: store.episodes) if store else 0,
+            "unflushed": store.unflushed if store else 0,
+            "uptime_s": round(time.monotonic() - self._started, 1),
+            **self._counts,
+        }
+
+    async def passivate(self) -> int:
+        """Drop all users from RAM; returns how many there were."""
+        users = list(self._active)
+        for user in users:
+            self._drop(user)
+        return len(users)
+
+    async def flush(self) -> None:
+        """Flush the store now."""
+        await self._run((await self._opened()).flush)
+
+    async def close(self) -> None:
+        """Finish what is under way, flush and close the store. The shard opens it again if it is called again."""
+        for task in list(self._tasks):
+            if task.get_name() == "housekeeping":
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        async with self._opening:
+            store, self._store = self._store, None
+            await self.passivate()
+            if store is not None:
+                await self._run(store.close)
+
+    # Reads
+
+    async def recall(self, user: str, query: RecallQuery, vector: Vector, choices: Matrix) -> Recall:
+        """Episodes for a request; empty for an unknown user."""
+        self._counts["recalls"] += 1
+        return await self._read(user, lambda memory: memory.recall(query, vector, choices))
+
+    async def latest(self, user: str, n: int, with_truth: bool) -> tuple[Interaction, ...]:
+        """The user's newest n interactions, oldest first."""
+        return await self._read(user, lambda memory: memory.latest(n, with_truth))
+
+    async def persona(self, user: str, number: int | None) -> Persona | None:
+        """The current persona, or version `number`."""
+        return await self._read(user, lambda memory: memory.persona(number))
+
+    async def personas(self, user: str) -> tuple[Persona, ...]:
+        """All versions, oldest first."""
+        return await self._read(user, lambda memory: memory.personas())
+
+    async def profile(self, user: str) -> Profile:
+        """The semantic memory."""
+        return await self._read(user, lambda memory: memory.profile())
+
+    async def summary(self, user: str) -> UserSummary | None:
+        """Counts, or None for an unknown user."""
+        return await self._read(user, lambda memory: memory.summary())
+
+    async def export(self, user: str) -> tuple[str, ...]:
+        """Everything stored of the user. Raises NotFoundError."""
+        async with self._exclusive(user):  # it takes a while, and no change may come in between
+            memory = await self._activated(user)
+            if not memory.exists:
+                raise NotFoundError("this user is unknown")
+            return await self._run(memory.export)
+
+    async def users(self) -> tuple[UserSummary, ...]:
+        """Counts of all users of this shard, read from the store."""
+        store = await self._opened()
+        return await self._run(lambda: tuple(store.users()))
+
+    # Changes
+
+    async def append(self, user: str, batch: Batch, by: str) -> AppendResult:
+        """Add one user's interactions."""
+        items = batch.items()
+        return (await self._change(user, "append", by, lambda memory: memory.append(items))).added
+
+    async def append_many(self, batch: Batch, by: str) -> AppendResult:
+        """Add interactions of many users in one write. Users that are not active stay so."""
+        groups: dict[str, list[Incoming]] = {}
+        for item in batch.items():
+            groups.setdefault(item.interaction.user, []).append(item)
+        return await self._finish(self._append_groups(groups, by))
+
+    async def feedback(self, user: str, interaction: str, truth: str, vector: Vector, by: str) -> Interaction:
+        """Set what the user really answered. Raises NotFoundError for an unknown interaction."""
+        await self._change(user, "feedback", by, lambda memory: memory.feedback(interaction, truth, vector))
+        return await self._read(user, lambda memory: memory.interaction(interaction))
+
+    async def commit_persona(
+        self, user: str, draft: PersonaDraft, expected: int | None, token: str, by: str
+    ) -> Persona:
+        """Add a version if the current one is `expected`; repeating a `token` is harmless. Raises ConflictError."""
+        number = (expected or 0) + 1
+
+        def plan(memory: User) -> Change:
+            try:
+                return replace(memory.commit_persona(draft, expected), token=token)
+            except ConflictError:
+                current = memory.persona()
+                if current is None or current.number != number or self._store is None:
+                    raise
+                self._store.put_persona(user, current, token)  # raises unless an earlier try of this call wrote it
+                return Change(user=user)
+
+        await self._change(user, "persona", by, plan)
+        persona = await self._read(user, lambda memory: memory.persona(number))
+        if persona is None:
+            raise ConflictError("the persona was removed meanwhile")
+        return persona
+
+    async def commit_profile(self, user: str, profile: Profile, expected: int, token: str, by: str) -> Profile:
+        """Replace the profile of version `expected`; repeating a `token` is harmless. Raises ConflictError."""
+
+        def plan(memory: User) -> Change:
+            try:
+                return replace(memory.commit_profile(profile, expected), token=token)
+            except ConflictError:
+                current = memory.profile()
+                if current.version != expected + 1 or self._store is None:
+                    raise
+                self._store.put_profile(user, current, expected, token)
+                return Change(user=user)
+
+        await self._change(user, "profile", by, plan)
+        return await self._read(user, lambda memory: memory.profile())
+
+    async def restore(self, exported: Exported, batch: Batch, by: str) -> AppendResult:
+        """Take over an export. Raises ConflictError if the user has another persona or profile."""
+        items = exported.stamp(batch.items())
+        change = await self._change(
+            exported.user, "restore", by, lambda memory: memory.restore(exported, memory.append(items))
+        )
+        return change.added
+
+    async def forget(self, user: str, by: str, audit_id: str) -> ForgetReceipt:
+        """Remove every trace of the user; repeating an `audit_id` finishes what was begun.
+
+        The audit entry is written before anything is deleted.
+
+        Raises:
+            NotFoundError: nothing is stored of this user.
+        """
+        return await self._finish(self._forget(user, by, audit_id))
+
+    # Inside
+
+    async def _opened(self) -> MilvusStore:
+        if self._store is None:
+            async with self._opening:
+                if self._store is None:
+                    self._store = await self._run(lambda: open_store(self._config))
+                    self._spawn(self._housekeeping(), "housekeeping")
+        return self._store
+
+    async def _read(self, user: str, read: Callable[[User], T]) -> T:
+        active = self._active.get(user)
+        if active is None:
+            async with self._exclusive(user):
+                memory = await self._activated(user)
+        else:
+            memory = active.memory
+            active.used = time.monotonic()
+            self._active.move_to_end(user)
+        return await self._run(lambda: read(memory)) if isinstance(memory, LargeUser) else read(memory)
+
+    @asynccontextmanager
+    async def _exclusive(self, user: str) -> AsyncIterator[None]:
+        """One change or activation of a user at a time, in the order of the calls."""
+        lock = self._locks.get(user)
+        if lock is None:
+            lock = self._locks[user] = asyncio.Lock()
+        async with lock:
+            yield
+
+    async def _activated(self, user: str) -> User:
+        """The user's memory, loaded if need be. The caller holds the user's lock."""
+        active = self._active.get(user)
+        if active is not None:
+            return active.memory
+        store = await self._opened()
+
+        def load() -> User:
+            if store.count(user) > self._settings.max_active_episodes:
+                return LargeUser(user, store, self._settings)
+            memory = UserMemory(user, store.dim, store.load(user), self._settings)
+            memory.warm()
+            return memory
+
+        memory = await self._run(load)
+        self._active[user] = _Active(memory, time.monotonic(), 0)
+        self._counts["activations"] += 1
+        self._account(user)
+        return memory
+
+    def _account(self, user: str) -> None:
+        """Note the user's size in RAM, and make room."""
+        active = self._active.get(user)
+        if active is None:
+            return
+        if isinstance(active.memory, UserMemory) and len(active.memory) > self._settings.max_active_episodes:
+            self._drop(user)  # the next call finds it large
+            return
+        self._ram += active.memory.ram_bytes - active.ram
+        active.ram = active.memory.ram_bytes
+        active.used = time.monotonic()
+        self._active.move_to_end(user)
+        while self._ram > self._settings.max_ram_mb * 2**20 and len(self._active) > 1:
+            self._drop(next(iter(self._active)))
+
+    def _drop(self, user: str) -> None:
+        active = self._active.pop(user, None)
+        if active is not None:
+            self._ram -= active.ram
+            self._counts["passivations"] += 1
+
+    async def _change(self, user: str, action: str, by: str, plan: Callable[[User], Change]) -> Change:
+        return await self._finish(self._changed(user, action, by, plan))
+
+    async def _changed(self, user: str, action: str, by: str, plan: Callable[[User], Change]) -> Change:
+        store = await self._opened()
+        async with self._exclusive(user):
+            memory = await self._activated(user)
+
+            def write() -> Change:
+                change = plan(memory)
+                commit(store, [change])
+                self._log(action, by, change)
+                return change
+
+            try:
+                change = await self._run(write)
+            except ConflictError:
+                self._drop(user)  # another shard wrote this user; what we hold is out of date
+                raise
+            memory.apply(change)
+            self._counts["appends"] += len(change.rows)
+            self._account(user)
+            return change
+
+    async def _append_groups(self, groups: dict[str, list[Incoming]], by: str) -> AppendResult:
+        store = await self._opened()
+        async with AsyncExitStack() as locks:
+            for user in sorted(groups):  # in one order everywhere, or two calls could wait for each other
+                await locks.enter_async_context(self._exclusive(user))
+            active = {user: self._active[user].memory for user in groups if user in self._active}
+
+            def write() -> list[Change]:
+                keys = [row_key(u, i.interaction.id) for u, items in groups.items() if u not in active for i in items]
+                stored = store.get(keys)
+                changes: list[Change] = []
+                for user, items in groups.items():
+                    if user in active:
+                        changes.append(active[user].append(items))
+                    else:
+                        changes.append(plan_append(user, items, _finder(user, stored), 0, clock()))
+                commit(store, changes)
+                for change in changes:
+                    self._log("append", by, change)
+                return changes
+
+            changes = await self._run(write)
+            for change in changes:
+                if change.user in active:
+                    active[change.user].apply(change)
+                    self._account(change.user)
+                self._counts["appends"] += len(change.rows)
+        return AppendResult(
+            added=sum(c.added.added for c in changes),
+            repeated=sum(c.added.repeated for c in changes),
+            updated=sum(c.added.updated for c in changes),
+        )
+
+    async def _forget(self, user: str, by: str, audit_id: str) -> ForgetReceipt:
+        store = await self._opened()
+        key = user_key(user)
+
+        def erase() -> ForgetReceipt:
+            entries = self._audit.find(audit_id)
+            if not entries:
+                stored = store.load(user, rows=False)
+                counts = {
+                    "interactions": store.count(user),
+                    "personas": len(stored.personas),
+                    "facts": len(stored.profile.facts) if stored.profile else 0,
+                }
+                if not counts["interactions"] and not stored.personas and stored.profile is None:
+                    raise NotFoundError("this user is unknown")
+                self._audit.write("forget", key, by, {"audit_id": audit_id, **counts}, sync=True)
+                entries = self._audit.find(audit_id)
+            begun = entries[0]
+            erased = store.erase(user)
+            if erased.remaining:
+                raise StoreError("the store still holds something of this user; try again")
+            done: dict[str, int | str] = {"audit_id": audit_id, "remaining": erased.remaining}
+            self._audit.write("forgotten", key, by, done, sync=True)
+            return ForgetReceipt(
+                user_key=key,
+                time=utc_now(),
+                interactions=begun["interactions"],
+                personas=begun["personas"],
+                facts=begun["facts"],
+                remaining=erased.remaining,
+                audit_id=audit_id,
+                note=erased.note,
+            )
+
+        async with self._exclusive(user):
+            self._drop(user)
+            try:
+                return await self._run(erase)
+            finally:
+                self._drop(user)
+
+    def _log(self, action: str, by: str, change: Change) -> None:
+        details: dict[str, int | str] = {}
+        if change.rows:
+            details.update(added=change.added.added, updated=change.added.updated)
+        if change.personas:
+            details.update(persona=change.personas[-1].number)
+        if change.profile is not None:
+            details.update(profile=change.profile.version)
+        if details:
+            self._audit.write(action, user_key(change.user), by, details)
+
+    async def _housekeeping(self) -> None:
+        """Passivate idle users and flush, for as long as the shard lives."""
+        flushed = time.monotonic()
+        while True:
+            await asyncio.sleep(min(TICK_S, self._settings.flush_s))
+            now = time.monotonic()
+            for user, active in list(self._active.items()):
+                if now - active.used < self._settings.idle_s:
+                    break  # the rest was used later
+                self._drop(user)
+            store = self._store
+            if store is None:
+                return
+            if store.broken is not None:
+                self._restart_if_mended(store)
+            elif store.unflushed >= self._settings.flush_rows or (
+                store.unflushed and now - flushed >= self._settings.flush_s
+            ):
+                try:
+                    await self._run(store.flush)
+                except PersonaAgentError as e:
+                    logger.warning("memory shard %d could not flush: %s", self._config.shard, e.message)
+                flushed = time.monotonic()
+
+    def _restart_if_mended(self, store: MilvusStore) -> None:
+        """End this process once the disk has room again; Ray starts it anew, and the store recovers from its log."""
+        try:
+            check_disk(self._config.store_dir)
+        except StoreError:
+            return
+        logger.error("memory shard %d restarts: %s", self._config.shard, store.broken)
+        os._exit(1)
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await something that must run to its end even if the caller goes away, or RAM would miss what the store has."""
+        return await asyncio.shield(self._spawn(work, f"change-{uuid.uuid4().hex[:8]}"))
+
+    def _spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            if isinstance(error, PersonaAgentError):
+                logger.debug("memory shard %d: %s", self._config.shard, error.message)
+            else:
+                logger.error("memory shard %d failed", self._config.shard, exc_info=error)
+
+
+def _finder(user: str, stored: dict[Any, Row]) -> Callable[[str], Row | None]:
+    return lambda interaction: stored.get(row_key(user, interaction))

@@ -1,0 +1,239 @@
+"""Changes to a user's memory: what a call is about to write, decided before anything is written.
+
+A change has three steps, so that nothing is visible before it is durable and reads never wait for a write:
+
+    change = memory.append(...)      # decides, changes nothing
+    commit(store, [change])          # blocking; may run in a thread
+    memory.apply(change)             # RAM follows
+
+The caller runs one change of a user at a time; reads may come at any moment between the steps.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from personaagent.errors import ConflictError, InvalidInput, NotFoundError
+from personaagent.protocols import Embedder, Matrix
+from personaagent.store import Row, Store, Vector, half, microseconds, pack
+from personaagent.types import (
+    AppendResult,
+    Interaction,
+    Kind,
+    Persona,
+    PersonaDraft,
+    Profile,
+    RecallQuery,
+    choice_kind,
+)
+
+__all__ = [
+    "Change",
+    "Clock",
+    "Incoming",
+    "clock",
+    "commit",
+    "embed_interactions",
+    "embed_recall",
+    "plan_append",
+    "plan_feedback",
+    "plan_persona",
+    "plan_profile",
+]
+
+Clock = Callable[[], int]  # microseconds since 1970
+
+
+def clock() -> int:
+    """The present moment in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """An interaction about to be appended, with its vectors; a restored one brings its arrival times too."""
+
+    interaction: Interaction
+    query_vector: Vector
+    truth_vector: Vector | None
+    arrived: int | None = None
+    truth_arrived: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one call writes, and what it answers once that is durable."""
+
+    user: str
+    rows: tuple[Row, ...] = ()
+    personas: tuple[Persona, ...] = ()
+    profile: Profile | None = None
+    replaces: int = 0  # version of the profile that `profile` takes the place of
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)  # names this attempt, see `Store.put_persona`
+    added: AppendResult = field(default_factory=lambda: AppendResult(added=0, repeated=0))
+
+
+def commit(store: Store, changes: Sequence[Change]) -> None:
+    """Make changes durable; rows of all of them in one write. Raises ConflictError as `Store` does."""
+    rows = [row for change in changes for row in change.rows]
+    if rows:
+        store.put(rows)
+    for change in changes:
+        for persona in change.personas:
+            store.put_persona(change.user, persona, change.token)
+        if change.profile is not None:
+            store.put_profile(change.user, change.profile, change.replaces, change.token)
+
+
+def plan_append(
+    user: str, items: Sequence[Incoming], existing: Callable[[str], Row | None], last_arrived: int, now: int
+) -> Change:
+    """What an append writes, given a way to look up rows that are there already.
+
+    A repeated id changes nothing, except that a missing truth or response is filled in.
+
+    Args:
+        user: whose interactions these are.
+        items: in order of arrival.
+        existing: the stored row of an interaction id, or None.
+        last_arrived: arrival of the user's newest row; new rows come later than it.
+        now: microseconds since 1970.
+
+    Raises:
+        InvalidInput: an interaction belongs to another user.
+    """
+    rows: dict[str, Row] = {}
+    added = updated = repeated = 0
+    arrival = max(now, last_arrived + 1)
+    for item in items:
+        interaction = item.interaction
+        if interaction.user != user:
+            raise InvalidInput("an interaction of another user cannot be appended to this one's memory")
+        old = rows.get(interaction.id) or existing(interaction.id)
+        if old is None:
+            arrived = arrival if item.arrived is None else item.arrived
+            known = 0 if interaction.truth is None else item.truth_arrived or max(now, arrived)
+            rows[interaction.id] = _row(interaction, item, arrived, known)
+            arrival += 1
+            added += 1
+            continue
+        stored = old.interaction
+        fill = {
+            name: value
+            for name in ("truth", "response")
+            if getattr(stored, name) is None and (value := getattr(interaction, name)) is not None
+        }
+        if not fill:
+            repeated += 1
+            continue
+        merged = stored.model_copy(update=fill)
+        known = old.truth_arrived or (0 if merged.truth is None else item.truth_arrived or now)
+        rows[interaction.id] = Row(
+            user=user,
+            id=old.id,
+            time=old.time,
+            arrived=old.arrived,
+            truth_arrived=known,
+            payload=pack(merged),
+            query_vector=old.query_vector,
+            truth_vector=old.truth_vector if stored.truth is not None else _half(item.truth_vector),
+        )
+        updated += 1
+    return Change(
+        user=user,
+        rows=tuple(rows.values()),
+        added=AppendResult(added=added, repeated=repeated, updated=updated),
+    )
+
+
+def _row(interaction: Interaction, item: Incoming, arrived: int, truth_arrived: int) -> Row:
+    return Row(
+        user=interaction.user,
+        id=interaction.id,
+        time=microseconds(interaction.time),
+        arrived=arrived,
+        truth_arrived=truth_arrived,
+        payload=pack(interaction),
+        query_vector=item.query_vector,
+        truth_vector=_half(item.truth_vector) if interaction.truth is not None else None,
+    )
+
+
+def plan_feedback(old: Row | None, interaction: str, truth: str, truth_vector: Vector, now: int) -> Change:
+    """What feedback on the stored row `old` writes. Raises NotFoundError if there is none."""
+    if old is None:
+        raise NotFoundError(f"interaction {interaction!r} does not exist")
+    stored = old.interaction
+    if stored.truth == truth:
+        return Change(user=old.user)
+    try:
+        told = Interaction.model_validate({**dict(stored), "truth": truth})
+    except ValidationError as e:
+        raise InvalidInput(f"truth: {e.errors()[0]['msg']}") from e
+    row = Row(
+        user=old.user,
+        id=old.id,
+        time=old.time,
+        arrived=old.arrived,
+        truth_arrived=now,
+        payload=pack(told),
+        query_vector=old.query_vector,
+        truth_vector=half(truth_vector),
+    )
+    return Change(user=old.user, rows=(row,), added=AppendResult(added=0, repeated=0, updated=1))
+
+
+def plan_persona(current: Persona | None, draft: PersonaDraft, expected: int | None) -> Persona:
+    """The version that follows `current`. Raises ConflictError if that is not version `expected`."""
+    number = current.number if current else None
+    if number != expected:
+        raise ConflictError(f"the persona is at version {number or 'none'}, not {expected or 'none'}; read it again")
+    fields = {name: getattr(draft, name) for name in PersonaDraft.model_fields}
+    return Persona(**fields, number=(number or 0) + 1, parent=number, time=datetime.now(UTC))
+
+
+def plan_profile(current: Profile, profile: Profile, expected: int) -> Profile:
+    """The profile that follows `current`. Raises ConflictError if that is not version `expected`."""
+    if current.version != expected:
+        raise ConflictError(f"the profile is at version {current.version}, not {expected}; read it again")
+    return profile.model_copy(update={"version": expected + 1})
+
+
+def _half(vector: Vector | None) -> Vector | None:
+    return None if vector is None else half(vector)
+
+
+async def embed_interactions(embedder: Embedder, interactions: Sequence[Interaction]) -> list[Incoming]:
+    """Interactions with the vectors of their queries and truths; equal texts are embedded once."""
+    texts = {i.query for i in interactions} | {i.truth for i in interactions if i.truth is not None}
+    vectors = await _vectors(embedder, sorted(texts))
+    return incoming(interactions, vectors)
+
+
+def incoming(interactions: Sequence[Interaction], vectors: Mapping[str, Vector]) -> list[Incoming]:
+    """Interactions with vectors that are known already, by text."""
+    return [Incoming(i, vectors[i.query], None if i.truth is None else vectors[i.truth]) for i in interactions]
+
+
+async def embed_recall(embedder: Embedder, query: RecallQuery) -> tuple[Vector, Matrix]:
+    """The vectors a recall needs: (dim,) of its text and (m, dim) of its choices, (0, dim) where these are not read."""
+    choices = query.choices if query.choices and query.decisions else ()
+    if choice_kind(choices) is Kind.RATING:
+        choices = ()
+    matrix = np.asarray(await embedder.embed([query.text, *choices]), dtype=np.float32)
+    return matrix[0], matrix[1:]
+
+
+async def _vectors(embedder: Embedder, texts: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
+    if not texts:
+        return {}
+    matrix = np.asarray(await embedder.embed(texts), dtype=np.float32)
+    return dict(zip(texts, matrix, strict=True))

@@ -1,0 +1,45 @@
+"""The application graph, for `serve.run` on a laptop and for a Serve config file (RayService) on a cluster alike.
+
+In a config file: `import_path: serve.app:build`, with the settings tree under `args`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from personaagent.models import context_length
+from personaagent.settings import Settings, load_settings
+
+from .embedder import embedder_deployment
+from .router import router_deployment
+
+__all__ = ["APP", "EMBEDDER", "LLM", "ROUTER", "build", "build_app"]
+
+APP = "personaagent"  # the application's name
+LLM, EMBEDDER, ROUTER = "LLM", "Embedder", "AgentRouter"  # its deployments
+
+
+def build_app(settings: Settings) -> Any:
+    """The Serve application: router over engine and embedder. Ray must be connected.
+
+    With `llm.base_url` there is no engine; the router calls that server.
+
+    Raises:
+        InvalidInput: a model that cannot be found.
+    """
+    llm = None
+    if settings.llm.base_url is None:
+        from .engine import llm_deployment  # imports vLLM
+
+        llm = llm_deployment(settings, LLM)
+    embedder = embedder_deployment(settings, EMBEDDER)
+    return router_deployment(settings, ROUTER, embedder, llm, context_length(settings))
+
+
+def build(args: dict[str, Any]) -> Any:
+    """The application for a Serve config file; `args` is the settings tree, over PERSONAAGENT_CONFIG and environment.
+
+    Raises:
+        InvalidInput: unknown settings, or a model that cannot be found.
+    """
+    return build_app(load_settings(**args))

@@ -1,0 +1,119 @@
+"""The part of `personaagent bench alignment` that needs the real system: the served engine, then the bare one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from alignment.bench import Measured, align_all, fill, probe, report
+from alignment.peers import run_peers
+from alignment.views import View
+from personaagent.agent import Agent
+from personaagent.errors import UnavailableError
+from personaagent.models import model_name, prepare_llm
+from personaagent.settings import Settings
+
+from .offline import replay
+from .system import System
+
+__all__ = ["measure"]
+
+IDLE_CHATS = 40
+SEQUENTIAL_SHARE = 4  # one in so many users is aligned one call at a time; all of them would take minutes
+PEER_USERS = 3
+PROBERS = 4  # users that chat, and are not aligned
+
+Progress = Callable[[str, int, int], None]
+
+
+async def measure(settings: Settings, users: int, *, peers: bool, progress: Progress) -> dict[str, Any]:
+    """Start the system on a temporary store, measure, end it, then replay the same requests on the bare engine.
+
+    (a) all users batched, (a') the same while somebody chats, (b) some of the users one call at a time, (c) the requests
+    of (a) offline at once. Every run has a prefix cache of its own, so none profits from the one before.
+
+    Args:
+        settings: of the model and of alignment.
+        users: made-up users to align.
+        peers: also run TextGrad and GEPA where they are installed.
+        progress: called with what is being done, steps done and steps in all.
+    """
+    # An engine that serves others as well can neither be kept quiet nor be ended for (c).
+    own_engine = not (settings.llm.base_url or settings.serve.ray_address or os.environ.get("RAY_ADDRESS"))
+    offline: dict[str, float] | None = None
+    failure: str | None = None
+    steps = iter(range(1, 100))
+
+    def tell(what: str) -> None:
+        progress(what, next(steps), 7)
+
+    with tempfile.TemporaryDirectory(prefix="personaagent-bench-", ignore_cleanup_errors=True) as home:
+        own = settings.model_copy(update={"home": Path(home)})
+        tell("starting the system")
+        system = await System.start(own)
+        try:
+            names = await fill(system.memory, system.embedder, own, users)
+            others = await fill(system.memory, system.embedder, own, PROBERS, first=users)
+            chatting = Agent(system.llm, View(system.memory), own.agent)
+
+            async def aligned(label: str, who: list[str], in_flight: int | None = None) -> Measured:
+                salt = label if own.llm.base_url is None else None
+                return await align_all(
+                    system.llm, system.memory, system.embedder, own, who, in_flight=in_flight, salt=salt
+                )
+
+            await aligned("warm-up", others)
+            await probe(chatting, others, 3)
+            tell("chat alone")
+            idle = await probe(chatting, others, IDLE_CHATS)
+            tell("aligning, batched")
+            batched = await aligned("batched", names)
+            tell("aligning and chatting")
+            together = asyncio.create_task(aligned("together", names))
+            try:
+                busy = await probe(chatting, others, 0, until=together)
+                while_chatting = await together
+            finally:
+                together.cancel()
+            tell("aligning, one call at a time")
+            few = names[: max(1, users // SEQUENTIAL_SHARE)]
+            sequential = await aligned("sequential", few, in_flight=1)
+            compared = await _peers(system, own, few) if peers else {}
+            arguments, environment = _engine_of(own, await prepare_llm(own)) if own_engine else ({}, {})
+        finally:
+            await system.close()
+        if own_engine:
+            tell("the bare engine")
+            try:
+                offline = await replay(await prepare_llm(own), arguments, environment, batched.requests)
+            except UnavailableError as e:  # minutes of other measurements are still worth printing
+                failure = e.message
+    result = report(batched, sequential, offline["tokens_per_s"] if offline else None, idle, busy)
+    return {
+        "model": model_name(settings),
+        **result,
+        "users_per_min_while_chatting": round(while_chatting.users_per_min, 2),
+        "offline": {k: round(v, 2) for k, v in offline.items()} if offline else None,
+        "offline_error": failure,
+        "peers": compared,
+    }
+
+
+async def _peers(system: System, settings: Settings, users: list[str]) -> dict[str, Any]:
+    chosen = users[:PEER_USERS]
+    histories = [await system.memory.latest(user, 1000, with_truth=True) for user in chosen]
+    agent = Agent(system.llm, View(system.memory), settings.agent)
+    personas = [(await agent.ensure_persona(user)).text for user in chosen]
+    return dict(await run_peers(system.llm, histories, personas))
+
+
+def _engine_of(settings: Settings, model: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Arguments and environment of the engine that is running; the import costs seconds, so it comes last."""
+    from .engine import llm_config
+
+    config = llm_config(settings, model)
+    return dict(config.engine_kwargs), dict((config.runtime_env or {}).get("env_vars", {}))

@@ -1,0 +1,129 @@
+"""An engine under the real LLMServer that answers by rule: RAYLLM_VLLM_ENGINE_CLS=tests.scripted_engine.ScriptedEngine.
+
+The answer repeats the last user message. Its first word can ask for more:
+    refuse   an error of the request        die      the process ends at once
+    explode  an exception                   calls    a call of the first tool offered
+A closed choice falls on the first option that the last message contains, or on the first. Environment:
+    SCRIPTED_DELAY_S  seconds per call      SCRIPTED_HOLD  calls of priority > 0 wait while this file exists
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from ray.llm._internal.serve.core.engine.protocol import LLMEngine
+from ray.serve.llm import LLMConfig
+from ray.serve.llm.openai_api_models import ChatCompletionResponse, ErrorResponse
+
+
+class ScriptedEngine(LLMEngine):  # type: ignore[misc]
+    def __init__(self, llm_config: LLMConfig) -> None:
+        self._context = int(llm_config.engine_kwargs.get("max_model_len", 4096))
+        self._delay = float(os.environ.get("SCRIPTED_DELAY_S", "0"))
+        self._hold = os.environ.get("SCRIPTED_HOLD")
+        self._model = llm_config.model_id
+
+    async def start(self) -> None:
+        pass
+
+    async def check_health(self) -> None:
+        pass
+
+    async def shutdown(self) -> None:
+        pass
+
+    def routing_stats(self) -> dict[str, Any]:
+        return {}
+
+    async def resolve_lora(self, lora_model: Any) -> None:
+        raise ValueError("no LoRA here")
+
+    async def completions(self, request: Any, raw_request_info: Any = None) -> AsyncIterator[Any]:
+        yield _error("no completions here")
+
+    async def embeddings(self, request: Any, raw_request_info: Any = None) -> AsyncIterator[Any]:
+        yield _error("no embeddings here")
+
+    async def transcriptions(self, request: Any, raw_request_info: Any = None) -> AsyncIterator[Any]:
+        yield _error("no transcriptions here")
+
+    async def chat(self, request: Any, raw_request_info: Any = None) -> AsyncIterator[Any]:
+        body = request.model_dump()
+        messages = [dict(m) for m in body["messages"]]
+        prompt = sum(len(str(m.get("content"))) // 4 + 4 for m in messages)
+        wanted = body.get("max_tokens") or 16
+        if prompt + wanted > self._context:
+            yield _error(
+                f"This model's maximum context length is {self._context} tokens. However, you requested {wanted} output "
+                f"tokens and your prompt contains {prompt} input tokens."
+            )
+            return
+        while self._hold and body["priority"] > 0 and Path(self._hold).exists():  # noqa: ASYNC110, ASYNC240
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(self._delay)
+        last = next((str(m["content"]) for m in reversed(messages) if m["role"] == "user"), "")
+        command = last.split(" ", 1)[0]
+        if command == "refuse":
+            yield _error("the script refuses")
+            return
+        if command == "die":
+            os._exit(1)
+        if command == "explode":
+            raise RuntimeError("the script explodes")
+        choices = (body.get("structured_outputs") or {}).get("choice")
+        text = next((c for c in choices if c in last), choices[0]) if choices else f"echo: {last}"
+        calls = [_tool_call(body["tools"][0])] if command == "calls" and body.get("tools") else []
+        words = re.findall(r"\S+\s*", text)[:wanted] if not choices else [text]
+        usage = {
+            "prompt_tokens": prompt,
+            "completion_tokens": len(words),
+            "total_tokens": prompt + len(words),
+            "prompt_tokens_details": {"cached_tokens": prompt // 2},
+        }
+        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self._model}
+        if not body["stream"]:
+            message: dict[str, Any] = {"role": "assistant", "content": None if calls else "".join(words)}
+            choice = {
+                "index": 0,
+                "message": message | ({"tool_calls": calls} if calls else {}),
+                "finish_reason": "tool_calls" if calls else "stop",
+                "logprobs": _logprobs(choices, text) if choices and body["logprobs"] else None,
+            }
+            yield ChatCompletionResponse(**head, choices=[choice], usage=usage)
+            return
+        head["object"] = "chat.completion.chunk"
+        yield _event(head, {"role": "assistant", "content": ""})
+        for word in words:
+            await asyncio.sleep(0)
+            yield _event(head, {"content": word})
+        yield _event(head, {}, "stop")
+        yield f"data: {json.dumps({**head, 'choices': [], 'usage': usage})}\n\n"
+        yield "data: [DONE]\n\n"
+
+
+def _error(message: str) -> ErrorResponse:
+    return ErrorResponse(error={"message": message, "type": "BadRequestError", "code": 400})
+
+
+def _event(head: dict[str, Any], delta: dict[str, Any], finish: str | None = None) -> str:
+    return f"data: {json.dumps({**head, 'choices': [{'index': 0, 'delta': delta, 'finish_reason': finish}]})}\n\n"
+
+
+def _tool_call(tool: dict[str, Any]) -> dict[str, Any]:
+    return {"id": "call-1", "type": "function", "function": {"name": tool["function"]["name"], "arguments": "{}"}}
+
+
+def _logprobs(choices: list[str], chosen: str) -> dict[str, Any]:
+    """The chosen option has .9 of the mass, the others share the rest; tokens are whole options."""
+    rest = 0.1 / max(1, len(choices) - 1)
+    tokens = [{"token": c, "logprob": math.log(0.9 if c == chosen else rest), "bytes": None} for c in choices]
+    return {"content": [{"token": chosen, "logprob": math.log(0.9), "bytes": None, "top_logprobs": tokens}]}

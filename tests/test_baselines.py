@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from alignment.baselines import BASELINES, baseline
+from alignment.views import View
+from personaagent import prompts
+from personaagent.errors import ConflictError, InvalidInput
+from personaagent.local_memory import LocalMemory
+from personaagent.profile import build_profile
+from personaagent.settings import AgentSettings
+from personaagent.types import ChatRequest, Decision, Interaction, Origin, PersonaDraft, RecallQuery
+from tests.agent_doubles import FakeLLM
+from tests.doubles import HashEmbedder
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+OPTIONS = ("tea", "milk", "rum")
+SETTINGS = AgentSettings(decision=Decision(episodes=2, evidence_weight=20))
+
+
+def said(user: str, n: int, query: str, truth: str) -> Interaction:
+    time = START + timedelta(hours=n)
+    return Interaction(id=f"{user}{n}", user=user, time=time, query=query, truth=truth, choices=OPTIONS)
+
+
+QUESTION = said("ann", 99, "a hot drink for breakfast", "tea")
+
+
+async def memory() -> LocalMemory:
+    result = LocalMemory(HashEmbedder(64))
+    await result.append(
+        "ann",
+        [
+            said("ann", 0, "a hot drink for breakfast", "tea"),
+            said("ann", 1, "something for the ship", "rum"),
+            said("ann", 2, "something for the cat", "milk"),
+            said("ann", 3, "something for the captain", "rum"),
+        ],
+    )
+    await result.append("bob", [said("bob", 0, "a hot drink for breakfast", "rum")])
+    await build_profile(result, HashEmbedder(64), "ann")
+    return result
+
+
+async def ask(name: str, llm: FakeLLM, settings: AgentSettings = SETTINGS) -> str:
+    return (await baseline(name, llm, await memory(), settings).answer(QUESTION)).text
+
+
+def system(request: ChatRequest) -> str:
+    return request.messages[0].text
+
+
+def shown(request: ChatRequest) -> list[str]:
+    return [m.text for m in request.messages if m.role == "assistant"]
+
+
+@pytest.mark.parametrize(
+    ("name", "answers"),
+    [
+        ("none", []),
+        ("icl", ["milk", "rum"]),  # the newest two, the newest of them next to the request
+        ("rag", ["tea"]),  # the most similar one stands next to the request
+        ("pag", ["tea"]),
+        ("persona", ["tea"]),
+    ],
+)
+async def test_what_a_method_shows_the_model(name: str, answers: list[str]) -> None:
+    llm = FakeLLM()
+    await ask(name, llm)
+    (request,) = llm.requests
+    assert shown(request)[-len(answers) or 9 :] == answers
+    assert len(shown(request)) in (len(answers), 2)
+    knows = prompts.KNOWN_USER in system(request)
+    assert knows is (name in ("pag", "persona"))
+    assert (prompts.NO_PERSONA in system(request)) is not knows
+
+
+async def test_only_persona_and_evidence_read_memory_as_evidence() -> None:
+    for name in BASELINES:
+        llm = FakeLLM()
+        llm.choice = lambda request: {"r": -0.1, "m": -2.0, "t": -2.5}  # the model itself would say rum
+        assert await ask(name, llm) == ("tea" if name in ("persona", "evidence") else "rum")
+
+
+async def test_evidence_alone_calls_no_model() -> None:
+    llm = FakeLLM()
+    assert await ask("evidence", llm) == "tea"
+    assert llm.requests == []
+    unknown = QUESTION.model_copy(update={"user": "carl"})
+    assert (await baseline("evidence", llm, await memory(), SETTINGS).answer(unknown)).text in OPTIONS
+
+
+async def test_react_chooses_after_what_its_tools_found() -> None:
+    steps = iter(['<tool_call>{"name": "search_episodes", "arguments": {"query": "breakfast"}}</tool_call>', "I see."])
+    llm = FakeLLM(lambda request: next(steps))
+    await ask("react", llm)
+    first, second, last = llm.requests
+    assert first.choices is None
+    assert shown(first) == []  # nothing is recalled beforehand
+    assert "a hot drink for breakfast -> tea" in second.messages[-1].text
+    assert last.choices == OPTIONS
+    assert any("a hot drink for breakfast -> tea" in m.text for m in last.messages)
+    assert shown(last)[-1] == "I see."
+
+
+async def test_free_text_goes_through_the_loop_of_the_agent() -> None:
+    item = QUESTION.model_copy(update={"choices": None})
+    for name in ("none", "icl", "rag", "pag", "react", "persona"):
+        assert (await baseline(name, FakeLLM("hello"), await memory(), SETTINGS).answer(item)).text == "hello"
+    assert (await baseline("evidence", FakeLLM(), await memory(), SETTINGS).answer(item)).text == "tea"
+
+
+async def test_nothing_is_remembered() -> None:
+    for name in BASELINES:
+        held = await memory()
+        await baseline(name, FakeLLM(), held, SETTINGS).answer(QUESTION)
+        assert len(await held.latest("ann", 100)) == 4
+        assert await held.personas("ann") == ()
+
+
+async def test_a_view_refuses_writes() -> None:
+    view = View(await memory())
+    with pytest.raises(InvalidInput):
+        await view.append("ann", [QUESTION])
+    with pytest.raises(InvalidInput):
+        await view.feedback("ann", "ann0", "rum")
+    with pytest.raises(InvalidInput):
+        await view.forget("ann")
+    with pytest.raises(InvalidInput):
+        await view.commit_profile("ann", await view.profile("ann"), 1)
+
+
+async def test_a_view_keeps_its_own_personas() -> None:
+    held = await memory()
+    one, two = View(held), View(held)
+    draft = PersonaDraft(text="likes tea", origin=Origin.INITIAL)
+    assert (await one.commit_persona("ann", draft, None)).number == 1
+    with pytest.raises(ConflictError):
+        await one.commit_persona("ann", draft, None)
+    assert (await one.commit_persona("ann", draft, 1)).parent == 1
+    assert [p.number for p in await one.personas("ann")] == [1, 2]
+    assert await one.persona("ann", 3) is None
+    assert await two.persona("ann") is None
+    heir = View(held, personas_of=one, text="nothing")
+    found = await heir.persona("ann")
+    assert found is not None
+    assert (found.number, found.text) == (2, "nothing")
+
+
+async def test_a_view_can_read_another_users_memory_and_persona() -> None:
+    held = await memory()
+    own = View(held)
+    await own.commit_persona("bob", PersonaDraft(text="likes rum", origin=Origin.INITIAL), None)
+    other = {"ann": "bob", "bob": "ann"}
+    view = View(held, personas_of=own, memory_as=other, persona_as=other)
+    persona = await view.persona("ann")
+    assert persona is not None
+    assert persona.text == "likes rum"
+    assert [i.user for i in await view.latest("ann", 9)] == ["bob"]
+    query = RecallQuery(text=QUESTION.query, choices=OPTIONS, decisions=(Decision(),), with_truth=True)
+    found = await view.recall("ann", query)
+    assert [e.interaction.user for e in found.episodes] == ["bob"]
+    assert max(zip(found.evidence[0], OPTIONS, strict=True))[1] == "rum"
+    assert (await view.profile("bob")).current == (await held.profile("ann")).current
+
+
+async def test_what_a_view_hides_gives_no_evidence() -> None:
+    for episodes in ("latest", "none"):
+        view = View(await memory(), episodes=episodes)  # type: ignore[arg-type]
+        query = RecallQuery(text=QUESTION.query, choices=OPTIONS, decisions=(Decision(), Decision()))
+        assert (await view.recall("ann", query)).evidence == ((0.0,) * 3,) * 2
+
+
+async def test_the_newest_episodes_keep_to_the_token_budget() -> None:
+    view = View(await memory(), episodes="latest")
+    found = await view.recall("ann", RecallQuery(text="x", k=4, max_tokens=16))
+    assert [e.interaction.id for e in found.episodes] == ["ann3", "ann2"]
+
+
+def test_an_unknown_baseline_is_refused() -> None:
+    with pytest.raises(ValueError, match="there are evidence"):
+        baseline("magic", FakeLLM(), LocalMemory(HashEmbedder()), SETTINGS)

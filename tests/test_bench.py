@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from alignment import bench, peers
+from alignment.bench import Measured, Recorder, align_all, fill, probe, report, scripted
+from alignment.views import View
+from alignment.workload import ScriptedEmbedder, ScriptedEngine, made_up_user
+from personaagent.agent import Agent
+from personaagent.local_memory import LocalMemory
+from personaagent.settings import AlignmentSettings, Settings
+from personaagent.types import AlignmentResult, ChatRequest, ChatResult, Message, Outcome, Usage
+
+SMALL = AlignmentSettings(held_out=4, candidates=1, retry_s=0, profile=False)
+SETTINGS = Settings(alignment=SMALL)
+
+
+class Crowded(ScriptedEngine):
+    """Counts how many calls are in flight together."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.most = 0
+
+    async def chat(self, request: ChatRequest) -> ChatResult:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0)
+        self.now -= 1
+        return await super().chat(request)
+
+
+async def filled(users: int) -> tuple[LocalMemory, list[str]]:
+    embedder = ScriptedEmbedder(16)
+    memory = LocalMemory(embedder)
+    return memory, await fill(memory, embedder, SETTINGS, users)
+
+
+def measured(users: int = 4, seconds: float = 2.0, cached: int = 250) -> Measured:
+    usage = Usage(calls=10, prompt_tokens=1000, completion_tokens=200, cached_tokens=cached)
+    return Measured(users, seconds, usage, [AlignmentResult(user="a", outcome=Outcome.REJECTED)] * users)
+
+
+async def test_the_same_users_can_be_aligned_batched_and_one_call_at_a_time() -> None:
+    memory, names = await filled(3)
+    batched, sequential = Crowded(), Crowded()
+    one = await align_all(batched, memory, ScriptedEmbedder(16), SETTINGS, names)
+    two = await align_all(sequential, memory, ScriptedEmbedder(16), SETTINGS, names, in_flight=1)
+    assert batched.most > 1
+    assert sequential.most == 1
+    assert one.usage == two.usage  # the same work
+    assert [r.user for r in one.results] == names
+    assert {r.outcome for r in one.results} <= {Outcome.ACCEPTED, Outcome.REJECTED}
+    assert len(one.requests) == one.usage.calls
+    assert sorted(map(repr, one.requests)) == sorted(map(repr, two.requests))
+    assert await memory.personas(names[0]) == ()
+
+
+async def test_a_recorder_salts_what_it_sends_but_keeps_what_was_asked() -> None:
+    seen: list[ChatRequest] = []
+
+    class Inner(ScriptedEngine):
+        async def chat(self, request: ChatRequest) -> ChatResult:
+            seen.append(request)
+            return await super().chat(request)
+
+    recorder = Recorder(Inner(), "run-a")
+    request = ChatRequest(messages=(Message(role="user", content="hi"),))
+    await recorder.chat(request)
+    assert seen[0].extra == {"cache_salt": "run-a"}
+    assert recorder.requests == [request]
+    assert recorder.usage.calls == 1
+
+
+async def test_a_probe_chats_until_the_work_beside_it_is_done() -> None:
+    memory, names = await filled(2)
+    agent = Agent(ScriptedEngine(), View(memory), SETTINGS.agent)
+    assert len(await probe(agent, names, 5)) == 5
+    work = asyncio.create_task(asyncio.sleep(0.05))
+    assert len(await probe(agent, names, 0, until=work)) >= 1
+    assert work.done()
+    assert len(await memory.latest(names[0], 100)) == 12  # a probe is not remembered
+
+
+async def test_scripted_users_are_measured_in_a_process_of_its_own() -> None:
+    cell = await scripted(6, SMALL)
+    assert set(cell) == {"ms_per_user", "rss_mb", "failed"}
+    assert cell["ms_per_user"] > 0
+    assert cell["rss_mb"] > 1
+    assert cell["failed"] == 0
+
+
+def test_the_report_has_the_keys_of_the_bench() -> None:
+    result = report(measured(), measured(1, 2.0), 1200.0, [10.0, 20.0], [30.0])
+    assert json.loads(json.dumps(result)) == result
+    assert result["users_per_min"] == {"batched": 120.0, "sequential": 30.0}
+    assert result["speedup"] == 4.0
+    assert result["tokens_per_s"] == {"batched": 600.0, "offline": 1200.0}
+    assert result["engine_share"] == 0.5
+    assert result["cache_hit_rate"] == 0.25
+    assert result["chat_p95_ms"] == {"idle": 19.5, "aligning": 30.0}
+    unknown = report(measured(), measured(), None, [1.0], [1.0])
+    assert unknown["engine_share"] is None
+    assert unknown["tokens_per_s"]["offline"] is None
+
+
+async def test_the_bench_measures_the_system_then_scripted_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def measure(settings: Settings, users: int, **more: Any) -> dict[str, Any]:
+        return {"users": users, **more}
+
+    async def few(users: int, settings: AlignmentSettings) -> dict[str, float]:
+        return {"ms_per_user": 1.234, "rss_mb": 50.0, "failed": 0.0}
+
+    module = ModuleType("serve.bench")
+    module.measure = measure  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "serve.bench", module)
+    monkeypatch.setattr(bench, "scripted", few)
+    said: list[str] = []
+    result = await bench.run(
+        SETTINGS, 5, scripted_users=(10, 20), peers=False, progress=lambda what, done, total: said.append(what)
+    )
+    assert result["users"] == 5
+    assert result["peers"] is False
+    assert result["scripted_ms_per_user"] == {"10": 1.23, "20": 1.23}
+    assert result["scripted_rss_mb"] == {"10": 50.0, "20": 50.0}
+    assert said == ["scripted users", "scripted users"]
+
+
+def test_made_up_users_are_always_the_same_and_differ() -> None:
+    assert made_up_user(3, 9) == made_up_user(3, 9)
+    assert made_up_user(3, 9) != made_up_user(4, 9)
+    history = made_up_user(7, 40)
+    assert len({i.id for i in history}) == 40
+    assert all(i.truth in (i.choices or ()) for i in history)
+    assert [i.time for i in history] == sorted(i.time for i in history)
+
+
+async def test_the_scripted_engine_is_deterministic() -> None:
+    request = ChatRequest(messages=(Message(role="user", content="hi"),), choices=("a", "b"), top_logprobs=5)
+    assert await ScriptedEngine().chat(request) == await ScriptedEngine().chat(request)
+    other = request.model_copy(update={"messages": (Message(role="user", content="ho"),)})
+    assert (await ScriptedEngine().chat(request)).first_logprobs != (await ScriptedEngine().chat(other)).first_logprobs
+
+
+async def test_peers_that_are_not_installed_are_null(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    found = await peers.run_peers(ScriptedEngine(), [made_up_user(1, 6)], ["likes tea"])
+    assert found == {"textgrad": None, "gepa": None}
+
+
+@pytest.mark.parametrize("name", peers.PEERS)
+async def test_peers_share_our_model(name: str) -> None:
+    pytest.importorskip(name, reason="the bench extra is not installed")
+    found = (await peers.run_peers(ScriptedEngine(), [made_up_user(1, 12)], ["likes tea"]))[name]
+    assert found is not None
+    assert found["calls_per_user"] > 3

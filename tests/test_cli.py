@@ -1,0 +1,351 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from personaagent.agent import Agent
+from personaagent.cli import app
+from personaagent.cli.options import parse_assignment
+from personaagent.cli.serving import _split
+from personaagent.errors import InvalidInput
+from personaagent.local_memory import LocalMemory
+from personaagent.settings import Settings
+from tests.agent_doubles import FakeLLM
+from tests.doubles import HashEmbedder
+
+Invoke = Callable[..., Result]
+
+
+def line(user: str, n: int, **more: Any) -> str:
+    return json.dumps({"user": user, "query": f"question {n}", "truth": f"truth {n}", "time": 1_700_000_000 + n} | more)
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    for name in [n for n in os.environ if n.startswith("PERSONAAGENT_")]:
+        monkeypatch.delenv(name)
+    runner = CliRunner()
+    return lambda *args, **kwargs: runner.invoke(app, ["--home", str(tmp_path / "home"), *map(str, args)], **kwargs)
+
+
+class FakeSystem:
+    """The system as the commands see it, over one memory that outlives them. Counts what is open."""
+
+    memory: ClassVar[LocalMemory]
+    open: ClassVar[int] = 0
+    started: ClassVar[list[dict[str, Any]]]
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.embedder = HashEmbedder()
+        self.llm = FakeLLM("soup")
+        self.agent = Agent(self.llm, self.memory, settings.agent)
+        self.url = "http://127.0.0.1:8000"
+
+    @classmethod
+    async def start(cls, settings: Settings, **parts: Any) -> FakeSystem:
+        cls.started.append(parts)
+        FakeSystem.open += 1
+        return cls(settings)
+
+    async def close(self) -> None:
+        FakeSystem.open -= 1
+
+
+@pytest.fixture
+def system(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeSystem]]:
+    FakeSystem.memory = LocalMemory(HashEmbedder())
+    FakeSystem.started = []
+    FakeSystem.open = 0
+    module = types.ModuleType("serve.system")
+    module.System = FakeSystem  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "serve.system", module)
+    yield FakeSystem
+    assert FakeSystem.open == 0, "a command left its system open"
+
+
+def one_line(text: str) -> str:
+    lines = [row for row in text.splitlines() if row.strip()]
+    assert len(lines) == 1, text
+    return lines[0]
+
+
+# Start-up and settings
+
+
+def test_help_loads_neither_ray_nor_models() -> None:
+    heavy = "{'ray', 'torch', 'transformers', 'vllm', 'pymilvus', 'pandas', 'numpy'}"
+    code = f"import sys, personaagent.cli; print(sorted({heavy} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_help_names_every_command(invoke: Invoke) -> None:
+    text = invoke("--help").stdout
+    for name in "serve import chat align persona export forget users settings eval bench demo".split():
+        assert f" {name} " in text
+
+
+def test_shared_options_work_before_and_after_the_command(invoke: Invoke) -> None:
+    result = invoke("--set", "memory.shards=3", "settings", "--set", "memory.tenant=t", "--model", "a/b", "--json")
+    tree = json.loads(result.stdout)
+    assert (tree["memory"]["shards"], tree["memory"]["tenant"], tree["llm"]["model"]) == (3, "t", "a/b")
+
+
+def test_later_options_win(invoke: Invoke, tmp_path: Path) -> None:
+    tree = json.loads(invoke("settings", "--json", "--home", tmp_path / "other").stdout)
+    assert tree["home"] == str(tmp_path / "other")
+
+
+def test_settings_mask_secrets_and_print_yaml(invoke: Invoke) -> None:
+    result = invoke("settings", "--set", "llm.api_key=hunter2", "--set", "memory.token=hunter2")
+    assert "hunter2" not in result.output
+    assert yaml.safe_load(result.stdout)["memory"]["shards"] == Settings().memory.shards
+
+
+def test_config_file_is_below_flags(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("memory: {shards: 5, tenant: file}\n")
+    args = ("--config", tmp_path / "c.yaml", "settings", "--json", "--set", "memory.shards=6")
+    tree = json.loads(invoke(*args).stdout)
+    assert (tree["memory"]["shards"], tree["memory"]["tenant"]) == (6, "file")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["settings", "--set", "memory.shard=3"], "memory.shard"),
+        (["settings", "--set", "memory.shards=many"], "memory.shards"),
+        (["settings", "--set", "memory"], "key.path=value"),
+        (["settings", "--set", "llm.engine_kwargs={"], "YAML"),
+        (["settings", "--config", "/nowhere.yaml"], "/nowhere.yaml"),
+        (["import", "/nowhere.jsonl"], "/nowhere.jsonl"),
+        (["import", "/nowhere.zip", "--format", "movielens"], "/nowhere.zip"),
+        (["eval", "pahf", "--methods", "magic"], "magic"),
+        (["eval", "pahf", "--data", "/nowhere"], "/nowhere"),
+        (["forget", "anna"], "--yes"),
+        (["chat", "anna", "hello", "--choice", "only"], "two different"),
+        (["chat", "u" * 300, "hello"], "256"),
+        (["chat", "anna", "--json"], "MESSAGE"),
+        (["persona", "anna", "rollback", "x"], "number of a version"),
+        (["persona", "anna", "set"], "new text"),
+        (["persona", "anna", "set", "@/nowhere.txt"], "/nowhere.txt"),
+        (["persona", "anna", "pin", "3"], "no value"),
+        (["export", "anna", "-o", "/nowhere/file"], "folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_starts_nothing(
+    invoke: Invoke, system: type[FakeSystem], args: list[str], said: str
+) -> None:
+    result = invoke(*args)
+    assert result.exit_code == 2
+    assert one_line(result.stderr).startswith("error: ")
+    assert said in result.stderr
+    assert result.stdout == ""
+    assert system.started == []
+
+
+@pytest.mark.parametrize(
+    ("text", "tree"),
+    [
+        ("llm.model=7", {"llm": {"model": "7"}}),
+        ("memory.uri=null", {"memory": {"uri": None}}),
+        ("llm.engine_kwargs.seed=7", {"llm": {"engine_kwargs": {"seed": 7}}}),
+        ("llm.engine_kwargs={seed: 7}", {"llm": {"engine_kwargs": {"seed": 7}}}),
+        ("llm.base_url=http://a=b", {"llm": {"base_url": "http://a=b"}}),
+        ("serve.api_key=", {"serve": {"api_key": ""}}),
+    ],
+)
+def test_assignments(text: str, tree: dict[str, Any]) -> None:
+    assert parse_assignment(text) == tree
+
+
+@pytest.mark.parametrize("text", ["", "=1", "a..b=1", "memory.shards"])
+def test_broken_assignments(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        parse_assignment(text)
+
+
+def test_an_unforeseen_error_is_one_line_unless_verbose(
+    invoke: Invoke, system: type[FakeSystem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(self: object) -> None:
+        raise RuntimeError("the roof\nis on fire")
+
+    monkeypatch.setattr(LocalMemory, "users", broken)
+    result = invoke("users")
+    assert result.exit_code == 1
+    assert one_line(result.stderr.replace("opening the memory ...", "").replace("closing ...", "")).startswith("error: ")
+    assert "Traceback" in invoke("users", "--verbose").stderr
+
+
+def test_a_start_that_fails_is_one_line(
+    invoke: Invoke, system: type[FakeSystem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(settings: Settings, **parts: Any) -> FakeSystem:
+        raise InvalidInput("port 8000 is in use; choose another with --port")
+
+    monkeypatch.setattr(system, "start", refused)
+    result = invoke("serve")
+    assert result.exit_code == 2
+    assert "error: port 8000 is in use" in result.stderr
+
+
+# Import, export, forget
+
+
+def test_import_reports_bad_lines_and_takes_the_rest(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:
+    file = tmp_path / "h.jsonl"
+    file.write_text("\n".join([line("anna", 1), "{broken", line("bob", 2), '{"user": "anna"}']) + "\n")
+    result = invoke("import", file, "--json")
+    assert result.exit_code == 1
+    done = json.loads(result.stdout)
+    assert (done["added"], done["users"], done["failed"]) == (2, 2, 2)
+    assert [e["line"] for e in done["errors"]] == [2, 4]
+    assert f"{file}:2: " in result.stderr
+    assert "2 lines could not be imported" in result.stderr
+
+    file.write_text("\n".join([line("anna", 1), line("anna", 3), line("bob", 2), line("anna", 4)]) + "\n")
+    again = invoke("import", file, "--json")
+    assert again.exit_code == 0
+    done = json.loads(again.stdout)
+    assert (done["added"], done["repeated"]) == (2, 2)
+
+
+def test_import_of_nothing_readable_starts_nothing(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:
+    (tmp_path / "h.jsonl").write_text("nothing\n")
+    result = invoke("import", tmp_path / "h.jsonl")
+    assert result.exit_code == 1
+    assert system.started == []
+
+
+def test_import_needs_no_model(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:
+    (tmp_path / "h.jsonl").write_text(line("anna", 1))
+    assert invoke("import", tmp_path / "h.jsonl").exit_code == 0
+    assert system.started == [{"llm": False, "http": False, "verbose": False}]
+
+
+def test_import_in_chunks_keeps_order_and_limits_users(
+    invoke: Invoke, system: type[FakeSystem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("personaagent.cli.importing.CHUNK", 3)
+    file = tmp_path / "h.jsonl"
+    file.write_text("\n".join(line(user, n) for n in range(10) for user in ("anna", "bob", "cid")))
+    done = json.loads(invoke("import", file, "--users", 2, "--json").stdout)
+    assert (done["added"], done["users"]) == (20, 2)
+    users = json.loads(invoke("users", "--json").stdout)
+    assert [(u["user"], u["interactions"]) for u in users["users"]] == [("anna", 10), ("bob", 10)]
+
+
+def test_export_reads_back_to_an_equal_store(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:
+    (tmp_path / "h.jsonl").write_text("\n".join(line(user, n) for n in range(3) for user in ("anna", 'b"o/b')))
+    invoke("import", tmp_path / "h.jsonl")
+    invoke("persona", "anna", "set", "likes soup")
+    exports = {user: invoke("export", user).stdout for user in ("anna", 'b"o/b')}
+    (tmp_path / "all.jsonl").write_text("".join(exports.values()))
+
+    system.memory = LocalMemory(HashEmbedder())
+    done = json.loads(invoke("import", tmp_path / "all.jsonl", "--json").stdout)
+    assert (done["added"], done["users"], done["failed"]) == (6, 2, 0)
+    assert {user: invoke("export", user).stdout for user in exports} == exports
+    again = json.loads(invoke("import", tmp_path / "all.jsonl", "--json").stdout)
+    assert (again["added"], again["repeated"], again["failed"]) == (0, 6, 0)
+
+
+def test_import_of_a_damaged_export(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:
+    (tmp_path / "h.jsonl").write_text("\n".join(line(user, n) for n in range(3) for user in ("anna", "bob")))
+    invoke("import", tmp_path / "h.jsonl")
+    invoke("persona", "bob", "set", "likes soup")
+    anna, bob = (invoke("export", user).stdout.splitlines() for user in ("anna", "bob"))
+    anna[2] = "{}"
+    bob[4] = bob[4].replace('"number":1', '"number":"one"')
+    (tmp_path / "all.jsonl").write_text("\n".join([*anna, *bob]) + "\n")
+
+    system.memory = LocalMemory(HashEmbedder())
+    result = invoke("import", tmp_path / "all.jsonl", "--json")
+    done = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert (done["added"], done["users"]) == (2, 1)
+    assert [e["line"] for e in done["errors"]] == [3, 5, 9]
+    assert json.loads(invoke("users", "--json").stdout)["count"] == 1
+
+
+def test_export_to_a_file(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:
+    (tmp_path / "h.jsonl").write_text(line("anna", 1))
+    invoke("import", tmp_path / "h.jsonl")
+    result = invoke("export", "anna", "-o", tmp_path / "out.jsonl", "--json")
+    assert json.loads(result.stdout)["lines"] == 2
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+
+
+def test_forget_gives_a_receipt(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:
+    (tmp_path / "h.jsonl").write_text("\n".join(line(user, 1) for user in ("anna", "bob")))
+    invoke("import", tmp_path / "h.jsonl")
+    result = invoke("forget", "anna", "--yes", "--json")
+    receipt = json.loads(result.stdout)
+    assert (result.exit_code, receipt["interactions"], receipt["remaining"]) == (0, 1, 0)
+    assert [u["user"] for u in json.loads(invoke("users", "--json").stdout)["users"]] == ["bob"]
+    assert invoke("forget", "anna", "--yes").exit_code == 2
+
+
+# Personas and chat
+
+
+def test_persona_history_rollback_and_pin(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:
+    assert invoke("persona", "anna").exit_code == 2
+    assert json.loads(invoke("persona", "anna", "set", "likes soup", "--json").stdout)["number"] == 1
+    (tmp_path / "p.txt").write_text("likes salad\n")
+    invoke("persona", "anna", "set", f"@{tmp_path / 'p.txt'}")
+    invoke("persona", "anna", "set", "-", input="likes stew")
+    assert json.loads(invoke("persona", "anna", "rollback", 1, "--json").stdout)["text"] == "likes soup"
+    assert json.loads(invoke("persona", "anna", "pin", "--json").stdout)["pinned"]
+    assert json.loads(invoke("persona", "anna", "pin", "--json").stdout)["number"] == 5
+    history = json.loads(invoke("persona", "anna", "--history", "--json").stdout)
+    assert [(v["number"], v["origin"], v["pinned"]) for v in history["versions"]] == [
+        (1, "manual", False),
+        (2, "manual", False),
+        (3, "manual", False),
+        (4, "rollback", False),
+        (5, "manual", True),
+    ]
+    shown = invoke("persona", "anna", "--history").stdout
+    assert "-likes soup" in shown
+    assert "+likes salad" in shown
+    assert invoke("persona", "anna", "rollback", 9).exit_code == 2
+
+
+def test_persona_of_a_user_who_was_only_imported(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:
+    (tmp_path / "h.jsonl").write_text(line("anna", 1))
+    invoke("import", tmp_path / "h.jsonl")
+    assert json.loads(invoke("persona", "anna", "--json").stdout)["origin"] == "initial"
+
+
+def test_what_users_wrote_is_shown_as_it_is(invoke: Invoke, system: type[FakeSystem]) -> None:
+    text = "likes [bold]brackets[/bold] :smile: and 日本語"
+    invoke("persona", "anna", "set", text)
+    assert text in invoke("persona", "anna").stdout
+
+
+def test_chat_answers_and_remembers(invoke: Invoke, system: type[FakeSystem]) -> None:
+    result = invoke("chat", "anna", "what is for dinner?")
+    assert result.stdout == "soup\n"
+    reply = json.loads(invoke("chat", "anna", "which one?", "--choice", "soup", "--choice", "salad", "--json").stdout)
+    assert reply["text"] in ("soup", "salad")
+    assert set(reply["scores"]) == {"soup", "salad"}
+    assert json.loads(invoke("users", "--json").stdout)["users"][0]["interactions"] == 2
+
+
+def test_lines_from_chunks() -> None:
+    text = "one\nзвёзды\nthree".encode()
+    assert list(_split(iter([text[:7], text[7:]]))) == ["one", "звёзды", "three"]
