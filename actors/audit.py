@@ -54,11 +54,18 @@ class AuditLog:
             ) from e
 
     def find(self, audit_id: str) -> list[dict[str, Any]]:
-        """The entries with this audit id of this log, in order."""
+        """The entries with this audit id of this and last month, in order.
+
+        Raises:
+            StoreError: the log cannot be read.
+        """
         found: list[dict[str, Any]] = []
-        for path in sorted(self._folder.glob(f"{self._name}-*.jsonl")):
-            with path.open(encoding="ascii", errors="replace") as lines:
-                for line in lines:
-                    if audit_id in line:
-                        found.append(json.loads(line))
-        return found
+        try:
+            for path in sorted(self._folder.glob(f"{self._name}-*.jsonl"))[-2:]:
+                with path.open(encoding="ascii", errors="replace") as lines:
+                    found += [json.loads(line) for line in lines if audit_id in line]
+        except (OSError, ValueError) as e:
+            raise StoreError(
+                f"the audit log in {self._folder} cannot be read: {e}; nothing is changed without it"
+            ) from e
+        return [entry for entry in found if entry.get("audit_id") == audit_id]

@@ -142,14 +142,29 @@ class LiteEngine:
             return False
         return True
 
-    def close(self, save: bool = True) -> None:
-        """Stop the server. `save=False` leaves the folder as after a crash, to be replayed at the next start."""
+    def close(self) -> None:
+        """Save and stop; harmless when closed already."""
+        if not self._closed:
+            self._closed = True
+            self._server.stop(grace=2).wait()
+            self._db.close()
+
+    def abandon(self) -> None:
+        """Stop as a crash would, saving nothing: the next engine on this folder starts from its log.
+
+        For a store whose flush broke off. Saving would delete the log, which alone still has what was to be flushed.
+        """
         if self._closed:
             return
         self._closed = True
         self._server.stop(grace=2).wait()
-        if save:
-            self._db.close()
+        try:
+            for engine in self._db._collections.values():
+                engine._bg_closed = True
+                engine._bg_executor.shutdown(wait=True)
+            self._db._release_lock()
+        except AttributeError as e:
+            logger.warning("this version of milvus-lite keeps the folder locked until the process ends: %s", e)
 
 
 def check_disk(path: Path, needed: int = 0) -> None:

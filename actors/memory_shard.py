@@ -455,7 +455,8 @@ class MemoryShard:
             if store is None:
                 return
             if store.broken is not None:
-                self._restart_if_mended(store)
+                if await self._reopen(store):
+                    return  # the next opening starts another one of this
             elif store.unflushed >= self._settings.flush_rows or (
                 store.unflushed and now - flushed >= self._settings.flush_s
             ):
@@ -465,14 +466,17 @@ class MemoryShard:
                     logger.warning("memory shard %d could not flush: %s", self._config.shard, e.message)
                 flushed = time.monotonic()
 
-    def _restart_if_mended(self, store: MilvusStore) -> None:
-        """End this process once the disk has room again; Ray starts it anew, and the store recovers from its log."""
+    async def _reopen(self, store: MilvusStore) -> bool:
+        """Close a broken store once the disk has room again; the next call opens it, and it recovers from its log."""
         try:
             check_disk(self._config.store_dir)
         except StoreError:
-            return
-        logger.error("memory shard %d restarts: %s", self._config.shard, store.broken)
-        os._exit(1)
+            return False
+        logger.error("memory shard %d opens its store again: %s", self._config.shard, store.broken)
+        async with self._opening:
+            self._store = None
+            await self._run(store.close)
+        return True
 
     async def _run(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)

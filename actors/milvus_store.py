@@ -161,7 +161,7 @@ class MilvusStore:
 
     @property
     def broken(self) -> str | None:
-        """Why nothing can be written until the process starts anew, or None."""
+        """Why this store is of no use until it is closed and opened again, or None."""
         return self._broken
 
     def put(self, items: Sequence[Row]) -> None:
@@ -315,8 +315,10 @@ class MilvusStore:
             self._closed = True
             if self._client is not None:
                 self._client.close()
-            if self._lite is not None:
-                self._lite.close(save=self._broken is None)
+            if self._lite is not None and self._broken is None:
+                self._lite.close()
+            elif self._lite is not None:
+                self._lite.abandon()
 
     # Opening
 
@@ -609,7 +611,9 @@ class MilvusStore:
             except BaseException as e:
                 # What it was writing is now neither in memory nor in a data file, only in its log; a later flush would
                 # delete the log. Only a start from the log mends that.
-                self._broken = f"the store could not be flushed ({_line(e)}); free disk space, then restart"
+                self._broken = (
+                    f"the store could not be flushed ({_line(e)}); free some space, it then recovers by itself"
+                )
                 raise
         self._dirty_rows = self._dirty_bytes = 0
 

@@ -16,7 +16,7 @@ from alignment.search import Search, fitted_kinds
 from alignment.splits import split, window
 from alignment.textual import Proposer, TextualProposer
 from personaagent.agent import Agent
-from personaagent.errors import BudgetExceeded, ConflictError, PersonaAgentError
+from personaagent.errors import BudgetExceeded, ConflictError, NotFoundError, PersonaAgentError
 from personaagent.profile import build_profile
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AlignmentSettings
@@ -109,6 +109,8 @@ class Aligner:
             result = await self._user(user, run, caller)
         except BudgetExceeded as e:
             result = AlignmentResult(user=user, outcome=Outcome.SKIPPED, reason=e.message)
+        except NotFoundError:
+            result = AlignmentResult(user=user, outcome=Outcome.SKIPPED, reason="the user was forgotten meanwhile")
         except Exception as e:
             # The message may quote what the user wrote, so the result names only the kind of error.
             log.debug("alignment of user %s failed", user_key(user), exc_info=True)

@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 
 from alignment.aligner import Aligner
+from alignment.splits import window
 from alignment.views import View
 from alignment.workload import ScriptedEmbedder, ScriptedEngine, made_up_user
 from personaagent.agent import Agent, Turn
 from personaagent.local_memory import LocalMemory
-from personaagent.profile import build_profile
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AlignmentSettings, Settings
 from personaagent.types import AlignmentResult, ChatRequest, ChatResult, Message, Usage
 
-__all__ = ["Measured", "Recorder", "align_all", "probe", "report", "run", "scripted"]
+__all__ = ["Measured", "Recorder", "align_all", "fill", "probe", "report", "run", "scripted"]
 
 SCRIPTED_USERS = (1_000, 10_000)
 SCRIPTED_HISTORY = 12  # interactions of a scripted user
@@ -187,14 +187,13 @@ async def _scripted_batches(users: int, settings: AlignmentSettings) -> dict[str
     }
 
 
-async def fill(memory: Memory, embedder: Embedder, settings: Settings, users: int, first: int = 0) -> list[str]:
+async def fill(memory: Memory, settings: AlignmentSettings, users: int, first: int = 0) -> list[str]:
     """Put made-up users with just the history that one alignment looks at into memory; their ids."""
-    length = settings.alignment.batch + 2 * settings.alignment.held_out + 1
+    length = window(settings.batch, settings.held_out)
     names = []
     for number in range(first, first + users):
         history = made_up_user(number, length)
         await memory.append(history[0].user, history)
-        await build_profile(memory, embedder, history[0].user, None, settings.alignment.profile_tokens)
         names.append(history[0].user)
     return names
 

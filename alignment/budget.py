@@ -89,31 +89,38 @@ class Caller:
         self.budget = budget
 
     async def call(self, make: Callable[[], Awaitable[T]], usage: Callable[[T], Usage]) -> T:
-        """The result of `make`, charged with `usage(result)`.
+        """The result of `make`, a model call, charged with `usage(result)`.
 
         Raises:
             BudgetExceeded: before anything is sent.
             UnavailableError: still down after `retry_s` seconds.
         """
-        down_since: float | None = None
-        pause = self._pause_s
-        while True:
+
+        async def once() -> T:
             async with self._slots:
                 self.budget.start()
                 try:
                     result = await make()
-                except UnavailableError:
-                    self.budget.cancel()
-                    now = time.monotonic()
-                    down_since = now if down_since is None else down_since
-                    if now - down_since + pause > self._retry_s:
-                        raise
                 except BaseException:
                     self.budget.cancel()
                     raise
-                else:
-                    self.budget.finish(usage(result))
-                    return result
+                self.budget.finish(usage(result))
+                return result
+
+        return await self.patiently(once)
+
+    async def patiently(self, make: Callable[[], Awaitable[T]]) -> T:
+        """The result of `make`, waiting up to `retry_s` seconds for a part of the system that is down."""
+        deadline: float | None = None
+        pause = self._pause_s
+        while True:
+            try:
+                return await make()
+            except UnavailableError:
+                now = time.monotonic()
+                deadline = now + self._retry_s if deadline is None else deadline
+                if now + pause > deadline:
+                    raise
             await asyncio.sleep(pause)
             pause = min(2 * pause, 10.0)
 

@@ -67,9 +67,10 @@ class Grid:
             temperature=self._base.temperature,
         )
 
-    def queries(self, arm: Arm) -> tuple[Decision, ...]:
-        """One decision per reading: what the agent has to be asked for on an arm; the first is the persona's own."""
-        return tuple(self.decision(r * len(self.weights), arm) for r in range(len(self.readings)))
+    def queries(self) -> tuple[Decision, ...]:
+        """One decision per reading, to ask memory for its evidence; the first is the persona's own."""
+        blank = Arm("", 0, "exchanges")
+        return tuple(self.decision(r * len(self.weights), blank) for r in range(len(self.readings)))
 
     def draft(self, index: int, arm: Arm) -> PersonaDraft:
         """The persona of an arm and a decision."""

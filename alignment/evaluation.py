@@ -138,7 +138,8 @@ class Evaluation:
         self._benchmark = benchmark
         self._embedder = CachedEmbedder(embedder)
         self._settings = settings
-        changed = {"paper": paper or settings.alignment.paper, "seed": seed}
+        # Profiles are built once for all methods that read them, and each is charged for them.
+        changed = {"paper": paper or settings.alignment.paper, "seed": seed, "profile": False}
         self._alignment = settings.alignment.model_copy(update=changed)
         self._seed = seed
         self._progress = progress or (lambda what, done, total: None)

@@ -9,7 +9,7 @@ import numpy as np
 from alignment.budget import Caller, together
 from alignment.candidates import Arm, Grid
 from alignment.gate import Table
-from alignment.scorer import Evidence, Scorer, Scores, constant
+from alignment.scorer import Evidence, Remembered, Scorer, Scores, constant
 from alignment.textual import Case
 from personaagent.agent import Agent, Replay
 from personaagent.errors import InvalidInput, LLMError
@@ -27,10 +27,10 @@ class Rollouts:
 
     def __init__(self, agent: Agent, scorer: Scorer, caller: Caller, grid: Grid) -> None:
         self._agent = agent
-        self._now: dict[str, Evidence] = {}
         self._scorer = scorer
         self._caller = caller
         self._grid = grid
+        self._remembered: dict[str, Remembered] = {}
         self._done: dict[tuple[Arm, str], Scores] = {}
 
     async def run(self, arms: Iterable[Arm], interactions: Sequence[Interaction]) -> None:
@@ -41,7 +41,7 @@ class Rollouts:
             InvalidInput, LLMError: more than half of the replays failed; the first of their errors.
             UnavailableError, StoreError: a part of the system is down.
         """
-        await together(self._remembered(i) for i in interactions if i.id not in self._now)
+        await together(self._recall(i) for i in interactions if i.id not in self._remembered)
         missing = {(a, i.id): (a, i) for a in arms for i in interactions if (a, i.id) not in self._done}
         errors = [e for e in await together(self._one(a, i) for a, i in missing.values()) if e is not None]
         if 2 * len(errors) > len(missing):
@@ -65,29 +65,35 @@ class Rollouts:
             result.append(Case(interaction, answer, float(done.hard[index])))
         return result
 
-    async def _remembered(self, interaction: Interaction) -> None:
-        """What memory as it is now says about a closed choice, the interaction itself included."""
-        evidence: Evidence = ()
+    async def _recall(self, interaction: Interaction) -> None:
+        """Read memory under all readings of the grid; they are the same for every arm."""
+        found = Remembered()
+        if interaction.kind is not Kind.TEXT:
+            found = Remembered(before=await self._evidence(interaction, interaction.id))
         if interaction.kind is Kind.CHOICE:
-            query = RecallQuery(
-                text=interaction.query,
-                k=0,
-                choices=interaction.choices,
-                decisions=self._grid.queries(Arm("", 0, "exchanges")),
-                with_truth=True,
-            )
-            evidence = (await self._agent.memory.recall(interaction.user, query)).evidence
-        self._now[interaction.id] = evidence
+            found = Remembered(found.before, await self._evidence(interaction, None))
+        self._remembered[interaction.id] = found
+
+    async def _evidence(self, interaction: Interaction, before: str | None) -> Evidence:
+        query = RecallQuery(
+            text=interaction.query,
+            k=0,
+            choices=interaction.choices,
+            decisions=self._grid.queries(),
+            before=before,
+            with_truth=True,
+        )
+        memory = self._agent.memory
+        recall = await self._caller.patiently(lambda: memory.recall(interaction.user, query))
+        return recall.evidence
 
     async def _one(self, arm: Arm, interaction: Interaction) -> InvalidInput | LLMError | None:
-        decisions = self._grid.queries(arm) if interaction.choices else ()
         draft = self._grid.draft(0, arm)
+        remembered = self._remembered[interaction.id]
         error: InvalidInput | LLMError | None = None
         try:
-            replay: Replay = await self._caller.call(
-                lambda: self._agent.replay(interaction, draft, decisions), lambda r: r.usage
-            )
-            scores = await self._scorer.score(interaction, replay, self._now[interaction.id], self._grid, self._caller)
+            replay: Replay = await self._caller.call(lambda: self._agent.replay(interaction, draft), lambda r: r.usage)
+            scores = await self._scorer.score(interaction, replay, remembered, self._grid, self._caller)
         except (InvalidInput, LLMError) as e:
             scores, error = constant(0.0, "", self._grid), e
         self._done[arm, interaction.id] = scores

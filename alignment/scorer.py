@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,11 +20,20 @@ from personaagent.protocols import LLM, Embedder
 from personaagent.scoring import score
 from personaagent.types import ChatRequest, Interaction, Kind, Message
 
-__all__ = ["EmbeddingScorer", "Evidence", "JudgeScorer", "Scorer", "Scores", "closed_scores", "constant"]
+__all__ = ["EmbeddingScorer", "Evidence", "JudgeScorer", "Remembered", "Scorer", "Scores", "closed_scores", "constant"]
 
 Array = npt.NDArray[np.float32]
 Float = npt.NDArray[np.float64]
 Evidence = tuple[tuple[float, ...], ...]  # (readings, options)
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What memory says about a closed request under each reading of a grid: as it was `before` the interaction, and as
+    it is `now`, with the interaction in it (read for choices only). Both are empty for free text."""
+
+    before: Evidence = ()
+    now: Evidence = ()
 
 
 @dataclass(frozen=True)
@@ -50,13 +60,9 @@ class Scorer(Protocol):
     """
 
     async def score(
-        self, interaction: Interaction, replay: Replay, now: Evidence, grid: Grid, caller: Caller
+        self, interaction: Interaction, replay: Replay, remembered: Remembered, grid: Grid, caller: Caller
     ) -> Scores:
-        """Scores under every decision of the grid.
-
-        `replay` was asked for `grid.queries(arm)`; `now` is the evidence for the same queries with memory as it is now, the
-        interaction included, and empty for anything but a closed choice.
-        """
+        """Scores under every decision of the grid."""
         ...
 
 
@@ -67,11 +73,11 @@ class EmbeddingScorer:
         self._embedder = embedder
 
     async def score(
-        self, interaction: Interaction, replay: Replay, now: Evidence, grid: Grid, caller: Caller
+        self, interaction: Interaction, replay: Replay, remembered: Remembered, grid: Grid, caller: Caller
     ) -> Scores:
         """See `Scorer`."""
         if interaction.kind is not Kind.TEXT:
-            return closed_scores(interaction, replay, now, grid)
+            return closed_scores(interaction, replay.lm, remembered, grid)
         return constant(await self._text(interaction, replay, caller), replay.text, grid)
 
     async def _text(self, interaction: Interaction, replay: Replay, caller: Caller) -> float:
@@ -116,13 +122,13 @@ class JudgeScorer(EmbeddingScorer):
         return grade
 
 
-def closed_scores(interaction: Interaction, replay: Replay, now: Evidence, grid: Grid) -> Scores:
+def closed_scores(interaction: Interaction, lm: Sequence[float] | None, remembered: Remembered, grid: Grid) -> Scores:
     """Scores of a closed choice or rating for the whole grid in a few array operations.
 
     The same answers as `personaagent.decision.decide` gives decision by decision.
     """
     choices = interaction.choices or ()
-    total = _totals(replay, replay.evidence, grid)
+    total = _totals(lm, remembered.before, grid)
     p = _softmax(total)
     kept = np.zeros(grid.size)
     right = np.asarray([score(interaction.kind, c, interaction.truth or "", choices=choices) for c in choices])
@@ -134,8 +140,8 @@ def closed_scores(interaction: Interaction, replay: Replay, now: Evidence, grid:
     else:
         answers = total.argmax(axis=1)
         soft = p @ right
-        if now:
-            kept = _softmax(_totals(replay, now, grid)) @ right
+        if remembered.now:
+            kept = _softmax(_totals(lm, remembered.now, grid)) @ right
     return Scores(
         hard=right[answers].astype(np.float32),
         soft=soft.astype(np.float32),
@@ -154,11 +160,11 @@ def _closeness(answers: Float, truth: str, scale: Float) -> Float:
         return np.asarray(np.nan_to_num(np.clip(1.0 - np.abs(answers - wanted) / np.ptp(scale), 0.0, 1.0)))
 
 
-def _totals(replay: Replay, evidence: Evidence, grid: Grid) -> Float:
+def _totals(lm: Sequence[float] | None, evidence: Evidence, grid: Grid) -> Float:
     """(grid.size, m) combined scores: of the model, plus each weight times each reading of memory."""
     rows = np.asarray(evidence, dtype=float)  # (readings, m)
-    lm = np.zeros(rows.shape[1]) if replay.lm is None else np.asarray(replay.lm, dtype=float)
-    total = lm + np.asarray(grid.weights)[None, :, None] * rows[:, None, :]
+    own = np.zeros(rows.shape[1]) if lm is None else np.asarray(lm, dtype=float)
+    total = own + np.asarray(grid.weights)[None, :, None] * rows[:, None, :]
     return np.asarray(total.reshape(grid.size, rows.shape[1]))
 
 

@@ -1,4 +1,4 @@
-"""What a method may see of the users' memories, and personas of its own that touch nobody else's.
+"""What a method may see of the users' memories, with personas and profiles of its own that touch nobody else's.
 
 A baseline is the same agent over less memory; so methods differ in what they know, not in how they are run.
 """
@@ -29,7 +29,7 @@ __all__ = ["View"]
 
 
 class View:
-    """`protocols.Memory` that reads another memory and never writes to it; personas are kept in the view.
+    """`protocols.Memory` that reads another memory and never writes to it; personas and profiles are kept in the view.
 
     Args:
         base: the memory that is read.
@@ -63,6 +63,7 @@ class View:
         self._memory_as = memory_as or {}
         self._persona_as = persona_as or {}
         self._personas: dict[str, list[Persona]] = {}
+        self._profiles: dict[str, Profile] = {}
 
     async def recall(self, user: str, query: RecallQuery) -> Recall:
         """See `Memory`; what the view hides is not found, and gives no evidence."""
@@ -119,7 +120,19 @@ class View:
 
     async def profile(self, user: str) -> Profile:
         """See `Memory`; it goes with the persona, which is first made from it."""
-        return await self._base.profile(self._persona_as.get(user, user)) if self._profile else Profile()
+        whose = self._persona_as.get(user, user)
+        if not self._profile or whose in self._profiles:
+            return self._profiles.get(whose, Profile())
+        return await self._base.profile(whose)
+
+    async def commit_profile(self, user: str, profile: Profile, expected: int) -> Profile:
+        """See `Memory`; the profile is kept in this view only."""
+        current = (await self.profile(user)).version
+        if current != expected:
+            raise ConflictError(f"the profile is at version {current}, not {expected}")
+        stored = profile.model_copy(update={"version": expected + 1})
+        self._profiles[self._persona_as.get(user, user)] = stored
+        return stored
 
     async def summary(self, user: str) -> UserSummary | None:
         """See `Memory`."""
@@ -138,10 +151,6 @@ class View:
         _refuse()
 
     async def feedback(self, user: str, interaction: str, truth: str) -> Interaction:
-        """Raises InvalidInput, as `append`."""
-        _refuse()
-
-    async def commit_profile(self, user: str, profile: Profile, expected: int) -> Profile:
         """Raises InvalidInput, as `append`."""
         _refuse()
 

@@ -5,6 +5,7 @@ Nothing here is a model, and no quality is measured on it: it exists to show wha
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import random
 from collections.abc import AsyncIterator, Sequence
@@ -73,6 +74,7 @@ class ScriptedEngine:
 
     async def chat(self, request: ChatRequest) -> ChatResult:
         """Made-up log-probabilities for closed choices, a made-up sentence otherwise."""
+        await asyncio.sleep(0)  # a call to a model always lets others run
         rng = random.Random(_digest("\n".join(m.text for m in request.messages) + f"{request.seed}"))
         size = sum(len(m.text) for m in request.messages) // 4
         if request.choices:

@@ -149,7 +149,7 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section]) -> P
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    views = [{"title": section.title, **_view(section)} for section in sections]
+    views = [{**_view(section), "title": section.title} for section in sections]
     html = environment.get_template("report.html").render(title=title, sections=views, time=utc_now())
     return write_atomically(path, html)
 

@@ -5,6 +5,9 @@ In a config file: `import_path: serve.app:build`, with the settings tree under `
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from personaagent.models import context_length
@@ -29,8 +32,8 @@ def build_app(settings: Settings) -> Any:
     """
     llm = None
     if settings.llm.base_url is None:
-        from .engine import llm_deployment  # imports vLLM
-
+        with _root_logger_kept():
+            from .engine import llm_deployment  # imports vLLM
         llm = llm_deployment(settings, LLM)
     embedder = embedder_deployment(settings, EMBEDDER)
     return router_deployment(settings, ROUTER, embedder, llm, context_length(settings))
@@ -43,3 +46,15 @@ def build(args: dict[str, Any]) -> Any:
         InvalidInput: unknown settings, or a model that cannot be found.
     """
     return build_app(load_settings(**args))
+
+
+@contextmanager
+def _root_logger_kept() -> Iterator[None]:
+    """Importing ray.llm takes the root logger over and shows everybody's INFO lines on the terminal."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)

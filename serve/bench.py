@@ -14,7 +14,9 @@ from alignment.peers import run_peers
 from alignment.views import View
 from personaagent.agent import Agent
 from personaagent.errors import UnavailableError
+from personaagent.local_memory import LocalMemory
 from personaagent.models import model_name, prepare_llm
+from personaagent.protocols import LLM, Memory
 from personaagent.settings import Settings
 
 from .offline import replay
@@ -42,8 +44,9 @@ async def measure(settings: Settings, users: int, *, peers: bool, progress: Prog
         peers: also run TextGrad and GEPA where they are installed.
         progress: called with what is being done, steps done and steps in all.
     """
+    own_cluster = not (settings.serve.ray_address or os.environ.get("RAY_ADDRESS"))
     # An engine that serves others as well can neither be kept quiet nor be ended for (c).
-    own_engine = not (settings.llm.base_url or settings.serve.ray_address or os.environ.get("RAY_ADDRESS"))
+    own_engine = own_cluster and settings.llm.base_url is None
     offline: dict[str, float] | None = None
     failure: str | None = None
     steps = iter(range(1, 100))
@@ -52,19 +55,20 @@ async def measure(settings: Settings, users: int, *, peers: bool, progress: Prog
         progress(what, next(steps), 7)
 
     with tempfile.TemporaryDirectory(prefix="personaagent-bench-", ignore_cleanup_errors=True) as home:
-        own = settings.model_copy(update={"home": Path(home)})
+        store = settings.memory.model_copy(update={"uri": None})
+        own = settings.model_copy(update={"home": Path(home), "memory": store})
         tell("starting the system")
         system = await System.start(own)
         try:
-            names = await fill(system.memory, system.embedder, own, users)
-            others = await fill(system.memory, system.embedder, own, PROBERS, first=users)
-            chatting = Agent(system.llm, View(system.memory), own.agent)
+            # Somebody else's cluster has memory shards with users in them; made-up ones do not belong there.
+            memory: Memory = system.memory if own_cluster else LocalMemory(system.embedder)
+            names = await fill(memory, own.alignment, users)
+            others = await fill(memory, own.alignment, PROBERS, first=users)
+            chatting = Agent(system.llm, View(memory), own.agent)
 
             async def aligned(label: str, who: list[str], in_flight: int | None = None) -> Measured:
                 salt = label if own.llm.base_url is None else None
-                return await align_all(
-                    system.llm, system.memory, system.embedder, own, who, in_flight=in_flight, salt=salt
-                )
+                return await align_all(system.llm, memory, system.embedder, own, who, in_flight=in_flight, salt=salt)
 
             await aligned("warm-up", others)
             await probe(chatting, others, 3)
@@ -82,7 +86,7 @@ async def measure(settings: Settings, users: int, *, peers: bool, progress: Prog
             tell("aligning, one call at a time")
             few = names[: max(1, users // SEQUENTIAL_SHARE)]
             sequential = await aligned("sequential", few, in_flight=1)
-            compared = await _peers(system, own, few) if peers else {}
+            compared = await _peers(system.llm, memory, own, few) if peers else {}
             arguments, environment = _engine_of(own, await prepare_llm(own)) if own_engine else ({}, {})
         finally:
             await system.close()
@@ -103,12 +107,12 @@ async def measure(settings: Settings, users: int, *, peers: bool, progress: Prog
     }
 
 
-async def _peers(system: System, settings: Settings, users: list[str]) -> dict[str, Any]:
+async def _peers(llm: LLM, memory: Memory, settings: Settings, users: list[str]) -> dict[str, Any]:
     chosen = users[:PEER_USERS]
-    histories = [await system.memory.latest(user, 1000, with_truth=True) for user in chosen]
-    agent = Agent(system.llm, View(system.memory), settings.agent)
+    histories = [await memory.latest(user, 1000, with_truth=True) for user in chosen]
+    agent = Agent(llm, View(memory), settings.agent)
     personas = [(await agent.ensure_persona(user)).text for user in chosen]
-    return dict(await run_peers(system.llm, histories, personas))
+    return dict(await run_peers(llm, histories, personas))
 
 
 def _engine_of(settings: Settings, model: str) -> tuple[dict[str, Any], dict[str, str]]:

@@ -58,7 +58,7 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
         """
         self._slots = asyncio.Semaphore(batch_slots)
         self._batch_waiting = batch_waiting
-        self._stats = EngineStats()
+        self._stats = EngineStats(pid=os.getpid())
         if settings.llm.model == EMBEDDED:
             llm_config.get_engine_config().hf_model_id = await prepare_llm(settings)
         await super().__init__(llm_config)
@@ -184,7 +184,7 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
             answer = await self.complete(EngineCall({**body, **extra}))
             if isinstance(answer, Refusal):
                 raise RuntimeError(f"the model cannot chat: {answer.message}")
-        self._stats = EngineStats()
+        self._stats = EngineStats(pid=os.getpid())
 
 
 def llm_config(settings: Settings, model: str) -> LLMConfig:

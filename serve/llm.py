@@ -65,6 +65,7 @@ class Refusal:
 class EngineStats:
     """What one replica of the engine has done since it started, and what it is doing."""
 
+    pid: int = 0
     chat_running: int = 0
     batch_running: int = 0
     batch_waiting: int = 0

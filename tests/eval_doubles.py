@@ -93,13 +93,12 @@ def pahf_folder(folder: Path, users: int = 3) -> Path:
 
 def movielens_folder(folder: Path, users: int = 3, ratings: int = 20) -> Path:
     """Each user gives comedies one grade and dramas another."""
-    movies = ["movieId,title,genres"]
-    rows = ["userId,movieId,rating,timestamp"]
-    for n in range(ratings):
-        movies.append(f"{n + 1},Film {n},{'Comedy' if n % 2 else 'Drama'}")
-        rows += [f"{u + 1},{n + 1},{4.5 - u if n % 2 else 2.0 + u},{1_000_000 + n}" for u in range(users)]
-    (folder / "movies.csv").write_text("\n".join(movies))
-    (folder / "ratings.csv").write_text("\n".join(rows))
+    movies = [f"{n + 1},Film {n},{'Comedy' if n % 2 else 'Drama'}" for n in range(ratings)]
+    rows = [
+        f"{u + 1},{n + 1},{4.5 - u if n % 2 else 2.0 + u},{1_000_000 + n}" for u in range(users) for n in range(ratings)
+    ]
+    (folder / "movies.csv").write_text("\n".join(["movieId,title,genres", *movies]))
+    (folder / "ratings.csv").write_text("\n".join(["userId,movieId,rating,timestamp", *rows]))
     return folder
 
 

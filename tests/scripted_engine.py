@@ -3,7 +3,7 @@
 The answer repeats the last user message. Its first word can ask for more:
     refuse   an error of the request        die      the process ends at once
     explode  an exception                   calls    a call of the first tool offered
-A closed choice falls on the first option that the last message contains, or on the first. Environment:
+A closed choice falls on the option that comes first in the last message, or on the first. Environment:
     SCRIPTED_DELAY_S  seconds per call      SCRIPTED_HOLD  calls of priority > 0 wait while this file exists
 """
 
@@ -39,6 +39,9 @@ class ScriptedEngine(LLMEngine):  # type: ignore[misc]
         pass
 
     async def shutdown(self) -> None:
+        pass
+
+    async def reset_prefix_cache(self) -> None:
         pass
 
     def routing_stats(self) -> dict[str, Any]:
@@ -80,7 +83,7 @@ class ScriptedEngine(LLMEngine):  # type: ignore[misc]
         if command == "explode":
             raise RuntimeError("the script explodes")
         choices = (body.get("structured_outputs") or {}).get("choice")
-        text = next((c for c in choices if c in last), choices[0]) if choices else f"echo: {last}"
+        text = _chosen(choices, last) if choices else f"echo: {last}"
         calls = [_tool_call(body["tools"][0])] if command == "calls" and body.get("tools") else []
         words = re.findall(r"\S+\s*", text)[:wanted] if not choices else [text]
         usage = {
@@ -108,6 +111,10 @@ class ScriptedEngine(LLMEngine):  # type: ignore[misc]
         yield _event(head, {}, "stop")
         yield f"data: {json.dumps({**head, 'choices': [], 'usage': usage})}\n\n"
         yield "data: [DONE]\n\n"
+
+
+def _chosen(choices: list[str], text: str) -> str:
+    return min(choices, key=lambda c: text.find(c) if c in text else len(text))
 
 
 def _error(message: str) -> ErrorResponse:

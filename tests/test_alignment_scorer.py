@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from alignment.budget import Budget, Caller
 from alignment.candidates import Arm, Grid
-from alignment.scorer import EmbeddingScorer, JudgeScorer, closed_scores
+from alignment.rollouts import Rollouts
+from alignment.scorer import EmbeddingScorer, JudgeScorer, Remembered, closed_scores
 from personaagent.agent import Replay
 from personaagent.decision import decide
 from personaagent.types import ChatRequest, ChatResult, Decision, Interaction, Kind, Usage
-from tests.alignment_doubles import START, SecretLLM, drink, note
+from tests.alignment_doubles import START, SecretLLM, World, drink, note
 from tests.doubles import HashEmbedder
 
 ARM = Arm("a persona", 2, "exchanges")
@@ -27,32 +28,46 @@ def rating(truth: str) -> Interaction:
     return Interaction(id="r", user="u", time=START, query="rate", truth=truth, choices=("1", "2", "3", "4", "5"))
 
 
-def replay_of(interaction: Interaction, grid: Grid, seed: int) -> tuple[Replay, tuple[tuple[float, ...], ...]]:
+def remembered(interaction: Interaction, grid: Grid, seed: int) -> tuple[tuple[float, ...], Remembered]:
+    """A model's option scores, and evidence."""
     rng = np.random.default_rng(seed)
     m = len(interaction.choices or ())
 
     def rows() -> tuple[tuple[float, ...], ...]:
         return tuple(tuple(rng.normal(size=m).tolist()) for _ in grid.readings)
 
-    lm = tuple(rng.normal(size=m).tolist())
-    return Replay(interaction=interaction, text="", lm=lm, evidence=rows()), rows()
+    return tuple(rng.normal(size=m).tolist()), Remembered(rows(), rows())
 
 
 @given(seed=st.integers(0, 10_000), rated=st.booleans(), weight=st.sampled_from([0.0, 3.0, 40.0]))
 def test_the_whole_grid_answers_as_decide_does(seed: int, rated: bool, weight: float) -> None:
     interaction = rating("4") if rated else drink("u", 0)
     grid = Grid(Decision(evidence_weight=weight), [Kind.RATING if rated else Kind.CHOICE])
-    replay, now = replay_of(interaction, grid, seed)
-    scores = closed_scores(interaction, replay, now, grid)
+    lm, memory = remembered(interaction, grid, seed)
+    scores = closed_scores(interaction, lm, memory, grid)
     assert len(scores.hard) == len(scores.soft) == len(scores.kept) == len(scores.answers) == grid.size
+    readings = [(d.half_life, d.neighbours) for d in grid.queries()]
     for index in range(grid.size):
         decision = grid.decision(index, ARM)
-        row = replay.evidence[grid.queries(ARM).index(decision.model_copy(update={"evidence_weight": weight}))]
-        choice = decide(interaction.choices or (), replay.lm, row, decision.evidence_weight)
+        row = memory.before[readings.index((decision.half_life, decision.neighbours))]
+        choice = decide(interaction.choices or (), lm, row, decision.evidence_weight)
         assert scores.answers[index] == choice.answer
         right = 1 - abs(float(choice.answer) - 4) / 4 if rated else float(choice.answer == interaction.truth)
         assert scores.hard[index] == pytest.approx(right)
     assert ((scores.soft >= 0) & (scores.soft <= 1)).all()
+
+
+async def test_rollouts_answer_as_the_agent_does() -> None:
+    world = World(decision=Decision(episodes=2, evidence_weight=5.0))
+    history = [drink("ann", i, truth=("mint tea", "water")[i % 2]) for i in range(12)]
+    history += [rating(str(1 + i % 5)).model_copy(update={"id": f"r{i}", "user": "ann"}) for i in range(6)]
+    await world.add(history)
+    persona = await world.agent.ensure_persona("ann")
+    grid, arm = Grid(persona.decision, [Kind.CHOICE, Kind.RATING]), Arm.of(persona)
+    rollouts = Rollouts(world.agent, EmbeddingScorer(world.embedder), caller(), grid)
+    await rollouts.run([arm], history)
+    for case in rollouts.cases(arm, 0, history):
+        assert case.answer == (await world.agent.replay(case.interaction, persona)).text
 
 
 def test_the_personas_own_decision_comes_first_and_only_once() -> None:
@@ -69,15 +84,14 @@ def test_the_personas_own_decision_comes_first_and_only_once() -> None:
 )
 def test_a_truth_outside_the_choices_scores_zero(interaction: Interaction) -> None:
     grid = Grid(Decision(), [interaction.kind])
-    scores = closed_scores(interaction, *replay_of(interaction, grid, 1), grid)
+    scores = closed_scores(interaction, *remembered(interaction, grid, 1), grid)
     assert scores.hard.max() == scores.soft.max() == scores.kept.max() == 0
 
 
 def test_an_answer_in_other_case_is_the_same_answer() -> None:
     interaction = drink("u", 0, truth=" Mint TEA")
     grid = Grid(Decision())
-    replay = Replay(interaction=interaction, text="", lm=(-9.0, -9.0, 0.0, -9.0), evidence=((0.0,) * 4,))
-    assert closed_scores(interaction, replay, (), grid).hard[0] == 1.0
+    assert closed_scores(interaction, (-9.0, -9.0, 0.0, -9.0), Remembered(((0.0,) * 4,)), grid).hard[0] == 1.0
 
 
 async def test_free_text_is_scored_by_similarity_and_nothing_by_zero() -> None:
@@ -85,7 +99,7 @@ async def test_free_text_is_scored_by_similarity_and_nothing_by_zero() -> None:
     wanted = note("u", 0)
 
     async def value(text: str) -> float:
-        scores = await scorer.score(wanted, Replay(interaction=wanted, text=text), (), grid, caller())
+        scores = await scorer.score(wanted, Replay(interaction=wanted, text=text), Remembered(), grid, caller())
         return float(scores.hard[0])
 
     assert await value(wanted.truth or "") == pytest.approx(1.0, abs=1e-5)
@@ -103,7 +117,7 @@ async def test_the_judge_is_asked_once_for_the_same_answer() -> None:
     judge, c = Judge(), caller()
     scorer, grid, wanted = JudgeScorer(HashEmbedder(), judge, keep=2), Grid(Decision()), note("u", 0)
     for _ in range(3):
-        scores = await scorer.score(wanted, Replay(interaction=wanted, text="green notes"), (), grid, c)
+        scores = await scorer.score(wanted, Replay(interaction=wanted, text="green notes"), Remembered(), grid, c)
         assert scores.hard[0] == 0.75
     assert len(judge.answers) == 1
     assert c.budget.calls == 1

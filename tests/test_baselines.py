@@ -128,8 +128,6 @@ async def test_a_view_refuses_writes() -> None:
         await view.feedback("ann", "ann0", "rum")
     with pytest.raises(InvalidInput):
         await view.forget("ann")
-    with pytest.raises(InvalidInput):
-        await view.commit_profile("ann", await view.profile("ann"), 1)
 
 
 async def test_a_view_keeps_its_own_personas() -> None:
@@ -143,6 +141,11 @@ async def test_a_view_keeps_its_own_personas() -> None:
     assert [p.number for p in await one.personas("ann")] == [1, 2]
     assert await one.persona("ann", 3) is None
     assert await two.persona("ann") is None
+    profile = await one.profile("ann")
+    assert (await one.commit_profile("ann", profile, profile.version)).version == profile.version + 1
+    with pytest.raises(ConflictError):
+        await one.commit_profile("ann", profile, profile.version)
+    assert await two.profile("ann") == profile == await held.profile("ann")
     heir = View(held, personas_of=one, text="nothing")
     found = await heir.persona("ann")
     assert found is not None
@@ -168,7 +171,7 @@ async def test_a_view_can_read_another_users_memory_and_persona() -> None:
 
 async def test_what_a_view_hides_gives_no_evidence() -> None:
     for episodes in ("latest", "none"):
-        view = View(await memory(), episodes=episodes)  # type: ignore[arg-type]
+        view = View(await memory(), episodes=episodes)
         query = RecallQuery(text=QUESTION.query, choices=OPTIONS, decisions=(Decision(), Decision()))
         assert (await view.recall("ann", query)).evidence == ((0.0,) * 3,) * 2
 

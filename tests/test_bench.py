@@ -40,7 +40,7 @@ class Crowded(ScriptedEngine):
 async def filled(users: int) -> tuple[LocalMemory, list[str]]:
     embedder = ScriptedEmbedder(16)
     memory = LocalMemory(embedder)
-    return memory, await fill(memory, embedder, SETTINGS, users)
+    return memory, await fill(memory, SMALL, users)
 
 
 def measured(users: int = 4, seconds: float = 2.0, cached: int = 250) -> Measured:
@@ -86,7 +86,7 @@ async def test_a_probe_chats_until_the_work_beside_it_is_done() -> None:
     work = asyncio.create_task(asyncio.sleep(0.05))
     assert len(await probe(agent, names, 0, until=work)) >= 1
     assert work.done()
-    assert len(await memory.latest(names[0], 100)) == 12  # a probe is not remembered
+    assert len(await memory.latest(names[0], 100)) == 11  # a probe is not remembered
 
 
 async def test_scripted_users_are_measured_in_a_process_of_its_own() -> None:

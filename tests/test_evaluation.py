@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from alignment.benchmarks import load_benchmark, spoil
+from alignment.eval_report import markdown, write_eval_report
 from alignment.evaluation import ABLATIONS, METHODS, run_evaluation
 from alignment.metering import CachedEmbedder, SharedLLM
 from alignment.metrics import Scored, gain, summary
@@ -206,7 +207,7 @@ def scored(user: str, item: int, answer: str, truth: str = "a", **more: Any) -> 
 
 
 def test_macro_f1_averages_over_a_fixed_list_of_labels() -> None:
-    items = [scored("u", n, a, t, choices=("a", "b", "c")) for n, (a, t) in enumerate(["aa", "aa", "ba", "bb"])]
+    items = [scored("u", n, a, t, choices=("a", "b", "c")) for n, (a, t) in enumerate(zip("aabb", "aaab", strict=True))]
     # a: 2 hits of 2 answered and 3 wanted, b: 1 of 2 and 1, c never comes.
     assert summary(items)["macro_f1"]["value"] == pytest.approx((4 / 5 + 2 / 3 + 0) / 3)
 
@@ -263,3 +264,27 @@ async def test_texts_are_embedded_once() -> None:
 
 def test_tastes_differ_between_neighbours() -> None:
     assert all(taste(0, s) != taste(1, s) for s in SUBJECTS)
+
+
+async def test_a_result_becomes_markdown_html_and_a_plot(tmp_path: Path) -> None:
+    methods = ("none", "persona", "personaagent")
+    result = await evaluate(
+        "history", history_file(tmp_path), methods, CopyingLLM(), controls=True, cold_start=True, ablate=("memory",)
+    )
+    html, text, plot = write_eval_report(result, tmp_path / "eval.html")
+    written = text.read_text("utf-8")
+    for heading in ("Scores, phase newest", "User segments, phase newest", "Cold start", "Alignment", "Cost"):
+        assert f"## {heading}" in written
+    for row in ("| personaagent |", "| without_memory |", "| floor: chance |", "| control: wrong_user |"):
+        assert row in written
+    assert written == markdown(result)
+    assert "<svg" in plot.read_text("utf-8")
+    assert "personaagent" in html.read_text("utf-8")
+
+
+async def test_a_report_of_ratings_and_of_the_least_that_can_be_run(tmp_path: Path) -> None:
+    result = await evaluate("movielens", movielens_folder(tmp_path), ("none",), CopyingLLM(), users=1)
+    assert result["control"] == {}
+    assert result["differences"] == {}
+    assert result["alignment"] == {}
+    assert "MAE (lower is better)" in markdown(result)

@@ -191,7 +191,7 @@ async def test_a_shard_serves_one_store_only(shard: MemoryShard, tmp_path: Path)
     await shard.ready(config(tmp_path))
     await shard.ready(config(tmp_path, idle_s=5))
     for other in (config(tmp_path / "elsewhere"), config(tmp_path, shards=2)):
-        with pytest.raises(StoreError, match="memory.tenant"):
+        with pytest.raises(StoreError, match=r"memory\.tenant"):
             await shard.ready(other)
 
 
@@ -351,7 +351,7 @@ async def test_a_second_start_finds_the_shards_and_a_wrong_one_is_refused(
     await memory.append("ann", [interaction("1")])
     second = await start_memory(home(tmp_path), EMBEDDER)
     assert [i.id for i in await second.latest("ann", 1)] == ["1"]
-    with pytest.raises(StoreError, match="memory.tenant"):
+    with pytest.raises(StoreError, match=r"memory\.tenant"):
         await start_memory(home(tmp_path, shards=3), EMBEDDER)
     await memory.shutdown()
     with pytest.raises(StoreError, match="personaagent reshard"):

@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -292,13 +293,12 @@ def test_an_array_that_breaks_off_gives_what_came_before(tmp_path: Path):
     assert isinstance(error, ValueError)
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[", "[{]", '["a" 1]x', "text"])
+@pytest.mark.parametrize("content", ["", "{}", "[", "[{]", "text"])
 def test_an_array_that_never_was_one(tmp_path: Path, content: str):
     path = tmp_path / "x.json"
     path.write_text(content)
     with pytest.raises(InvalidInput):
-        assert all(not isinstance(item, ValueError) for _, item in json_items(path, "x"))
-        raise InvalidInput("a later item is broken")
+        json_items(path, "x")
 
 
 # --- MovieLens ---------------------------------------------------------------------------------------------------------
@@ -385,7 +385,7 @@ def test_movielens_itself(data_dir: Path):
     assert len({i.user for i in got}) == 50
     assert len({i.id for i in got}) == len(got)
     assert all(i.kind is Kind.RATING and i.choices and i.truth in i.choices for i in got)
-    for before, after in zip(got, got[1:], strict=False):
+    for before, after in pairwise(got):
         assert before.user != after.user or before.time <= after.time
     learn, test = movielens_split(got)
     assert len(learn) + len(test) == len(got)

@@ -341,7 +341,8 @@ async def test_interactions_one_or_many(world: World) -> None:
     wrapped = (await world.post("anna", "/interactions", {"interactions": [one, one]})).json()
     assert (wrapped["added"], wrapped["repeated"]) == (1, 1)  # said twice in one request, it happened twice
     assert [u.user for u in await world.memory.users()] == ["anna"]
-    for bad in ([], {}, "text", {"query": 1}, {"query": "q", "choices": ["a"]}, {"query": "q", "wish": 1}):
+    wrong: list[Any] = [[], {}, "text", {"query": 1}, {"query": "q", "choices": ["a"]}, {"query": "q", "wish": 1}]
+    for bad in wrong:
         assert_error(await world.post("anna", "/interactions", bad), 422, "invalid_input")
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from personaagent.cli.output import check_report
 from personaagent.cli.runtime import Json, Run, command
 from personaagent.errors import InvalidInput
 
@@ -62,7 +63,7 @@ async def evaluate(
     chosen = _names("method", methods, METHODS)
     left_out = _names("ablation", ablate, ABLATIONS)
     path = _data(dataset, data)
-    _writable(report)
+    check_report(report)
     settings = run.settings(alignment={"paper": True} if paper else {})
     async with run.system(settings) as system:
         with run.output.progress(dataset.value) as tell:
@@ -134,11 +135,6 @@ def _is_score(value: Any) -> bool:
 
 def _score(value: Any) -> str:
     return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]" if _is_score(value) else "-"
-
-
-def _writable(report: Path | None) -> None:
-    if report is not None and not report.expanduser().resolve().parent.is_dir():
-        raise InvalidInput(f"--report {report}: its folder does not exist")
 
 
 async def bench(

@@ -14,17 +14,25 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Output", "Tell", "number"]
+from personaagent.errors import InvalidInput
 
-Tell = Callable[[str, int, int], None]
-"""`tell(stage, done, total)`: `done` steps of `total` of a stage are done; total 0 means that it is not known."""
+__all__ = ["Output", "Tell", "check_report", "number"]
+
+
+class Tell(Protocol):
+    """`tell(stage, done, total)`: `done` steps of `total` of a stage are done; total 0 means that it is not known."""
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """`note` stands behind the bar."""
+        ...
+
 
 OWN_LOGGERS = ("personaagent", "actors", "alignment", "serve")
 
@@ -96,14 +104,14 @@ class Output:
         self.err.print(f"error: {' '.join(message.split())}", style="red")
 
     @contextmanager
-    def stage(self, text: str) -> Iterator[None]:
-        """A spinner on stderr while something runs; a plain line where stderr is no terminal."""
-        if not self.err.is_terminal:
+    def stage(self, text: str) -> Iterator[Callable[[str], None]]:
+        """A spinner on stderr while something runs, plain lines where stderr is no terminal. Yields what changes its text."""
+        if self.err.is_terminal:
+            with self.err.status(text) as status:
+                yield status.update
+        else:
             self.note(f"{text} ...")
-            yield
-            return
-        with self.err.status(text):
-            yield
+            yield lambda text: self.note(f"{text} ...")
 
     @contextmanager
     def progress(self, stage: str, total: int = 0) -> Iterator[Tell]:
@@ -114,15 +122,16 @@ class Output:
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
         )
         with Progress(*columns, console=self.err) as bar:
-            task = bar.add_task(stage, total=total or None)
+            task = bar.add_task(stage, total=total or None, note="")
 
-            def tell(stage: str, done: int, total: int) -> None:
+            def tell(stage: str, done: int, total: int, note: str = "") -> None:
                 nonlocal task
                 if stage != bar.tasks[-1].description:
-                    task = bar.add_task(stage)
-                bar.update(task, completed=done, total=total or None)
+                    task = bar.add_task(stage, note="")
+                bar.update(task, completed=done, total=total or None, note=note)
 
             yield tell
 
@@ -171,3 +180,11 @@ class Output:
 def number(value: float | None, digits: int = 3) -> str:
     """A score for a table; a dash where there is none."""
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def check_report(report: Path | None) -> None:
+    """Raises InvalidInput if a report could not be written there; better now than after the work."""
+    if report is not None:
+        path = report.expanduser().absolute()
+        if path.is_dir() or not path.parent.is_dir():
+            raise InvalidInput(f"--report {report}: name a file in a folder that exists")

@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_type_hints
 
 import typer
 
@@ -23,12 +25,12 @@ from personaagent.cli.output import Output
 from personaagent.errors import PersonaAgentError
 
 if TYPE_CHECKING:
-    from serve.system import System
-
     from personaagent.settings import Settings
+    from serve.system import System
 
 __all__ = ["Assignments", "Command", "Config", "Home", "Json", "Model", "Run", "Verbose", "command"]
 
+T = TypeVar("T")
 EXIT_ERROR, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
@@ -78,10 +80,12 @@ class Run:
             http: also serve HTTP.
         """
         self.output.divert()
-        with self.output.stage("starting the model, the embedder and the memory" if llm else "opening the memory"):
+        # After closing, a thread of ours that still waits for Ray must not start another one by calling it.
+        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+        with self.output.stage("starting" if llm or http else "opening the memory") as told:
             from serve.system import System
 
-            system = await System.start(settings, llm=llm, http=http, verbose=self.options.verbose)
+            system = await System.start(settings, llm=llm, http=http, verbose=self.options.verbose, on_stage=told)
         self._arm()  # Ray installs a handler of its own for SIGTERM
         try:
             yield system
@@ -89,6 +93,32 @@ class Run:
             self._closing = True
             with self.output.stage("closing"):
                 await self._finish(system.close())
+
+    async def in_thread(self, function: Callable[[], T]) -> T:
+        """Run something that blocks. When cancelled, it is left behind and does not keep the process alive."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+
+        def settle(result: T | None, error: BaseException | None) -> None:
+            if done.done():  # cancelled meanwhile
+                return
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(cast(T, result))
+
+        def work() -> None:
+            result: T | None = None
+            error: BaseException | None = None
+            try:
+                result = function()
+            except BaseException as e:  # noqa: BLE001 - it is raised where the future is awaited
+                error = e
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(settle, result, error)
+
+        threading.Thread(target=work, daemon=True).start()
+        return await done
 
     def interruptible(self, work: Coroutine[Any, Any, int | None]) -> int:
         """Run a command's work; SIGINT and SIGTERM cancel it, so that what it started is closed. Its exit code."""
@@ -177,9 +207,10 @@ def command(app: typer.Typer, name: str) -> Callable[[Command], Command]:
 
 def _guarded(run: Run, function: Command, given: dict[str, Any]) -> int:
     """Run a command and turn whatever it raises into one line and an exit code."""
-    code = EXIT_ERROR
+    failed = True
     try:
         code = run.interruptible(function(run, **given))
+        failed = False
     except PersonaAgentError as e:
         if run.options.verbose:
             traceback.print_exc(file=sys.stderr)
@@ -188,11 +219,13 @@ def _guarded(run: Run, function: Command, given: dict[str, Any]) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         run.output.note("interrupted")
         code = EXIT_INTERRUPTED
+        failed = False
     except BrokenPipeError:  # whoever read our output has seen enough
         code = 0
     except Exception as e:  # noqa: BLE001 - the program's edge: one line instead of a traceback
         if run.options.verbose:
             traceback.print_exc(file=sys.stderr)
         run.output.fail(f"{type(e).__name__}: {e} (--verbose shows the traceback)")
-    run.output.finish(failed=code in (EXIT_ERROR, EXIT_INPUT))
+        code = EXIT_ERROR
+    run.output.finish(failed)
     return code

@@ -14,9 +14,8 @@ import typer
 from personaagent.cli.runtime import Json, Run, command
 
 if TYPE_CHECKING:
-    from serve.system import System
-
     from personaagent.agent import Reply
+    from serve.system import System
 
 __all__ = ["register"]
 

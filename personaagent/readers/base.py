@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from personaagent.errors import InvalidInput
 from personaagent.types import Interaction, Persona, Profile
 
-__all__ = ["LineError", "ReadResult", "Record", "existing", "json_items", "opened", "loads", "why"]
+__all__ = ["LineError", "ReadResult", "Record", "existing", "json_items", "loads", "opened", "why"]
 
 _CHUNK = 1 << 20  # characters read at a time
 

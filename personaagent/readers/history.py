@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
-from personaagent.readers.base import ReadResult, Record, opened, loads, why
+from personaagent.readers.base import ReadResult, Record, loads, opened, why
 from personaagent.types import Interaction, Persona, Profile, interaction_id
 
 __all__ = ["read"]

@@ -1,0 +1,155 @@
+"""Results of alignment as rows of a table and as sections of an HTML report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from personaagent.cli.output import Output, number
+from personaagent.types import AlignmentResult, Outcome
+
+if TYPE_CHECKING:
+    from personaagent.report import Section
+
+__all__ = ["alignment_sections", "show_results", "totals"]
+
+SLOWEST = 10
+HISTORY = ((5, "0-5"), (20, "6-20"), (100, "21-100"), (None, "over 100"))  # truths of a user
+
+
+def totals(results: Sequence[AlignmentResult]) -> dict[str, Any]:
+    """What a run came to. Scores are means over the users that the gate judged."""
+    ended = [r.outcome for r in results]
+    judged = [r for r in results if r.score_before is not None and r.score_after is not None]
+    kept = [(r.score_after if r.outcome is Outcome.ACCEPTED else r.score_before) or 0.0 for r in judged]
+    return {
+        "users": len(results),
+        **{outcome.value: ended.count(outcome) for outcome in Outcome},
+        "score_before": round(fmean(r.score_before or 0.0 for r in judged), 4) if judged else None,
+        "score_after": round(fmean(kept), 4) if judged else None,
+        "llm_calls": sum(r.calls for r in results),
+        "prompt_tokens": sum(r.prompt_tokens for r in results),
+        "completion_tokens": sum(r.completion_tokens for r in results),
+    }
+
+
+def show_results(output: Output, results: Sequence[AlignmentResult]) -> None:
+    """A table with one row per user, on stdout."""
+    rows = [
+        (
+            r.user,
+            r.outcome.value,
+            number(r.score_before),
+            number(r.score_after),
+            versions(r),
+            r.calls,
+            f"{r.prompt_tokens + r.completion_tokens:,}",
+            r.reason,
+        )
+        for r in results
+    ]
+    output.table(["user", "gate", ">before", ">after", "version", ">calls", ">tokens", "why"], rows)
+
+
+def versions(result: AlignmentResult) -> str:
+    """How the persona's version changed."""
+    before, after = result.persona_before, result.persona_after
+    if before is None and after is None:
+        return "-"
+    return f"{before or '-'}" if after in (before, None) else f"{before or '-'} -> {after}"
+
+
+def alignment_sections(
+    results: Sequence[AlignmentResult], seconds: float, truths: Mapping[str, int] | None = None
+) -> list[Section]:
+    """A run as sections: totals, scores per user, gate decisions, segments by length of history, cost, slowest users.
+
+    Args:
+        results: one per user.
+        seconds: the run took.
+        truths: per user, for the segments.
+    """
+    from personaagent.report import Dumbbell, Histogram, Table
+
+    sums = totals(results)
+    tokens = sums["prompt_tokens"] + sums["completion_tokens"]
+    rate = f"{60 * len(results) / seconds:.1f}" if seconds > 0 else None
+    sections: list[Section] = [
+        Table(
+            [
+                "users",
+                "accepted",
+                "score before",
+                "score after",
+                "model calls",
+                "tokens",
+                "seconds",
+                "users per minute",
+            ],
+            [
+                [
+                    sums["users"],
+                    sums["accepted"],
+                    sums["score_before"],
+                    sums["score_after"],
+                    sums["llm_calls"],
+                    tokens,
+                    round(seconds),
+                    rate,
+                ]
+            ],
+            title="The run",
+            caption="Scores are means over held-out interactions that neither rewriting nor selection saw; higher is better. "
+            "The score after is that of the persona which each user now has.",
+        ),
+        Dumbbell(
+            [r.user for r in results],
+            [r.score_before for r in results],
+            [r.score_after if r.outcome is Outcome.ACCEPTED else r.score_before for r in results],
+            title="Score per user",
+            xlabel="score on held-out interactions",
+        ),
+        Table(
+            ["decision", "users", "why"],
+            [[outcome, count, reason] for (outcome, reason), count in _decisions(results).items()],
+            title="Decisions of the gate",
+        ),
+    ]
+    if truths is not None:
+        sections.append(
+            Table(
+                ["known answers", "users", "accepted", "score before", "score after"],
+                _segments(results, truths),
+                title="By length of history",
+            )
+        )
+    if len(results) > 1:
+        costs = [float(r.prompt_tokens + r.completion_tokens) for r in results]
+        sections.append(Histogram(costs, title="Cost per user", xlabel="tokens"))
+    slowest = sorted(results, key=lambda r: r.seconds, reverse=True)[:SLOWEST]
+    rows: list[list[str | int | float | None]] = [
+        [r.user, round(r.seconds, 1), r.calls, r.prompt_tokens + r.completion_tokens] for r in slowest
+    ]
+    sections.append(Table(["user", "seconds", "model calls", "tokens"], rows, title="Slowest users"))
+    return sections
+
+
+def _decisions(results: Sequence[AlignmentResult]) -> dict[tuple[str, str], int]:
+    counted: dict[tuple[str, str], int] = {}
+    for result in results:
+        key = (result.outcome.value, result.reason)
+        counted[key] = counted.get(key, 0) + 1
+    return dict(sorted(counted.items(), key=lambda item: -item[1])[:20])
+
+
+def _segments(results: Sequence[AlignmentResult], truths: Mapping[str, int]) -> list[list[str | int | float | None]]:
+    rows: list[list[str | int | float | None]] = []
+    low = -1
+    for high, name in HISTORY:
+        users = [r for r in results if low < truths.get(r.user, 0) and (high is None or truths.get(r.user, 0) <= high)]
+        low = high if high is not None else low
+        if users:
+            sums = totals(users)
+            rows.append([name, sums["users"], sums["accepted"], sums["score_before"], sums["score_after"]])
+    return rows
