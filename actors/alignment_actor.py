@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +18,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from alignment.aligner import Aligner
+from alignment.budget import patiently
 from personaagent.agent import Agent
 from personaagent.errors import PersonaAgentError
 from personaagent.llm import teacher_llm
@@ -27,7 +30,7 @@ __all__ = ["AlignmentActor", "AlignmentPool", "Parts", "align_users", "aligned_e
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 3  # actors that may die under the same users before these fail
+RESTART_S = 120.0  # an actor that dies has so long to come back and finish one of its users
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class AlignmentActor:
     def __init__(self, parts: Parts) -> None:
         self._memory = parts.memory
         self._aligner = parts.aligner()
+        self._retry_s = parts.alignment.retry_s
 
     async def align(self, users: Sequence[str], run: str | None = None) -> list[AlignmentResult]:
         """One result per user, in no particular order; users aligned earlier in the same run are not aligned again."""
@@ -81,7 +85,7 @@ class AlignmentActor:
 
     async def _earlier(self, user: str, run: str) -> AlignmentResult | None:
         try:
-            return await aligned_earlier(self._memory, user, run)
+            return await patiently(partial(aligned_earlier, self._memory, user, run), self._retry_s)
         except PersonaAgentError as e:  # not knowing, and aligning anyway, could align the user twice
             return AlignmentResult(user=user, outcome=Outcome.FAILED, reason=f"error: {e.code}", run=run)
 
@@ -128,8 +132,8 @@ class AlignmentPool:
     ) -> list[AlignmentResult]:
         """Align users on all actors; one result per user, in their order.
 
-        An actor that dies is replaced and the users it still owed go to its successor. Users that killed three actors get
-        outcome FAILED. `on_result` is called with each result as soon as it is there.
+        An actor that dies is replaced and the users it still owed go to its successor. If for two minutes actors die
+        without finishing any of them, these get outcome FAILED. `on_result` is called with each result as soon as it is there.
         """
         names = list(dict.fromkeys(users))
         size = max(1, min(self._size, -(-len(names) // len(self._actors))))
@@ -155,21 +159,27 @@ class AlignmentPool:
         self, actor: Any, users: Sequence[str], run: str | None, take: Callable[[AlignmentResult], None]
     ) -> None:
         left = dict.fromkeys(users)
-        for attempt in range(1, ATTEMPTS + 1):
+        progress, pause = time.monotonic(), 0.25
+        while left:
             stream = actor.stream.options(num_returns="streaming").remote(list(left), run)
             try:
                 async for reference in stream:
                     result = await reference
-                    left.pop(result.user)
+                    left.pop(result.user, None)
                     take(result)
-            except RayActorError as e:
-                log.warning(
-                    "alignment actor died (%s), attempt %d; %d users go on", type(e).__name__, attempt, len(left)
-                )
-            else:
+                    progress, pause = time.monotonic(), 0.25
                 return
+            except RayActorError as e:
+                # Also raised again and again while the actor restarts.
+                log.info(
+                    "an alignment actor is gone (%s); %d users wait for its successor", type(e).__name__, len(left)
+                )
+            if time.monotonic() - progress > RESTART_S:
+                break
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 5.0)
         for user in left:
-            reason = f"error: {ATTEMPTS} alignment actors died"
+            reason = "error: the alignment actor keeps dying"
             take(AlignmentResult(user=user, outcome=Outcome.FAILED, reason=reason, run=run))
 
     async def close(self) -> None:

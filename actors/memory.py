@@ -18,8 +18,8 @@ import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTaskError
 
 from actors.batch import Batch
+from actors.identity import shard_of
 from actors.memory_shard import MemoryShard
-from actors.milvus_store import shard_of
 from actors.store import ShardConfig
 from personaagent.changes import embed_interactions, embed_recall
 from personaagent.errors import PersonaAgentError, StoreError, UnavailableError

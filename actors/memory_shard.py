@@ -14,14 +14,14 @@ import logging
 import os
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
+from actors.active_users import ActiveUsers, User
 from actors.audit import AuditLog
 from actors.batch import Batch
 from actors.large_user import LargeUser
@@ -55,15 +55,7 @@ logger = logging.getLogger(__name__)
 THREADS = 8  # that wait for the store
 TICK_S = 0.5  # between looks at what is idle or unflushed
 
-User = UserMemory | LargeUser
 T = TypeVar("T")
-
-
-@dataclass
-class _Active:
-    memory: User
-    used: float  # seconds, monotonic
-    ram: int  # bytes
 
 
 class MemoryShard:
@@ -81,11 +73,10 @@ class MemoryShard:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
         self._store: MilvusStore | None = None
         self._opening = asyncio.Lock()
-        self._active: OrderedDict[str, _Active] = OrderedDict()  # least recently used first
-        self._ram = 0
+        self._active = ActiveUsers(config.memory)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._counts = {"activations": 0, "passivations": 0, "recalls": 0, "appends": 0}
+        self._counts = {"recalls": 0, "appends": 0}
         self._started = time.monotonic()
         # Every failed call to Milvus is raised as an error of ours; its own log repeats each with three tracebacks.
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
@@ -114,9 +105,7 @@ class MemoryShard:
             "pid": os.getpid(),
             "open": store is not None,
             "broken": store.broken if store else None,
-            "active_users": len(self._active),
-            "active_episodes": sum(len(a.memory) for a in self._active.values()),
-            "ram_bytes": self._ram,
+            **self._active.stats(),
             "episodes": await self._run(lambda: store.episodes) if store else 0,
             "unflushed": store.unflushed if store else 0,
             "uptime_s": round(time.monotonic() - self._started, 1),
@@ -125,10 +114,7 @@ class MemoryShard:
 
     async def passivate(self) -> int:
         """Drop all users from RAM; returns how many there were."""
-        users = list(self._active)
-        for user in users:
-            self._drop(user)
-        return len(users)
+        return self._active.clear()
 
     async def flush(self) -> None:
         """Flush the store now."""
@@ -272,14 +258,10 @@ class MemoryShard:
         return self._store
 
     async def _read(self, user: str, read: Callable[[User], T]) -> T:
-        active = self._active.get(user)
-        if active is None:
+        memory = self._active.get(user)
+        if memory is None:
             async with self._exclusive(user):
                 memory = await self._activated(user)
-        else:
-            memory = active.memory
-            active.used = time.monotonic()
-            self._active.move_to_end(user)
         return await self._run(lambda: read(memory)) if isinstance(memory, LargeUser) else read(memory)
 
     @asynccontextmanager
@@ -293,9 +275,9 @@ class MemoryShard:
 
     async def _activated(self, user: str) -> User:
         """The user's memory, loaded if need be. The caller holds the user's lock."""
-        active = self._active.get(user)
-        if active is not None:
-            return active.memory
+        memory = self._active.get(user)
+        if memory is not None:
+            return memory
         store = await self._opened()
 
         def load() -> User:
@@ -306,31 +288,8 @@ class MemoryShard:
             return memory
 
         memory = await self._run(load)
-        self._active[user] = _Active(memory, time.monotonic(), 0)
-        self._counts["activations"] += 1
-        self._account(user)
+        self._active.put(user, memory)
         return memory
-
-    def _account(self, user: str) -> None:
-        """Note the user's size in RAM, and make room."""
-        active = self._active.get(user)
-        if active is None:
-            return
-        if isinstance(active.memory, UserMemory) and len(active.memory) > self._settings.max_active_episodes:
-            self._drop(user)  # the next call finds it large
-            return
-        self._ram += active.memory.ram_bytes - active.ram
-        active.ram = active.memory.ram_bytes
-        active.used = time.monotonic()
-        self._active.move_to_end(user)
-        while self._ram > self._settings.max_ram_mb * 2**20 and len(self._active) > 1:
-            self._drop(next(iter(self._active)))
-
-    def _drop(self, user: str) -> None:
-        active = self._active.pop(user, None)
-        if active is not None:
-            self._ram -= active.ram
-            self._counts["passivations"] += 1
 
     async def _change(self, user: str, action: str, by: str, plan: Callable[[User], Change]) -> Change:
         return await self._finish(self._changed(user, action, by, plan))
@@ -349,11 +308,11 @@ class MemoryShard:
             try:
                 change = await self._run(write)
             except ConflictError:
-                self._drop(user)  # another shard wrote this user; what we hold is out of date
+                self._active.drop(user)  # another shard wrote this user; what we hold is out of date
                 raise
             memory.apply(change)
             self._counts["appends"] += len(change.rows)
-            self._account(user)
+            self._active.changed(user)
             return change
 
     async def _append_groups(self, groups: dict[str, list[Incoming]], by: str) -> AppendResult:
@@ -361,7 +320,7 @@ class MemoryShard:
         async with AsyncExitStack() as locks:
             for user in sorted(groups):  # in one order everywhere, or two calls could wait for each other
                 await locks.enter_async_context(self._exclusive(user))
-            active = {user: self._active[user].memory for user in groups if user in self._active}
+            active = {user: memory for user in groups if (memory := self._active.get(user)) is not None}
 
             def write() -> list[Change]:
                 keys = [row_key(u, i.interaction.id) for u, items in groups.items() if u not in active for i in items]
@@ -381,7 +340,7 @@ class MemoryShard:
             for change in changes:
                 if change.user in active:
                     active[change.user].apply(change)
-                    self._account(change.user)
+                    self._active.changed(change.user)
                 self._counts["appends"] += len(change.rows)
         return AppendResult(
             added=sum(c.added.added for c in changes),
@@ -424,11 +383,11 @@ class MemoryShard:
             )
 
         async with self._exclusive(user):
-            self._drop(user)
+            self._active.drop(user)
             try:
                 return await self._run(erase)
             finally:
-                self._drop(user)
+                self._active.drop(user)
 
     def _log(self, action: str, by: str, change: Change) -> None:
         details: dict[str, int | str] = {}
@@ -447,10 +406,7 @@ class MemoryShard:
         while True:
             await asyncio.sleep(min(TICK_S, self._settings.flush_s))
             now = time.monotonic()
-            for user, active in list(self._active.items()):
-                if now - active.used < self._settings.idle_s:
-                    break  # the rest was used later
-                self._drop(user)
+            self._active.drop_idle()
             store = self._store
             if store is None:
                 return

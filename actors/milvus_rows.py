@@ -14,7 +14,7 @@ import base64
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,19 @@ RECORD_FIELDS = ["pk", "user_key", "kind", "number", "parts", "body"]
 _DUMMY = [1.0, 0.0]
 
 Entity = dict[str, Any]
+
+
+class Whole(str):
+    """A string that yields itself once when iterated over.
+
+    pymilvus checks the text of a row as if it were a list of texts, character by character, which was a third of the time
+    of an import.
+    """
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[str]:
+        yield str(self)
 
 
 def episodes_schema(dim: int, partitioned: bool) -> Any:
@@ -178,8 +191,8 @@ def episode(row: Row) -> tuple[Entity, list[Entity]]:
         "arrived": row.arrived,
         "truth_arrived": row.truth_arrived,
         "parts": parts,
-        "body": body,
-        "truth_vector": "" if row.truth_vector is None else _encode(row.truth_vector),
+        "body": Whole(body),
+        "truth_vector": Whole("" if row.truth_vector is None else _encode(row.truth_vector)),
         "vector": row.query_vector,
     }
     return entity, [_entity(pk, key, "part", 0, 0, text) for pk, text in rest]
@@ -215,7 +228,7 @@ def _entity(pk: str, key: str, kind: str, number: int, parts: int, body: str) ->
         "kind": kind,
         "number": number,
         "parts": parts,
-        "body": body,
+        "body": Whole(body),
         "vector": _DUMMY,
     }
 

@@ -151,6 +151,8 @@ def _pipeline(parts: Parts, users: Sequence[str], run: str, calls: int, tokens: 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    if not log.isEnabledFor(logging.DEBUG):  # progress is ours to report
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
     data = ray.data.from_items([{"user": u} for u in users], override_num_blocks=-(-len(users) // size)).map_batches(
         _Align,
         fn_constructor_args=(_share(parts, most, calls, tokens), run),

@@ -3,6 +3,7 @@
     home/runs/<run>/users.parquet      whom the run is about, written at its first start
     home/runs/<run>/part-00007.parquet results, one file per finished batch
     home/runs/<run>/run.json           seconds of work so far
+    home/runs/<run>/gone               digests of users forgotten while the run was under way, until it ends
 
 Every file is written whole or not at all, so a killed job leaves nothing half-made. Users' texts are in none of them.
 """
@@ -23,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from personaagent.errors import ConflictError, InvalidInput, NotFoundError, StoreError
-from personaagent.types import AlignmentResult
+from personaagent.types import AlignmentResult, user_key
 
 __all__ = ["SCHEMA", "RunFolder", "erase_user", "from_table", "latest_run", "read_results", "to_table"]
 
@@ -91,6 +92,7 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._lock is not None:
+            (self.path / "gone").unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
 
@@ -112,7 +114,9 @@ class RunFolder:
         return found
 
     def write(self, results: Sequence[AlignmentResult]) -> None:
-        """Add results; they are on disk when it returns."""
+        """Add results; they are on disk when it returns. Users forgotten meanwhile are left out."""
+        gone = self._gone()
+        results = [r for r in results if user_key(r.user) not in gone]
         parts = self._parts()
         number = int(parts[-1].stem.removeprefix("part-")) + 1 if parts else 0
         _write(self.path / f"part-{number:05d}.parquet", to_table(results))
@@ -142,6 +146,17 @@ class RunFolder:
                 _write(file, pa.Table.from_pylist(kept, schema=schema))
         return removed
 
+    def keep_out(self, user: str) -> None:
+        """Make the process that works on this run leave a user out of what it writes from now on."""
+        with (self.path / "gone").open("a") as out:
+            out.write(user_key(user) + "\n")
+
+    def _gone(self) -> set[str]:
+        try:
+            return set((self.path / "gone").read_text().split())
+        except FileNotFoundError:
+            return set()
+
     def _users(self) -> list[str]:
         file = self.path / "users.parquet"
         return pq.read_table(file, schema=_USERS)["user"].to_pylist() if file.is_file() else []
@@ -165,16 +180,18 @@ def latest_run(home: Path) -> str | None:
 
 
 def erase_user(home: Path, user: str) -> int:
-    """Remove a user from all runs; how many rows that were. Part of forgetting a user.
-
-    Raises:
-        ConflictError: a run is under way; forget the user when it has ended.
-    """
+    """Remove a user from all runs, also from one that is under way; how many rows that were. Part of forgetting a user."""
     removed = 0
     for path in sorted((home / "runs").glob("*")):
-        if path.is_dir():
-            with RunFolder(home, path.name) as folder:
+        if not path.is_dir():
+            continue
+        folder = RunFolder(home, path.name)
+        try:
+            with folder:
                 removed += folder.erase(user)
+        except ConflictError:
+            folder.keep_out(user)
+            removed += folder.erase(user)  # finished parts are never written again, so this disturbs nobody
     return removed
 
 

@@ -8,7 +8,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.milvus_store import MilvusStore, StoreIdentity
+from actors.identity import StoreIdentity
+from actors.milvus_store import MilvusStore
 from personaagent.errors import StoreError
 from personaagent.settings import MemorySettings
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 
 from alignment.budget import Budget, Caller, together
 from alignment.candidates import Arm, Grid
@@ -14,13 +15,23 @@ from alignment.rollouts import Rollouts
 from alignment.scorer import EmbeddingScorer, JudgeScorer, Scorer
 from alignment.search import Search, fitted_kinds
 from alignment.splits import split, window
-from alignment.textual import Proposer, TextualProposer
+from alignment.textual import Proposer, TextualProposer, refusal
 from personaagent.agent import Agent
 from personaagent.errors import BudgetExceeded, ConflictError, NotFoundError, PersonaAgentError
+from personaagent.persona import initial_persona
 from personaagent.profile import build_profile
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AlignmentSettings
-from personaagent.types import AlignmentResult, ChatRequest, ChatResult, Interaction, Outcome, Persona, user_key
+from personaagent.types import (
+    AlignmentResult,
+    ChatRequest,
+    ChatResult,
+    Interaction,
+    Outcome,
+    Persona,
+    PersonaDraft,
+    user_key,
+)
 
 __all__ = ["Aligner"]
 
@@ -129,22 +140,36 @@ class Aligner:
         for attempt in (1, 2):
             skipped = AlignmentResult(user=user, outcome=Outcome.SKIPPED)
             wanted = self._settings.batch if self._settings.paper else window(*self._sizes)
-            latest = await self._memory.latest(user, wanted, with_truth=True)
+            latest = await caller.patiently(partial(self._memory.latest, user, wanted, with_truth=True))
             needed = 1 if self._settings.paper else 2
             if len(latest) < needed:
                 reason = f"{len(latest)} interactions with a known truth; alignment needs {needed}"
                 return skipped.model_copy(update={"reason": reason})
+            known = await caller.patiently(partial(self._memory.persona, user))
+            if known is not None and known.pinned:
+                return skipped.model_copy(update={"reason": "the persona is pinned", "persona_before": known.number})
             if self._settings.profile:
                 await self._learn_profile(user, caller)
-            persona = await self._agent.ensure_persona(user)
-            if persona.pinned:
-                return skipped.model_copy(update={"reason": "the persona is pinned", "persona_before": persona.number})
+            persona = await caller.patiently(partial(self._agent.ensure_persona, user))
             method = self._paper if self._settings.paper else self._gated
             try:
                 return await method(persona, latest, run, caller)
             except ConflictError:
                 log.debug("persona of user %s changed during alignment, attempt %d", user_key(user), attempt)
         return AlignmentResult(user=user, outcome=Outcome.CONFLICT, reason="the persona changed twice during alignment")
+
+    async def _commit(self, user: str, draft: PersonaDraft, expected: int, caller: Caller) -> Persona:
+        """Commit, also if the store goes down meanwhile and nobody knows whether it has the persona already."""
+
+        async def once() -> Persona:
+            current = await self._memory.persona(user)
+            if current is not None and current.number == expected + 1 and current.parent == expected:
+                same = (current.text, current.decision, current.run) == (draft.text, draft.decision, draft.run)
+                if same and current.origin is draft.origin:
+                    return current
+            return await self._memory.commit_persona(user, draft, expected)
+
+        return await caller.patiently(once)
 
     async def _learn_profile(self, user: str, caller: Caller) -> None:
         """Bring the semantic profile up to date: a user's first persona is made from it."""
@@ -153,6 +178,14 @@ class Aligner:
             await build_profile(self._memory, self._embedder, user, llm, self._settings.profile_tokens)
         except ConflictError:  # another build was first, and read the same interactions
             log.debug("profile of user %s was built meanwhile", user_key(user))
+
+    async def _from_profile(self, user: str, persona: Persona, caller: Caller) -> list[str]:
+        """The persona that the profile as it is now would start with: it knows what has changed since."""
+        profile = await caller.patiently(partial(self._memory.profile, user))
+        if not profile.current:
+            return []
+        text = initial_persona(profile, persona.decision, self._agent.settings.persona_tokens).text
+        return [] if refusal(text, persona.text) else [text]
 
     @property
     def _sizes(self) -> tuple[int, int]:
@@ -186,7 +219,7 @@ class Aligner:
         draft = grid.draft(0, arm).model_copy(
             update={"score_before": before, "run": run, "sources": tuple(i.id for i in latest)}
         )
-        committed = await self._memory.commit_persona(user, draft, persona.number)
+        committed = await self._commit(user, draft, persona.number, caller)
         changed = {"outcome": Outcome.ACCEPTED, "reason": "paper mode: no gate", "persona_after": committed.number}
         return result.model_copy(update={**changed, "candidates": self._settings.iterations})
 
@@ -199,7 +232,8 @@ class Aligner:
         base = Arm.of(persona)
         grid = Grid(persona.decision, fitted_kinds(parts))
         rollouts = Rollouts(self._agent, self._scorer, caller, grid)
-        search = Search(self._settings, self._proposer, rollouts, caller, grid)
+        texts = await self._from_profile(user, persona, caller)
+        search = Search(self._settings, self._proposer, rollouts, caller, grid, texts)
         caller.budget.reserve(2 * len(parts.gate))  # a search that used up everything could not be judged
         found = await search.run(base, parts)
         caller.budget.release()
@@ -221,14 +255,14 @@ class Aligner:
         draft = grid.draft(found.index, found.arm)
         if draft.text == persona.text and draft.decision == persona.decision:
             return kept
-        reason = f"{verdict.reason}: {verdict.after:.3f} against {verdict.before:.3f}"
         if not verdict.accepted:
-            return kept.model_copy(update={"reason": reason})
+            log.debug("gate kept the persona of %s: %.3f, not %.3f", user_key(user), verdict.before, verdict.after)
+            return kept.model_copy(update={"reason": verdict.reason})
         sources = parts.rewrite if draft.text != persona.text else parts.select
         scores = {"score_before": verdict.before, "score_after": verdict.after}
         draft = draft.model_copy(update={**scores, "run": run, "sources": tuple(i.id for i in sources)})
-        committed = await self._memory.commit_persona(user, draft, persona.number)
-        news = {"outcome": Outcome.ACCEPTED, "reason": reason, "persona_after": committed.number, **scores}
+        committed = await self._commit(user, draft, persona.number, caller)
+        news = {"outcome": Outcome.ACCEPTED, "reason": verdict.reason, "persona_after": committed.number, **scores}
         return kept.model_copy(update=news)
 
 

@@ -7,7 +7,7 @@ remembers what it is asked.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
 from alignment.views import View
@@ -29,11 +29,25 @@ from personaagent.types import (
     RecallQuery,
 )
 
-__all__ = ["BASELINES", "Answer", "Answering", "EvidenceAlone", "Method", "ReAct", "baseline", "without_evidence"]
+__all__ = [
+    "ABLATIONS",
+    "BASELINES",
+    "METHODS",
+    "Answer",
+    "Answering",
+    "EvidenceAlone",
+    "Method",
+    "ReAct",
+    "agent_settings",
+    "baseline",
+    "method_of",
+]
 
 THOUGHT = 64  # tokens of one ReAct step on a closed choice, where the answer itself needs no words
 PRIORITY = 10  # as replays: an evaluation beside a live server must not delay chat
 BASELINES = ("evidence", "none", "icl", "rag", "pag", "react", "persona")
+METHODS = (*BASELINES, "personaagent")
+ABLATIONS = ("alignment", "persona", "memory", "actions")  # methods `without_<part>`
 
 
 class Answer(Frozen):
@@ -138,7 +152,36 @@ class _LastRequest:
         return self._llm.stream(request)
 
 
-def without_evidence(settings: AgentSettings) -> AgentSettings:
+def method_of(name: str, llm: LLM, memory: Memory, aligned: Mapping[str, View], settings: AgentSettings) -> Method:
+    """Any method: a baseline, `personaagent`, or PersonaAgent without one of its parts.
+
+    `without_alignment` is `persona`; `without_persona` keeps what alignment fitted, but not the text; `without_memory` and
+    `without_actions` were aligned without that part too.
+
+    Args:
+        name: of `METHODS`, or `without_<part>` of `ABLATIONS`.
+        llm: the model.
+        memory: what was learned.
+        aligned: views with aligned personas, by the method they were aligned for.
+        settings: of the agent.
+    """
+    settings = agent_settings(name, settings)
+    if name in BASELINES or name == "without_alignment":
+        return baseline("persona" if name == "without_alignment" else name, llm, memory, settings)
+    if name == "without_persona":
+        view = View(memory, profile=False, personas_of=aligned["personaagent"], text=prompts.NO_PERSONA)
+        return Answering(Agent(llm, view, settings))
+    return Answering(Agent(llm, aligned[name], settings))
+
+
+def agent_settings(name: str, settings: AgentSettings) -> AgentSettings:
+    """The settings with which a method answers and is aligned."""
+    if name == "without_actions":
+        return settings.model_copy(update={"tools": False, "max_steps": 1})
+    return settings
+
+
+def _without_evidence(settings: AgentSettings) -> AgentSettings:
     """The same settings, with answers that come from the model alone."""
     decision = settings.decision.model_copy(update={"evidence_weight": 0.0})
     return settings.model_copy(update={"decision": decision})
@@ -158,7 +201,7 @@ def baseline(name: str, llm: LLM, memory: Memory, settings: AgentSettings) -> Me
     Raises:
         ValueError: unknown name.
     """
-    blind = without_evidence(settings)
+    blind = _without_evidence(settings)
     neutral = PersonaDraft(text=prompts.NO_PERSONA, origin=Origin.INITIAL, decision=blind.decision)
     empty = neutral.model_copy(update={"decision": blind.decision.model_copy(update={"episodes": 0})})
     match name:

@@ -1,18 +1,14 @@
 """How fast alignment is: batched, one call at a time, and against the engine's own limit; and what it does to chat.
 
-The parts here know a model and a memory by their protocols. What starts the real system and the bare engine is in
-`serve.bench`, which is imported when `run` needs it.
+The parts here know a model and a memory by their protocols. What starts the real system, the bare engine and a job over
+scripted users is in `serve.bench`, which is imported when `run` needs it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
-import resource
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,18 +17,15 @@ import numpy as np
 from alignment.aligner import Aligner
 from alignment.splits import window
 from alignment.views import View
-from alignment.workload import ScriptedEmbedder, ScriptedEngine, made_up_user
+from alignment.workload import made_up_user
 from personaagent.agent import Agent, Turn
-from personaagent.local_memory import LocalMemory
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AlignmentSettings, Settings
 from personaagent.types import AlignmentResult, ChatRequest, ChatResult, Message, Usage
 
-__all__ = ["Measured", "Recorder", "align_all", "fill", "probe", "report", "run", "scripted"]
+__all__ = ["Measured", "Recorder", "align_all", "fill", "probe", "report", "run"]
 
 SCRIPTED_USERS = (1_000, 10_000)
-SCRIPTED_HISTORY = 12  # interactions of a scripted user
-SCRIPTED_BATCH = 256  # users whose memories are in this process at a time, as a job's actor holds one batch
 CHAT_TOKENS = 16  # of a probe's answer
 Progress = Callable[[str, int, int], None]
 
@@ -152,41 +145,6 @@ async def probe(
     return latencies
 
 
-async def scripted(users: int, settings: AlignmentSettings) -> dict[str, float]:
-    """Align made-up users with a scripted engine in a process of its own, batch by batch as a job does.
-
-    Returns:
-        `ms_per_user` of alignment alone, and `rss_mb`, the process's highest resident memory.
-    """
-    loop = asyncio.get_running_loop()
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return await loop.run_in_executor(pool, _scripted, users, settings)
-
-
-def _scripted(users: int, settings: AlignmentSettings) -> dict[str, float]:
-    return asyncio.run(_scripted_batches(users, settings))
-
-
-async def _scripted_batches(users: int, settings: AlignmentSettings) -> dict[str, float]:
-    embedder, everything = ScriptedEmbedder(), Settings.model_construct(alignment=settings)
-    seconds = 0.0
-    results: list[AlignmentResult] = []  # a driver keeps every user's result
-    for start in range(0, users, SCRIPTED_BATCH):
-        memory = LocalMemory(embedder)
-        histories = [made_up_user(n, SCRIPTED_HISTORY) for n in range(start, min(users, start + SCRIPTED_BATCH))]
-        await memory.append_many([i for h in histories for i in h])
-        names = [h[0].user for h in histories]
-        measured = await align_all(ScriptedEngine(), memory, embedder, everything, names)
-        seconds += measured.seconds
-        results += measured.results
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "ms_per_user": 1000 * seconds / users,
-        "rss_mb": peak / (1 << 20 if sys.platform == "darwin" else 1 << 10),
-        "failed": float(sum(r.outcome.value == "failed" for r in results)),
-    }
-
-
 async def fill(memory: Memory, settings: AlignmentSettings, users: int, first: int = 0) -> list[str]:
     """Put made-up users with just the history that one alignment looks at into memory; their ids."""
     length = window(settings.batch, settings.held_out)
@@ -251,11 +209,12 @@ async def run(
     Raises:
         UnavailableError, InvalidInput: the engine does not start.
     """
-    from serve.bench import measure  # serve imports this package, so it is reached only from here
+    from serve.bench import measure, scripted  # serve imports this package, so it is reached only from here
 
     tell = progress or (lambda what, done, total: None)
     result = await measure(settings, users, peers=peers, progress=tell)
-    small = settings.alignment.model_copy(update={"held_out": 4, "candidates": 1})
+    # Small searches: what is asked is whether the cost per user and the driver's memory depend on the population.
+    small = settings.alignment.model_copy(update={"held_out": 4, "candidates": 1, "profile": False})
     sizes = {}
     for n, size in enumerate(scripted_users):
         tell("scripted users", n, len(scripted_users))

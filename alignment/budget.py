@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from personaagent.errors import BudgetExceeded, UnavailableError
 from personaagent.types import Usage
 
-__all__ = ["Budget", "Caller", "together"]
+__all__ = ["Budget", "Caller", "patiently", "together"]
 
 T = TypeVar("T")
 
@@ -111,18 +111,26 @@ class Caller:
 
     async def patiently(self, make: Callable[[], Awaitable[T]]) -> T:
         """The result of `make`, waiting up to `retry_s` seconds for a part of the system that is down."""
-        deadline: float | None = None
-        pause = self._pause_s
-        while True:
-            try:
-                return await make()
-            except UnavailableError:
-                now = time.monotonic()
-                deadline = now + self._retry_s if deadline is None else deadline
-                if now + pause > deadline:
-                    raise
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, 10.0)
+        return await patiently(make, self._retry_s, self._pause_s)
+
+
+async def patiently(make: Callable[[], Awaitable[T]], retry_s: float, pause_s: float = 0.5) -> T:
+    """The result of `make`, which is tried again, ever less often, while it raises UnavailableError.
+
+    Raises:
+        UnavailableError: still down after `retry_s` seconds.
+    """
+    deadline: float | None = None
+    while True:
+        try:
+            return await make()
+        except UnavailableError:
+            now = time.monotonic()
+            deadline = now + retry_s if deadline is None else deadline
+            if now + pause_s > deadline:
+                raise
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, 10.0)
 
 
 async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

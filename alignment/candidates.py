@@ -21,7 +21,7 @@ READINGS: dict[Kind, tuple[Reading, ...]] = {
     Kind.RATING: tuple((h, n) for h in (None, 15.0, 150.0, 1e6) for n in (None, 50)),
     Kind.TEXT: (),
 }
-DEMONSTRATIONS: tuple[tuple[int, Form], ...] = ((0, "exchanges"), (2, "exchanges"), (4, "exchanges"), (4, "list"))
+DEMONSTRATIONS: tuple[tuple[int, Form], ...] = ((0, "exchanges"), (3, "exchanges"), (6, "exchanges"), (3, "list"))
 
 
 @dataclass(frozen=True)

@@ -13,27 +13,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alignment.aligner import Aligner
-from alignment.baselines import BASELINES, Answer, Answering, Method, baseline
+from alignment.baselines import ABLATIONS, BASELINES, METHODS, Answer, Answering, Method, agent_settings, method_of
 from alignment.benchmarks import Benchmark, Phase, floors, load_benchmark, spoil, spread
 from alignment.budget import together
 from alignment.metering import CachedEmbedder, Meter, SharedLLM, spent
 from alignment.metrics import Scored, gain, outcomes, summary
 from alignment.segments import Groups, group_users, segment_scores
 from alignment.views import View
-from personaagent import prompts
 from personaagent.agent import Agent
 from personaagent.errors import InvalidInput, LLMError
 from personaagent.local_memory import LocalMemory
 from personaagent.models import model_name
 from personaagent.profile import build_profile
 from personaagent.protocols import LLM, Embedder, Memory
-from personaagent.settings import AgentSettings, Settings
+from personaagent.settings import Settings
 from personaagent.types import AlignmentResult, Interaction, Kind
 
 __all__ = ["ABLATIONS", "METHODS", "Evaluation", "run_evaluation"]
 
-METHODS = (*BASELINES, "personaagent")
-ABLATIONS = ("alignment", "persona", "memory", "actions")
 COLD = (0, 1, 3, 10)  # learned interactions
 COLD_ITEMS = 10  # test items per user of the cold start
 READ_PROFILE = frozenset({"pag", "react", "persona"})  # baselines that pay for the profile
@@ -79,7 +76,16 @@ async def run_evaluation(
         teacher: another model for loss and rewrite.
 
     Returns:
-        A JSON-able dictionary; `docs/evaluation.md` describes its keys.
+        A JSON-able dictionary. Scores are as `metrics.summary` makes them.
+        `results[phase][method]`: scores; phases of PAHF are `learned` and `shifted`.
+        `floors[phase][name]`: scores of what needs neither model nor memory.
+        `differences[phase][method]`: how much better personaagent is, paired by item.
+        `control[phase]`: scores of `wrong_user` (persona and memory of another user) and `wrong_persona` (persona alone).
+        `segments[phase][grouping][group]`: scores with and without alignment, and the gain.
+        `cost[method]`: calls, tokens and engine seconds in all, and `per_user` for answering, profile and alignment.
+        `cold_start[learned][method]`: scores, if asked for.
+        `alignment[method][phase]`: accepted share, outcomes, gate scores, calls, tokens.
+        And `dataset`, `users`, `methods`, `model`, `paper`, `noise`, `seed`, `seconds`, `requests_sent`.
 
     Raises:
         InvalidInput: unknown data set, method or ablation, or files that cannot be read.
@@ -163,7 +169,8 @@ class Evaluation:
                 await self._align(name, phase.name)
             answers = self._answers[phase.name] = {}
             for name in self.names:
-                method = self._method(name)
+                llm = self._meter(name, "answer")
+                method = method_of(name, llm, self._memory, self._aligned, self._settings.agent)
                 answers[name] = await self._answer_all(method, phase.test, f"{phase.name}: {name}")
             decision = self._settings.agent.decision
             self._groups[phase.name] = await group_users(self._memory, self._benchmark.users, decision, self._noisy)
@@ -249,7 +256,7 @@ class Evaluation:
         """Align for the method `name`; its personas go on from those of the phase before."""
         episodes: Literal["retrieved", "none"] = "none" if name == "without_memory" else "retrieved"
         view = self._aligned.setdefault(name, View(self._memory, episodes=episodes))
-        agent = Agent(self._meter(name, "align"), view, self._agent_settings(name))
+        agent = Agent(self._meter(name, "align"), view, agent_settings(name, self._settings.agent))
         users, done = self._benchmark.users, 0
 
         def on_result(result: AlignmentResult) -> None:
@@ -265,24 +272,6 @@ class Evaluation:
         return Aligner(agent, memory, self._embedder, self._alignment, teacher)
 
     # Testing
-
-    def _method(self, name: str) -> Method:
-        meter = self._meter(name, "answer")
-        settings = self._agent_settings(name)
-        if name in BASELINES:
-            return baseline(name, meter, self._memory, settings)
-        if name == "without_alignment":
-            return baseline("persona", meter, self._memory, settings)
-        if name == "without_persona":
-            aligned = self._aligned["personaagent"]
-            view = View(self._memory, profile=False, personas_of=aligned, text=prompts.NO_PERSONA)
-            return Answering(Agent(meter, view, settings))
-        return Answering(Agent(meter, self._aligned[name], settings))
-
-    def _agent_settings(self, name: str) -> AgentSettings:
-        if name == "without_actions":
-            return self._settings.agent.model_copy(update={"tools": False, "max_steps": 1})
-        return self._settings.agent
 
     async def _controls(self, phase: Phase) -> dict[str, list[Scored]]:
         """Every user answered as the next one: with their persona and memory, and with their persona alone."""

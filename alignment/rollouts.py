@@ -10,7 +10,7 @@ from alignment.budget import Caller, together
 from alignment.candidates import Arm, Grid
 from alignment.gate import Table
 from alignment.scorer import Evidence, Remembered, Scorer, Scores, constant
-from alignment.textual import Case
+from alignment.textual import Case, unquoted
 from personaagent.agent import Agent, Replay
 from personaagent.errors import InvalidInput, LLMError
 from personaagent.types import Interaction, Kind, RecallQuery
@@ -20,6 +20,8 @@ __all__ = ["Rollouts"]
 
 class Rollouts:
     """Replays a user's interactions under arms. A pair of arm and interaction is replayed once in a run.
+
+    A persona is replayed without what it says about the very request replayed.
 
     An interaction that the model cannot be asked (too long, refused) scores 0 under that arm; but if this happens to most
     of a batch it is the engine that fails, and the error is raised.
@@ -89,6 +91,7 @@ class Rollouts:
 
     async def _one(self, arm: Arm, interaction: Interaction) -> InvalidInput | LLMError | None:
         draft = self._grid.draft(0, arm)
+        draft = draft.model_copy(update={"text": unquoted(draft.text, [interaction])})
         remembered = self._remembered[interaction.id]
         error: InvalidInput | LLMError | None = None
         try:

@@ -13,7 +13,7 @@ from alignment.candidates import DEMONSTRATIONS, Arm, Grid
 from alignment.gate import clearly_better
 from alignment.rollouts import Rollouts
 from alignment.splits import Split
-from alignment.textual import Proposer
+from alignment.textual import Proposer, unquoted
 from personaagent.errors import BudgetExceeded
 from personaagent.settings import AlignmentSettings
 from personaagent.types import Interaction, Kind
@@ -41,12 +41,23 @@ def fitted_kinds(split: Split) -> list[Kind]:
 
 
 class Search:
-    """Looks for a persona that is clearly better on the selection set. It never sees the gate's interactions."""
+    """Looks for a persona that is clearly better on the selection set.
+
+    Of the gate's interactions it uses nothing; it only takes care that personas shown to the teacher do not quote them.
+    """
 
     def __init__(
-        self, settings: AlignmentSettings, proposer: Proposer, rollouts: Rollouts, caller: Caller, grid: Grid
+        self,
+        settings: AlignmentSettings,
+        proposer: Proposer,
+        rollouts: Rollouts,
+        caller: Caller,
+        grid: Grid,
+        texts: Sequence[str] = (),
     ) -> None:
+        """`texts`: personas to try beside those proposed."""
         self._settings = settings
+        self._texts = texts
         self._proposer = proposer
         self._rollouts = rollouts
         self._caller = caller
@@ -60,14 +71,14 @@ class Search:
         found = Found(base)
         try:
             for _ in range(self._settings.iterations):
-                if not await self._step(found, split.rewrite, split.select):
+                if not await self._step(found, split):
                     break
         except BudgetExceeded as e:
             found.reason = e.message
         return found
 
-    async def _step(self, found: Found, rewrite: Sequence[Interaction], select: Sequence[Interaction]) -> bool:
-        base = found.arm
+    async def _step(self, found: Found, split: Split) -> bool:
+        base, rewrite, select = found.arm, split.rewrite, split.select
         await self._rollouts.run([base], [*rewrite, *select])
         table = self._rollouts.scores(base, [*rewrite, *select])
         if table.hard[:, found.index].min() >= 1.0 - 1e-6:
@@ -76,9 +87,10 @@ class Search:
         arms = [base]
         try:
             cases = self._rollouts.cases(base, found.index, rewrite)
-            proposals = await self._proposer.propose(base.text, cases, self._settings.candidates, self._caller)
+            shown = unquoted(base.text, split.gate)
+            proposals = await self._proposer.propose(shown, cases, self._settings.candidates, self._caller)
             found.dropped += proposals.dropped
-            arms += [Arm(text, base.episodes, base.form) for text in proposals.texts]
+            arms += [Arm(text, base.episodes, base.form) for text in (*proposals.texts, *self._texts)]
             if len(select) >= ENOUGH:
                 arms += [Arm(base.text, n, form) for n, form in DEMONSTRATIONS]
             arms = list(dict.fromkeys(arms))

@@ -17,7 +17,7 @@ from personaagent.persona import clip, tokens
 from personaagent.protocols import LLM
 from personaagent.types import ChatRequest, Interaction, Message
 
-__all__ = ["Case", "Proposals", "Proposer", "TextualProposer", "refusal", "tidy"]
+__all__ = ["Case", "Proposals", "Proposer", "TextualProposer", "refusal", "tidy", "unquoted"]
 
 PRIORITY = 10  # as replays; chat runs at 0
 LOSS_TOKENS = 80
@@ -166,6 +166,21 @@ def refusal(text: str, incumbent: str) -> str | None:
     if _repetitive(text, words):
         return "repetitive"
     return None
+
+
+def unquoted(text: str, interactions: Sequence[Interaction]) -> str:
+    """A persona without the lines that quote one of these requests.
+
+    Personas made from the semantic profile say of past requests what was wanted. Whoever is asked such a request again, to
+    see whether the persona helps, must not read the answer there.
+    """
+    quotes = [quote for i in interactions if len(quote := _flat(i.query)[:200]) >= 12]
+    parts = re.split(r"\n(?=[-*•] )", text)
+    return "\n".join(p for n, p in enumerate(parts) if n == 0 or not any(q in _flat(p) for q in quotes))
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split()).casefold()
 
 
 def _words(text: str) -> list[str]:

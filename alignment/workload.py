@@ -8,15 +8,30 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from personaagent.protocols import Matrix
-from personaagent.types import ChatRequest, ChatResult, Interaction, Usage
+from personaagent.local_memory import LocalMemory
+from personaagent.protocols import Embedder, Matrix
+from personaagent.types import (
+    AppendResult,
+    ChatRequest,
+    ChatResult,
+    ForgetReceipt,
+    Interaction,
+    Persona,
+    PersonaDraft,
+    Profile,
+    Recall,
+    RecallQuery,
+    Usage,
+    UserSummary,
+)
 
-__all__ = ["ScriptedEmbedder", "ScriptedEngine", "made_up_user"]
+__all__ = ["MadeUpMemory", "ScriptedEmbedder", "ScriptedEngine", "made_up_name", "made_up_user"]
 
 _SUBJECTS: dict[str, tuple[str, ...]] = {
     "a drink for the morning": ("black coffee", "green tea", "orange juice", "oat latte", "lemon water"),
@@ -43,10 +58,15 @@ _FRAMES = (
 _START = datetime(2024, 1, 1, tzinfo=UTC)
 
 
+def made_up_name(number: int) -> str:
+    """The id of a made-up user."""
+    return f"bench-{number:06d}"
+
+
 def made_up_user(number: int, interactions: int) -> list[Interaction]:
     """The history of one user: closed choices among four options, three in four by a lasting taste, the rest by whim."""
     rng = random.Random(number)
-    user = f"bench-{number:06d}"
+    user = made_up_name(number)
     taste = {subject: rng.choice(options) for subject, options in _SUBJECTS.items()}
     history = []
     for n in range(interactions):
@@ -102,6 +122,83 @@ class ScriptedEmbedder:
         rows = [np.random.default_rng(_digest(t)).standard_normal(self._dim, dtype=np.float32) for t in texts]
         matrix = np.asarray(rows, dtype=np.float32).reshape(len(rows), self._dim)
         return np.asarray(matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-9), dtype=np.float32)
+
+
+class MadeUpMemory:
+    """Memory of made-up users, each invented when first asked for, and forgotten when many others came since.
+
+    It stands in for the memory shards, so that what is measured is alignment. It can be sent to other processes.
+    """
+
+    def __init__(self, interactions: int, embedder: Embedder, keep: int = 512) -> None:
+        """`interactions` of each user; `keep`: users held, at least as many as are aligned at a time."""
+        self._interactions = interactions
+        self._embedder = embedder
+        self._keep = keep
+        self._users: OrderedDict[str, LocalMemory] = OrderedDict()
+
+    async def _of(self, user: str) -> LocalMemory:
+        if user not in self._users:
+            memory = LocalMemory(self._embedder)
+            await memory.append(user, made_up_user(int(user.removeprefix("bench-")), self._interactions))
+            self._users.setdefault(user, memory)
+            if len(self._users) > self._keep:
+                self._users.popitem(last=False)
+        self._users.move_to_end(user)
+        return self._users[user]
+
+    async def append(self, user: str, interactions: Sequence[Interaction]) -> AppendResult:
+        """See `Memory`."""
+        return await (await self._of(user)).append(user, interactions)
+
+    async def feedback(self, user: str, interaction: str, truth: str) -> Interaction:
+        """See `Memory`."""
+        return await (await self._of(user)).feedback(user, interaction, truth)
+
+    async def recall(self, user: str, query: RecallQuery) -> Recall:
+        """See `Memory`."""
+        return await (await self._of(user)).recall(user, query)
+
+    async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
+        """See `Memory`."""
+        return await (await self._of(user)).latest(user, n, with_truth)
+
+    async def persona(self, user: str, number: int | None = None) -> Persona | None:
+        """See `Memory`."""
+        return await (await self._of(user)).persona(user, number)
+
+    async def personas(self, user: str) -> tuple[Persona, ...]:
+        """See `Memory`."""
+        return await (await self._of(user)).personas(user)
+
+    async def commit_persona(self, user: str, draft: PersonaDraft, expected: int | None) -> Persona:
+        """See `Memory`."""
+        return await (await self._of(user)).commit_persona(user, draft, expected)
+
+    async def profile(self, user: str) -> Profile:
+        """See `Memory`."""
+        return await (await self._of(user)).profile(user)
+
+    async def commit_profile(self, user: str, profile: Profile, expected: int) -> Profile:
+        """See `Memory`."""
+        return await (await self._of(user)).commit_profile(user, profile, expected)
+
+    async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
+        """See `Memory`."""
+        return await (await self._of(user)).forget(user, by)
+
+    async def export(self, user: str) -> tuple[str, ...]:
+        """See `Memory`."""
+        return await (await self._of(user)).export(user)
+
+    async def summary(self, user: str) -> UserSummary | None:
+        """See `Memory`."""
+        return await (await self._of(user)).summary(user)
+
+    async def users(self) -> tuple[UserSummary, ...]:
+        """Of the users held at the moment."""
+        found = [await memory.summary(user) for user, memory in list(self._users.items())]
+        return tuple(s for s in found if s is not None)
 
 
 def _usage(prompt: int, completion: int) -> Usage:

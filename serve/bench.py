@@ -20,9 +20,10 @@ from personaagent.protocols import LLM, Memory
 from personaagent.settings import Settings
 
 from .offline import replay
+from .scripted import scripted
 from .system import System
 
-__all__ = ["measure"]
+__all__ = ["measure", "scripted"]
 
 IDLE_CHATS = 40
 SEQUENTIAL_SHARE = 4  # one in so many users is aligned one call at a time; all of them would take minutes
@@ -87,7 +88,9 @@ async def measure(settings: Settings, users: int, *, peers: bool, progress: Prog
             few = names[: max(1, users // SEQUENTIAL_SHARE)]
             sequential = await aligned("sequential", few, in_flight=1)
             compared = await _peers(system.llm, memory, own, few) if peers else {}
-            arguments, environment = _engine_of(own, await prepare_llm(own)) if own_engine else ({}, {})
+            arguments, environment = (
+                await asyncio.to_thread(_engine_of, own, await prepare_llm(own)) if own_engine else ({}, {})
+            )
         finally:
             await system.close()
         if own_engine:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import ray
 from ray import serve
+from ray._raylet import Config  # type: ignore[attr-defined]  # it has no stub
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
@@ -23,6 +24,7 @@ from personaagent.settings import Settings
 from .app import APP, build_app
 
 __all__ = [
+    "auth_mode",
     "check_milvus",
     "check_port",
     "deploy",
@@ -32,11 +34,13 @@ __all__ = [
     "serving",
     "starting",
     "stop",
+    "undeploy",
 ]
 
 log = logging.getLogger(__name__)
 
 NAMESPACE = "personaagent"
+_MARK = "PERSONAAGENT_SYSTEM"  # environment variable
 _ROOT = str(Path(__file__).resolve().parent.parent)
 _LOCAL = "127.0.0.1"
 
@@ -79,8 +83,8 @@ def check_milvus(uri: str, timeout_s: float = 3.0) -> None:
         raise InvalidInput(f"Milvus at {parts.hostname}:{port} cannot be reached ({reason}); see memory.uri") from e
 
 
-def init_ray(roots: dict[int, int], verbose: bool) -> str:
-    """Start a Ray of our own on this machine, quietly; its address. Its processes are noted in `roots`, for `stop`."""
+def init_ray(mark: str, verbose: bool) -> str:
+    """Start a Ray of our own on this machine, quietly; its address. All its processes carry `mark`, for `stop`."""
     defaults = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0",
@@ -98,7 +102,7 @@ def init_ray(roots: dict[int, int], verbose: bool) -> str:
     if _ROOT not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([_ROOT, *paths])
     _quiet(verbose)
-    before = _below(os.getpid())
+    os.environ[_MARK] = mark
     try:
         context = ray.init(
             address="local",
@@ -110,24 +114,34 @@ def init_ray(roots: dict[int, int], verbose: bool) -> str:
             _node_ip_address=_LOCAL,
         )
     finally:
-        roots |= {pid: start for pid, start in _below(os.getpid()).items() if pid not in before}
+        del os.environ[_MARK]  # what this process starts besides is no part of it
     return str(context.address_info["gcs_address"])
 
 
-def join_ray(address: str, verbose: bool, local: bool) -> None:
+def auth_mode() -> str:
+    """How the Ray of this process authenticates; Ray decides it when it starts and keeps it in the environment."""
+    return os.environ.get("RAY_AUTH_MODE", "disabled")
+
+
+def join_ray(address: str, verbose: bool, local_auth: str | None = None) -> None:
     """Connect to a Ray that runs already.
 
     Args:
         address: of its GCS, or `auto`.
         verbose: show its logs here.
-        local: it was started by `init_ray` on this machine.
+        local_auth: the `auth_mode` of one that `init_ray` started on this machine; None for any other cluster.
 
     Raises:
         UnavailableError: nobody answers there.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     _quiet(verbose)
-    more: dict[str, Any] = {"_node_ip_address": _LOCAL} if local else {}
+    more: dict[str, Any] = {}
+    if local_auth is not None:
+        more["_node_ip_address"] = _LOCAL
+        # A Ray that `ray.init` starts asks for the user's token; joining it by address does not offer it by itself.
+        os.environ["RAY_AUTH_MODE"] = local_auth
+        Config.initialize("")  # Ray read its configuration when it was imported
     try:
         ray.init(
             address=address,
@@ -188,61 +202,53 @@ def serving() -> bool:
         return False
 
 
-def stop(roots: dict[int, int] | None, deployed: bool) -> None:
+def undeploy() -> None:
+    """Take the application away; its engine ends in order."""
+    try:
+        serve.delete(APP)  # serve.shutdown() leaves complaints on the terminal
+    except (RayError, RayServeException, TimeoutError) as e:
+        log.debug("Serve did not shut down in order: %s", type(e).__name__)
+
+
+def stop(mark: str | None, patience_s: float) -> None:
     """Leave Ray, and end what is ours.
 
     Args:
-        roots: what `init_ray` noted, to end that Ray with everything in it; None for a cluster of others.
-        deployed: the application there is ours.
+        mark: given to `init_ray`, to end that Ray with everything in it; None for a cluster of others.
+        patience_s: how long its processes may take to end by themselves; 0 for a start that is broken off.
     """
     if ray.is_initialized():
-        try:
-            if deployed:
-                serve.delete(APP)  # ends the engine in order; serve.shutdown() leaves complaints on the terminal
-        except (RayError, RayServeException, TimeoutError) as e:
-            log.debug("Serve did not shut down in order: %s", type(e).__name__)
-    processes = {pid: start for root in roots or {} for pid, start in _below(root).items()} | (roots or {})
-    ray.shutdown()
-    _await_end(processes)
+        ray.shutdown()
+    if mark is not None:
+        _end(mark, patience_s)
 
 
-def _below(ancestor: int) -> dict[int, int]:
-    """Descendants of a process: their ids, and start times, which tell them from later processes of the same id."""
-    parents: dict[int, int] = {}
-    started: dict[int, int] = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        if (stat := _stat(int(entry.name))) is not None:
-            parents[int(entry.name)], started[int(entry.name)] = stat
-    found: dict[int, int] = {}
-    fresh = {ancestor}
-    while fresh:
-        fresh = {pid for pid, parent in parents.items() if parent in fresh} - found.keys()
-        found |= {pid: started[pid] for pid in fresh}
-    return found
+def _end(mark: str, patience_s: float) -> None:
+    """Wait until the processes with this mark are gone; those that stay are killed.
 
-
-def _await_end(processes: dict[int, int], patience_s: float = 10.0) -> None:
-    """Wait until these processes are gone, and kill those that stay. vLLM's outlive their parents for a moment."""
+    Ray ends its own, but vLLM's engine outlives its parent for a moment, and some outlive a raylet that was killed.
+    """
     deadline = time.monotonic() + patience_s
-    while left := [pid for pid, start in processes.items() if (s := _stat(pid)) is not None and s[1] == start]:
-        if time.monotonic() > deadline:
+    while left := _marked(mark):
+        if time.monotonic() >= deadline:
             for pid in left:
-                log.warning("process %d did not end by itself", pid)
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
-            return
         time.sleep(0.05)
 
 
-def _stat(pid: int) -> tuple[int, int] | None:
-    """Parent and start time of a living process."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return None
-    return None if fields[0] == "Z" else (int(fields[1]), int(fields[19]))
+def _marked(mark: str) -> list[int]:
+    wanted = f"{_MARK}={mark}".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if wanted in (entry / "environ").read_bytes():  # empty for those that ended and were not waited for
+                found.append(int(entry.name))
+        except OSError:  # another user's, or gone
+            continue
+    return found
 
 
 def _last_line(message: str) -> str:
@@ -254,5 +260,5 @@ def _last_line(message: str) -> str:
 
 def _quiet(verbose: bool) -> None:
     if not verbose:
-        for name in ("ray", "ray.serve", "ray.data", "vllm"):
+        for name in ("ray", "ray._private.worker", "ray.serve", "ray.data", "vllm"):
             logging.getLogger(name).setLevel(logging.ERROR)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from personaagent.agent import Agent
 from personaagent.embedding import LocalEmbedder
-from personaagent.errors import InvalidInput, UnavailableError
+from personaagent.errors import InvalidInput, PersonaAgentError, UnavailableError
 from personaagent.llm import connected_llm
 from personaagent.models import check_models, context_length, prepare_llm, resolve_embedder
 from personaagent.protocols import LLM, Embedder
@@ -30,6 +31,7 @@ T = TypeVar("T")
 
 JOIN_TIMEOUT_S = 300.0  # a server that is starting may have a model to convert and to load
 CONNECT_TIMEOUT_S = 60.0
+PATIENCE_S = 15.0  # for processes that end in order
 
 
 class System:
@@ -53,7 +55,7 @@ class System:
         self._tell = tell
         self._lock = HomeLock(settings.home)
         self._ray = False  # whether there is something of Ray to end
-        self._roots: dict[int, int] | None = None  # Ray's processes, if we started them
+        self._mark: str | None = None  # of Ray's processes, if we started it
         self._deployed = False  # the application, by us
         self._closed = False
         # Ray's and Serve's calls block. One thread keeps them in order, so that closing waits for a start under way.
@@ -97,23 +99,38 @@ class System:
             else:
                 await system._join(llm, http)
         except BaseException:
-            await uninterrupted(system.close())
+            await uninterrupted(system._close(0.0))
             raise
         return system
 
     async def close(self) -> None:
         """End what was started, and only that. Safe to call twice."""
-        if self._closed:
-            return
+        if not self._closed:
+            await self._close(PATIENCE_S)
+
+    async def _close(self, patience_s: float) -> None:
+        """`patience_s` is 0 to break off a start: nothing has been stored yet that would have to be put in order."""
         self._closed = True
         try:
             if self._ray:
                 from . import cluster
 
-                await self._run(cluster.stop, self._roots, self._deployed)
+                if self._deployed and (patience_s or self._mark is None):
+                    await self._run(cluster.undeploy)
+                if self._mark is not None and patience_s:
+                    await self._end_memory()
+                await self._run(cluster.stop, self._mark, patience_s)
         finally:
             self._lock.release()
             self._thread.shutdown(wait=False)
+
+    async def _end_memory(self) -> None:
+        """Flushed stores open faster; nothing is lost without."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self.memory.shutdown()
+        except (TimeoutError, PersonaAgentError) as e:
+            log.debug("the memory shards did not end in order: %s", type(e).__name__)
 
     # ------------------------------------------------------------------ ways to start
 
@@ -123,8 +140,8 @@ class System:
         self._tell("starting Ray")
         from . import cluster
 
-        self._ray, self._roots = True, {}
-        address = await self._run(cluster.init_ray, self._roots, self._verbose)
+        self._ray, self._mark = True, uuid.uuid4().hex
+        address = await self._run(cluster.init_ray, self._mark, self._verbose)
         if llm:
             if settings.llm.base_url is None:
                 self._tell("preparing the model")
@@ -142,7 +159,7 @@ class System:
             host = settings.serve.host
             self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
             await self._until_answering()
-            note = {"pid": os.getpid(), "address": address, "url": self.url}
+            note = {"pid": os.getpid(), "address": address, "auth": cluster.auth_mode(), "url": self.url}
             await asyncio.to_thread(self._lock.publish, note)
 
     async def _join(self, llm: bool, http: bool) -> None:
@@ -170,7 +187,7 @@ class System:
 
         self._tell("joining the running server")
         self._ray = True
-        await self._run(cluster.join_ray, note["address"], self._verbose, True)
+        await self._run(cluster.join_ray, note["address"], self._verbose, note["auth"])
         await self._use_server()
         self.url = note["url"]
 
@@ -179,7 +196,7 @@ class System:
 
         self._tell(f"joining the cluster at {address}")
         self._ray = True
-        await self._run(cluster.join_ray, address, self._verbose, False)
+        await self._run(cluster.join_ray, address, self._verbose)
         if await self._run(cluster.serving):
             await self._use_server()
             return

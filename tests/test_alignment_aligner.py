@@ -7,7 +7,8 @@ import pytest
 from alignment.splits import split
 from alignment.textual import Proposals
 from personaagent.errors import LLMError, UnavailableError
-from personaagent.types import AlignmentResult, ChatRequest, Decision, Origin, Outcome, PersonaDraft
+from personaagent.profile import build_profile
+from personaagent.types import AlignmentResult, ChatRequest, Decision, Origin, Outcome, Persona, PersonaDraft
 from tests.alignment_doubles import SecretLLM, World, drink, note
 
 GOOD = "This person has a clear taste and always likes mint tea."
@@ -330,6 +331,27 @@ class TestManyUsers:
         world.llm.before = down
         assert (await one(world)).outcome is Outcome.ACCEPTED
 
+    async def test_a_store_that_goes_down_around_a_commit_gets_it_once(self) -> None:
+        for lost_after in (False, True):
+            world = World(retry_s=60)
+            await world.add([drink("ann", i) for i in range(27)])
+            commit, left = world.memory.commit_persona, [1]
+
+            async def flaky(
+                user: str, draft: PersonaDraft, expected: int | None, commit=commit, left=left, after=lost_after
+            ) -> Persona:
+                if draft.origin is Origin.ALIGNED and left:
+                    left.pop()
+                    if after:
+                        await commit(user, draft, expected)
+                    raise UnavailableError("the shard is restarting")
+                return await commit(user, draft, expected)
+
+            world.memory.commit_persona = flaky  # type: ignore[method-assign]
+            result = await one(world)
+            assert (result.outcome, result.persona_after) == (Outcome.ACCEPTED, 2)
+            assert len(await world.memory.personas("ann")) == 2
+
     async def test_cancelling_ends_everything(self) -> None:
         world = World()
         await world.add([drink("ann", i) for i in range(27)])
@@ -384,3 +406,34 @@ async def test_the_profile_is_brought_up_to_date_and_charged() -> None:
     profile = await world.memory.profile("ann")
     assert profile.covered == 8
     assert result.calls >= len(world.llm.order)
+
+
+async def test_a_persona_made_from_the_profile_gives_no_answer_away() -> None:
+    world = World(profile=True)
+    everything = [drink("ann", i) for i in range(27)]
+    await world.add(everything)
+    await one(world)
+    assert "Drink number" in (await world.memory.personas("ann"))[0].text
+    for request in world.llm.answers:
+        asked = request.messages[-1].text.split("\n")[0]
+        assert asked not in request.messages[0].text
+    gate = split(everything, 3, 12).gate
+    for request in (*world.llm.losses, *world.llm.updates):
+        assert not any(f"{i.query}”" in texts(request) for i in gate)
+
+
+async def test_a_persona_that_fell_behind_is_rebuilt_from_the_profile() -> None:
+    world = World(SecretLLM(teach=lambda r: "no"), profile=True)
+    await world.add([drink("ann", i) for i in range(27)])
+    stale = PersonaDraft(text="Always likes water.", origin=Origin.MANUAL, decision=world.agent.settings.decision)
+    await world.memory.commit_persona("ann", stale, None)
+    fact = "Always likes mint tea."
+    profile = await build_profile(world.memory, world.embedder, "ann")
+    now = profile.profile.facts[0].model_copy(update={"text": fact, "source": "model", "id": "x"})
+    updated = profile.profile.model_copy(update={"facts": (now,)})
+    await world.memory.commit_profile("ann", updated, profile.profile.version)
+    result = await one(world)
+    assert result.outcome is Outcome.ACCEPTED
+    persona = await world.memory.persona("ann")
+    assert persona is not None
+    assert fact in persona.text

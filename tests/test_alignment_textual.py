@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.budget import Budget, Caller
-from alignment.textual import Case, TextualProposer, refusal, tidy
+from alignment.textual import Case, TextualProposer, refusal, tidy, unquoted
 from personaagent import prompts
 from personaagent.persona import tokens
 from tests.alignment_doubles import SecretLLM, drink
@@ -101,3 +101,15 @@ async def test_prompts_fit_a_small_context_whatever_users_write() -> None:
     for request in (*llm.losses, *llm.updates):
         size = sum(tokens(m.text) for m in request.messages) + (request.max_tokens or 0)
         assert size <= 512 + 60
+
+
+def test_a_persona_is_shown_without_what_it_quotes() -> None:
+    asked = [drink("u", i) for i in range(3)]
+    lines = [f"- asked “{i.query}”,\n wanted “{i.truth}”" for i in asked]
+    persona = "\n".join(["What is known of Drink number 1 please:", *lines, "- likes tea"])
+    shown = unquoted(persona, [asked[1]])
+    assert "Drink number 1 please" not in shown.split(":", 1)[1]
+    assert all(i.query in shown for i in (asked[0], asked[2]))
+    assert shown.endswith("- likes tea")
+    assert unquoted(persona, []) == persona
+    assert unquoted("- short\n- lines", [drink("u", 1).model_copy(update={"query": "short"})]) == "- short\n- lines"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from alignment import bench, peers
-from alignment.bench import Measured, Recorder, align_all, fill, probe, report, scripted
+from alignment.bench import Measured, Recorder, align_all, fill, probe, report
 from alignment.views import View
 from alignment.workload import ScriptedEmbedder, ScriptedEngine, made_up_user
 from personaagent.agent import Agent
@@ -89,9 +89,12 @@ async def test_a_probe_chats_until_the_work_beside_it_is_done() -> None:
     assert len(await memory.latest(names[0], 100)) == 11  # a probe is not remembered
 
 
-async def test_scripted_users_are_measured_in_a_process_of_its_own() -> None:
-    cell = await scripted(6, SMALL)
-    assert set(cell) == {"ms_per_user", "rss_mb", "failed"}
+@pytest.mark.cluster
+async def test_scripted_users_go_through_the_real_job() -> None:
+    from serve.scripted import scripted
+
+    cell = await scripted(24, SMALL)
+    assert set(cell) == {"ms_per_user", "start_s", "rss_mb", "failed"}
     assert cell["ms_per_user"] > 0
     assert cell["rss_mb"] > 1
     assert cell["failed"] == 0
@@ -120,8 +123,8 @@ async def test_the_bench_measures_the_system_then_scripted_users(monkeypatch: py
 
     module = ModuleType("serve.bench")
     module.measure = measure  # type: ignore[attr-defined]
+    module.scripted = few  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "serve.bench", module)
-    monkeypatch.setattr(bench, "scripted", few)
     said: list[str] = []
     result = await bench.run(
         SETTINGS, 5, scripted_users=(10, 20), peers=False, progress=lambda what, done, total: said.append(what)
@@ -131,6 +134,53 @@ async def test_the_bench_measures_the_system_then_scripted_users(monkeypatch: py
     assert result["scripted_ms_per_user"] == {"10": 1.23, "20": 1.23}
     assert result["scripted_rss_mb"] == {"10": 50.0, "20": 50.0}
     assert said == ["scripted users", "scripted users"]
+
+
+async def test_the_system_is_measured_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    from serve import bench as system_bench
+
+    class System:
+        """The parts of a running system, scripted."""
+
+        def __init__(self, settings: Settings) -> None:
+            self.settings = settings
+            self.embedder = ScriptedEmbedder(16)
+            self.llm = Crowded()
+            self.memory = LocalMemory(self.embedder)
+            self.closed = False
+            started.append(self)
+
+        @classmethod
+        async def start(cls, settings: Settings) -> System:
+            return cls(settings)
+
+        async def close(self) -> None:
+            self.closed = True
+
+    async def replay(model: str, engine: Any, environment: Any, requests: Any) -> dict[str, float]:
+        assert started[0].closed  # the bare engine has the machine to itself
+        replayed.extend(requests)
+        return {"tokens_per_s": 1e6, "seconds": 1.0}
+
+    async def model(settings: Settings) -> str:
+        return "model"
+
+    started: list[System] = []
+    replayed: list[ChatRequest] = []
+    monkeypatch.setattr(system_bench, "System", System)
+    monkeypatch.setattr(system_bench, "replay", replay)
+    monkeypatch.setattr(system_bench, "prepare_llm", model)
+    monkeypatch.setattr(system_bench, "_engine_of", lambda settings, model: ({}, {}))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    result = await system_bench.measure(SETTINGS, 4, peers=False, progress=lambda what, done, total: None)
+    assert started[0].settings.home != SETTINGS.home  # nobody's data is touched
+    assert len(replayed) == pytest.approx(result["calls_per_user"] * 4, abs=0.5)
+    assert result["users"] == 4
+    assert result["sequential_users"] == 1
+    assert result["engine_share"] > 0
+    assert result["offline_error"] is None
+    assert result["failed"] == 0
+    assert result["chats"]["aligning"] >= 1
 
 
 def test_made_up_users_are_always_the_same_and_differ() -> None:

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import types
+import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -357,6 +361,136 @@ def test_chat_answers_and_remembers(invoke: Invoke, system: type[FakeSystem]) ->
     assert reply["text"] in ("soup", "salad")
     assert set(reply["scores"]) == {"soup", "salad"}
     assert json.loads(invoke("users", "--json").stdout)["users"][0]["interactions"] == 2
+
+
+class Command:
+    """A command in a process of its own, with the scripted engine; knows whether anything of it is left."""
+
+    def __init__(self, home: Path, *args: str) -> None:
+        self.mark = uuid.uuid4().hex
+        environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("PERSONAAGENT_")},
+            "RAYLLM_VLLM_ENGINE_CLS": "tests.scripted_engine.ScriptedEngine",
+            "CLI_TEST_MARK": self.mark,
+            "TMPDIR": str(home.parent),
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "personaagent.cli", "--home", str(home), *args],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=Path(__file__).resolve().parent.parent,
+            start_new_session=True,
+        )
+
+    def wait(self) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr; nothing may be left running."""
+        out, err = self.process.communicate(timeout=240)
+        assert self.left() == [], err
+        return self.process.returncode, out, err
+
+    def interrupt(self, number: signal.Signals) -> None:
+        """As a terminal does: the signal goes to the whole group."""
+        os.killpg(self.process.pid, number)
+
+    def left(self) -> list[str]:
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if self.mark.encode() in (folder / "environ").read_bytes():
+                    found.append((folder / "cmdline").read_bytes().decode())
+        return found
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.interrupt(signal.SIGTERM)
+            self.process.communicate(timeout=120)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
+    started: list[Command] = []
+
+    def run(*args: object) -> Command:
+        started.append(Command(tmp_path / "home", *map(str, args)))
+        return started[-1]
+
+    yield run
+    for command in reversed(started):
+        command.close()
+
+
+@pytest.mark.cluster
+def test_a_command_on_its_own(start: Callable[..., Command], tmp_path: Path) -> None:
+    (tmp_path / "h.jsonl").write_text("\n".join([line("anna", 1), "{broken", line("bob", 2)]) + "\n")
+    code, out, err = start("import", tmp_path / "h.jsonl", "--json").wait()
+    done = json.loads(out)
+    assert (code, done["added"], done["failed"]) == (1, 2, 1), err
+    assert f"{tmp_path / 'h.jsonl'}:2: " in err
+    assert "Traceback" not in err
+    assert list(tmp_path.glob("personaagent-*.log")) == []
+
+
+@pytest.mark.cluster
+def test_commands_join_a_running_server(start: Callable[..., Command], tmp_path: Path) -> None:
+    server = start("serve", "--port", 0)
+    assert server.process.stdout is not None
+    ready = server.process.stdout.readline()
+    assert re.fullmatch(r"ready: http://127\.0\.0\.1:\d+/v1\n", ready)
+
+    file = tmp_path / "h.jsonl"
+    file.write_text(
+        "\n".join([*(line("anna", n, choices=["soup", f"truth {n}"]) for n in range(8)), "{", line("bob", 1)])
+    )
+    code, out, err = start("import", file, "--json").wait()
+    assert (code, json.loads(out)["added"]) == (1, 9), err
+    file.write_text("\n".join([*(line("anna", n, choices=["soup", f"truth {n}"]) for n in range(9)), line("bob", 1)]))
+    code, out, err = start("import", file, "--json").wait()
+    assert (code, json.loads(out)["added"], json.loads(out)["repeated"]) == (0, 1, 9), err
+
+    code, out, err = start("chat", "anna", "soup or salad?", "--choice", "soup", "--choice", "salad", "--json").wait()
+    assert json.loads(out)["text"] in ("soup", "salad"), err
+    code, out, err = start("align", "--all", "--run-id", "first", "--json").wait()
+    aligned = json.loads(out)
+    assert (code, aligned["users"], aligned["failed"]) == (0, 2, 0), err
+    assert {r["user"] for r in aligned["results"]} == {"anna", "bob"}
+
+    _, exported, _ = start("export", "anna").wait()
+    code, out, err = start("forget", "anna", "--yes", "--json").wait()
+    assert (code, json.loads(out)["remaining"], json.loads(out)["interactions"]) == (0, 0, 10), err
+    (tmp_path / "anna.jsonl").write_text(exported)
+    assert start("import", tmp_path / "anna.jsonl").wait()[0] == 0
+    assert start("export", "anna").wait()[1] == exported
+
+    server.interrupt(signal.SIGINT)
+    code, _, err = server.wait()
+    assert code == 0, err
+
+
+@pytest.mark.cluster
+def test_demo_tells_what_it_did(start: Callable[..., Command], tmp_path: Path) -> None:
+    code, out, err = start("demo", "--json", "--report", tmp_path / "report.html").wait()
+    done = json.loads(out)
+    assert code == 0, err
+    assert set(done) == {"model", "users", "accepted", "score_before", "score_after", "llm_calls", "seconds"}
+    assert done["users"] == 12
+    assert "bruno" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_demo_interrupted_leaves_nothing(start: Callable[..., Command], tmp_path: Path, number: signal.Signals) -> None:
+    demo = start("demo", "--report", tmp_path / "report.html")
+    assert demo.process.stdout is not None
+    assert demo.process.stdout.readline().startswith("imported 240 interactions")
+    demo.interrupt(number)
+    code, _, err = demo.wait()
+    assert code == 130, err
+    assert "Traceback" not in err
+    assert not (tmp_path / "report.html").exists()
+    assert list(tmp_path.glob("personaagent-*")) == []
 
 
 def test_lines_from_chunks() -> None:

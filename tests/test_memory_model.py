@@ -204,7 +204,7 @@ class Memory(RuleBasedStateMachine):
         """The process ends without a word, and another one takes over."""
         store = self.shard._store
         if store is not None:
-            store._broken = "crashed"  # nothing more is saved
+            store._milvus._broken = "crashed"  # nothing more is saved
             store.close()
         self.shard._store = None
         self.do(self.shard.close())

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.milvus_store import MilvusStore, StoreIdentity, shard_of
+from actors.identity import StoreIdentity, shard_of
+from actors.milvus_store import MilvusStore
 from personaagent.errors import StoreError, UnavailableError
 from personaagent.store import Store
 from personaagent.types import user_key

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.alignment_actor import AlignmentActor, AlignmentPool, Parts, align_users, aligned_earlier
+from actors.memory import start_memory
 from actors.population import Progress, estimate, read_users, run_population, select_users
 from actors.runs import RunFolder, erase_user, from_table, read_results, to_table
 from alignment.plan import calls_of
 from personaagent.errors import ConflictError, InvalidInput, NotFoundError, StoreError
-from personaagent.settings import AgentSettings, AlignmentSettings, TeacherSettings
+from personaagent.settings import AgentSettings, AlignmentSettings, MemorySettings, Settings, TeacherSettings
 from personaagent.types import AlignmentResult, Outcome, UserSummary
 from tests import population_doubles as doubles
 from tests.alignment_doubles import BLIND, START, World, drink
+from tests.doubles import HashEmbedder
 
 
 def result(user: str, outcome: Outcome = Outcome.ACCEPTED, **fields: Any) -> AlignmentResult:
@@ -90,6 +94,17 @@ class TestRuns:
         assert [r.user for r in read_results(tmp_path, "two")] == ["bob"]
         assert not [f for f in tmp_path.rglob("*.parquet") if b"ann" in f.read_bytes()]
 
+    def test_forgetting_reaches_a_run_under_way(self, tmp_path: Path) -> None:
+        with RunFolder(tmp_path, "r") as folder:
+            folder.plan(["ann", "bob"])
+            folder.write([result("ann")])
+            assert erase_user(tmp_path, "ann") == 2
+            folder.write([result("ann"), result("bob")])
+        assert [r.user for r in read_results(tmp_path, "r")] == ["bob"]
+        with RunFolder(tmp_path, "r") as folder:  # a new user of that name
+            folder.write([result("ann")])
+        assert len(read_results(tmp_path, "r")) == 2
+
     def test_unknown_runs_and_folders(self, tmp_path: Path) -> None:
         with pytest.raises(NotFoundError):
             read_results(tmp_path, "r")
@@ -115,7 +130,9 @@ class TestSelection:
 
 class TestEstimate:
     @pytest.mark.parametrize("truths", [0, 1, 2, 3, 4, 6, 9, 14, 27, 60])
-    @pytest.mark.parametrize("changed", [{}, {"iterations": 3}, {"paper": True}, {"batch": 1, "held_out": 1}])
+    @pytest.mark.parametrize(
+        "changed", [{}, {"iterations": 3}, {"profile": True}, {"paper": True}, {"batch": 1, "held_out": 1}]
+    )
     async def test_no_alignment_takes_more_calls(self, truths: int, changed: dict[str, Any]) -> None:
         world = World(**changed)
         if truths:
@@ -125,7 +142,7 @@ class TestEstimate:
         assert calls_of(truths, world.settings) <= 5 * max(taken, 3)
 
     def test_tokens_and_time_come_from_the_last_run(self, tmp_path: Path) -> None:
-        paper, users = AlignmentSettings(paper=True), [summary("a"), summary("b", truths=1)]
+        paper, users = AlignmentSettings(paper=True, profile=False), [summary("a"), summary("b", truths=1)]
         first = estimate(users, ["a", "b", "unknown"], paper, tmp_path)
         assert (first.users, first.calls, first.tokens, first.seconds) == (3, 7 + 3, None, None)
         with RunFolder(tmp_path, "r") as folder:
@@ -240,6 +257,21 @@ class TestCluster:
         async with AlignmentPool(parts) as pool:
             results = await pool.align(self.USERS, "run-3", kill_once)
         self.check(memory, results, "run-3")
+
+    async def test_over_the_real_memory_shards(self, cluster: str, tmp_path: Path) -> None:
+        store = Settings(home=tmp_path, memory=MemorySettings(shards=2, tenant="population"))
+        memory = await start_memory(store, HashEmbedder())
+        for user in self.USERS[:6]:
+            await memory.append(user, [drink(user, i) for i in range(7)])
+        pids = tmp_path / "pids"
+        pids.mkdir()
+        parts = replace(doubles.parts(None, pids, retry_s=60), memory=memory)
+        results = await asyncio.to_thread(run_population, parts, self.USERS[:6], "run-5", tmp_path)
+        assert {(r.outcome, r.reason) for r in results} == {(Outcome.ACCEPTED, "better on 3 held-out interactions")}
+        for user in self.USERS[:6]:
+            assert [p.run for p in await memory.personas(user)] == [None, "run-5"]
+        for number in range(2):
+            ray.kill(ray.get_actor(f"memory-population-{number:02d}", namespace="personaagent"))
 
     async def test_one_call_aligns_a_few_users(self, cluster: str, tmp_path: Path) -> None:
         memory = self.filled("four")

@@ -35,7 +35,7 @@ def totals(results: Sequence[AlignmentResult]) -> dict[str, Any]:
 
 
 def show_results(output: Output, results: Sequence[AlignmentResult]) -> None:
-    """A table with one row per user, on stdout."""
+    """A table with one row per user, on stdout, and why some were not aligned."""
     rows = [
         (
             r.user,
@@ -45,11 +45,13 @@ def show_results(output: Output, results: Sequence[AlignmentResult]) -> None:
             versions(r),
             r.calls,
             f"{r.prompt_tokens + r.completion_tokens:,}",
-            r.reason,
         )
         for r in results
     ]
-    output.table(["user", "gate", ">before", ">after", "version", ">calls", ">tokens", "why"], rows)
+    output.table(["user", "gate", ">before", ">after", "version", ">calls", ">tokens"], rows)
+    for r in results:
+        if r.outcome not in (Outcome.ACCEPTED, Outcome.REJECTED):
+            output.show(f"{r.user}: {r.outcome.value}, {r.reason}")
 
 
 def versions(result: AlignmentResult) -> str:

@@ -147,6 +147,8 @@ class Run:
         if self._closing or self._signals == 2:  # a second one must not cut short what the first one set off
             self.output.note("closing already; a moment please")
         elif self._stopped is None and self._task is not None:
+            if self._signals == 1:
+                self.output.note("interrupted; closing what was started")
             self._task.cancel()
 
     @staticmethod
@@ -217,7 +219,6 @@ def _guarded(run: Run, function: Command, given: dict[str, Any]) -> int:
         run.output.fail(e.message)
         code = EXIT_INPUT
     except (KeyboardInterrupt, asyncio.CancelledError):
-        run.output.note("interrupted")
         code = EXIT_INTERRUPTED
         failed = False
     except BrokenPipeError:  # whoever read our output has seen enough

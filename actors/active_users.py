@@ -1,0 +1,99 @@
+"""The users that are in RAM: bounded by bytes and by idle time, least recently used leave first.
+
+Leaving loses nothing: whatever is in RAM is in the store already.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from actors.large_user import LargeUser
+from personaagent.settings import MemorySettings
+from personaagent.user_memory import UserMemory
+
+__all__ = ["ActiveUsers", "User"]
+
+User = UserMemory | LargeUser
+
+
+@dataclass
+class _Active:
+    memory: User
+    used: float  # seconds, monotonic
+    ram: int  # bytes
+
+
+class ActiveUsers:
+    """Users in RAM. Not thread-safe: it belongs to one event loop."""
+
+    def __init__(self, settings: MemorySettings) -> None:
+        self._settings = settings
+        self._users: OrderedDict[str, _Active] = OrderedDict()  # least recently used first
+        self._ram = 0
+        self._activations = self._passivations = 0
+
+    def get(self, user: str) -> User | None:
+        """The user's memory if it is in RAM."""
+        active = self._users.get(user)
+        if active is None:
+            return None
+        active.used = time.monotonic()
+        self._users.move_to_end(user)
+        return active.memory
+
+    def put(self, user: str, memory: User) -> None:
+        """Take in a user that was loaded."""
+        self._activations += 1
+        self._users[user] = _Active(memory, time.monotonic(), 0)
+        self.changed(user)
+
+    def changed(self, user: str) -> None:
+        """Note that a user may have grown, and make room."""
+        active = self._users.get(user)
+        if active is None:
+            return
+        if isinstance(active.memory, UserMemory) and len(active.memory) > self._settings.max_active_episodes:
+            self.drop(user)  # the next call finds a large user
+            return
+        ram = active.memory.ram_bytes
+        self._ram += ram - active.ram
+        active.ram = ram
+        active.used = time.monotonic()
+        self._users.move_to_end(user)
+        while self._ram > self._settings.max_ram_mb * 2**20 and len(self._users) > 1:
+            self.drop(next(iter(self._users)))
+
+    def drop(self, user: str) -> None:
+        """Drop a user from RAM; harmless if it is not there."""
+        active = self._users.pop(user, None)
+        if active is not None:
+            self._ram -= active.ram
+            self._passivations += 1
+
+    def drop_idle(self) -> None:
+        """Drop the users that nobody called for `idle_s`."""
+        now = time.monotonic()
+        while self._users:
+            user, active = next(iter(self._users.items()))
+            if now - active.used < self._settings.idle_s:
+                return  # the rest was used later
+            self.drop(user)
+
+    def clear(self) -> int:
+        """Drop all users; returns how many there were."""
+        users = list(self._users)
+        for user in users:
+            self.drop(user)
+        return len(users)
+
+    def stats(self) -> dict[str, int]:
+        """Numbers for health checks and dashboards."""
+        return {
+            "active_users": len(self._users),
+            "active_episodes": sum(len(a.memory) for a in self._users.values()),
+            "ram_bytes": self._ram,
+            "activations": self._activations,
+            "passivations": self._passivations,
+        }

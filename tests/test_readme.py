@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+from typer.main import get_command
+
+from personaagent.cli import app
+from personaagent.readers import read
+from personaagent.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "requirements" / "README.md"]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def settings_of(model: type[BaseModel], above: str = "") -> list[str]:
+    found = []
+    for name, setting in model.model_fields.items():
+        kind = setting.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found += settings_of(kind, f"{above}{name}.")
+        else:
+            found.append(above + name)
+    return found
+
+
+def test_history_example_imports_without_errors(tmp_path: Path) -> None:
+    example = README.split("<!-- history example -->")[1]
+    file = tmp_path / "history.jsonl"
+    file.write_text(blocks(example, "json")[0], encoding="utf-8")
+    result = read("history", file)
+    interactions = list(result)
+    assert result.errors == []
+    assert [i.kind.value for i in interactions] == ["choice", "rating", "text"]
+
+
+def commands() -> list[list[str]]:
+    lines = [
+        line
+        for doc in DOCS
+        for block in blocks(doc.read_text(encoding="utf-8"), "bash")
+        for line in block.splitlines()
+        if line.startswith("personaagent ")
+    ]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+@pytest.mark.parametrize("arguments", commands(), ids=" ".join)
+def test_documented_commands_parse(arguments: list[str]) -> None:
+    name, *rest = arguments
+    group = get_command(app)
+    command = group.commands[name]  # type: ignore[attr-defined]
+    command.make_context(name, rest, parent=group.make_context("personaagent", [], resilient_parsing=True))
+
+
+def test_documented_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for doc in DOCS:
+        used = re.findall(r"`make ([a-z]+)|^make ([a-z]+)", doc.read_text(encoding="utf-8"), re.MULTILINE)
+        assert {a or b for a, b in used} <= targets, doc
+
+
+@pytest.mark.parametrize("doc", DOCS, ids=lambda d: str(d.relative_to(ROOT)))
+def test_links_lead_somewhere(doc: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", doc.read_text(encoding="utf-8")):
+        assert target.startswith("http") or (doc.parent / target).exists(), target
+
+
+def test_files_in_the_tree_exist() -> None:
+    tree = README.split("## Files")[1].split("```")[1].strip("\n")
+    folder = ""
+    for line in tree.splitlines():
+        name = line.split()[0]
+        folder = "" if not line.startswith(" ") else folder
+        assert (ROOT / folder / name).exists(), name
+        folder = name if not line.startswith(" ") else folder
+
+
+def test_every_setting_is_documented_and_every_documented_setting_exists() -> None:
+    known = set(settings_of(Settings))
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    documented = {s for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for s in re.findall(r"`([\w.]+)`", row)}
+    assert documented == known
+
+
+def test_settings_named_in_the_docs_exist() -> None:
+    known = set(settings_of(Settings))
+    sections = "|".join({name.split(".")[0] for name in known if "." in name})
+    for doc in DOCS:
+        for name in re.findall(rf"`((?:{sections})\.[a-z_.]+)`", doc.read_text(encoding="utf-8")):
+            if not name.endswith((".py", ".md")):
+                assert name in known or any(k.startswith(f"{name}.") for k in known), f"{doc.name}: {name}"
+
+
+def test_readme_defaults_are_the_settings_defaults() -> None:
+    tree = Settings.model_construct()
+    for name, default in re.findall(r"^\| `([\w.]+)` \| (.*?) \|", README, re.MULTILINE):
+        value: object = tree
+        for part in name.split("."):
+            value = getattr(value, part)
+        assert default.strip("`") == ("none" if value is None else str(value)), name
+
+
+def test_the_lock_covers_what_pyproject_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = {
+        re.split(r"[\[<>=!~; ]", dependency)[0].lower().replace("_", "-")
+        for dependency in [*project["dependencies"], *extras["cpu"], *extras["dev"]]
+    }
+    locked = {line.split("==")[0] for line in (ROOT / "requirements" / "cpu.lock").read_text("utf-8").splitlines()}
+    assert wanted <= locked
