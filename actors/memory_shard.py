@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -53,6 +54,7 @@ __all__ = ["MemoryShard"]
 logger = logging.getLogger(__name__)
 
 THREADS = 8  # that wait for the store
+SWITCH_S = 0.0005  # between turns of Python threads
 TICK_S = 0.5  # between looks at what is idle or unflushed
 
 T = TypeVar("T")
@@ -78,6 +80,8 @@ class MemoryShard:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._counts = {"recalls": 0, "appends": 0}
         self._started = time.monotonic()
+        # Flushes of Milvus Lite are long loops in Python; a recall beside one must not wait 5 ms each time it wants its turn.
+        sys.setswitchinterval(SWITCH_S)
         # Every failed call to Milvus is raised as an error of ours; its own log repeats each with three tracebacks.
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
 

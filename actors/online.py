@@ -23,7 +23,7 @@ from personaagent.protocols import Memory
 from personaagent.settings import AlignmentSettings
 from personaagent.types import AlignmentResult, Outcome, UserSummary, user_key, utc_now
 
-__all__ = ["DueQueue", "OnlineAligner", "OnlineStatus", "start_online"]
+__all__ = ["DueQueue", "OnlineAligner", "OnlineStatus", "find_online", "start_online", "stop_online"]
 
 log = logging.getLogger(__name__)
 
@@ -279,7 +279,7 @@ class OnlineActor:
 def start_online(parts: Parts, tenant: str = "default") -> Any | None:
     """The handle of the one online aligner of a tenant, started if need be; None if `online_every` is 0.
 
-    The actor is detached and named `online-<tenant>`: it outlives whoever started it, and ends by `ray.kill`.
+    The actor is detached and named `online-<tenant>`: it outlives whoever started it, until `stop_online`.
     """
     if parts.alignment.online_every == 0:
         return None
@@ -292,3 +292,17 @@ def start_online(parts: Parts, tenant: str = "default") -> Any | None:
         "num_cpus": parts.alignment.actor_cpus,
     }
     return ray.remote(OnlineActor).options(**options).remote(parts)
+
+
+def find_online(tenant: str = "default") -> Any | None:
+    """The handle of a tenant's online aligner, or None if none runs."""
+    try:
+        return ray.get_actor(f"online-{tenant}", namespace=NAMESPACE)
+    except ValueError:
+        return None
+
+
+def stop_online(tenant: str = "default") -> None:
+    """End a tenant's online aligner, if one runs. An alignment under way is given up; nothing is half-made."""
+    if (handle := find_online(tenant)) is not None:
+        ray.kill(handle)

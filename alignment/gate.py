@@ -92,7 +92,7 @@ class Gate:
             return Verdict(
                 True, old, new, f"no worse on {n} held-out interactions, and right when they are asked again"
             )
-        return Verdict(False, old, new, f"not clearly better on {n} held-out interactions")
+        return Verdict(False, old, new, f"not better on {n} held-out interactions")
 
     def _clear(self, gain: Float) -> bool:
         """Whether a mean gain, (n, 1), exceeds `min_gain` and what luck would give."""

@@ -37,6 +37,7 @@ from personaagent.types import (
 
 __all__ = ["Agent", "Replay", "Reply", "Turn"]
 
+REPLAY_TOKENS = 96  # of a simulated free-text answer: enough to compare, and a model that runs on does not hold up the batch
 BATCH_PRIORITY = 10  # of replays; chat runs at 0, and lower goes first
 
 
@@ -164,7 +165,13 @@ class Agent:
                 interaction=interaction, text=made[0].answer, lm=lm, evidence=recall.evidence, choices=made, usage=usage
             )
         tools = MemoryTools(self.memory, interaction.user, before=interaction.id)
-        turn = Turn(user=interaction.user, messages=messages, temperature=temperature, priority=priority)
+        turn = Turn(
+            user=interaction.user,
+            messages=messages,
+            temperature=temperature,
+            priority=priority,
+            max_tokens=min(self.settings.max_tokens, REPLAY_TOKENS),
+        )
         result: ChatResult | None = None
         async for piece in self._act(turn, persona, recall, tools, streaming=False):
             if isinstance(piece, tuple):
@@ -295,7 +302,7 @@ class Agent:
                 seed=turn.seed,
                 stop=turn.stop,
                 priority=turn.priority,
-                extra=turn.extra,
+                extra=self._extra(turn),
             )
             result = ChatResult(text="")
             try:
@@ -329,6 +336,10 @@ class Agent:
                 Message(role="assistant", content=result.text.strip()),
                 Message(role="user", content=prompts.TOOL_RESULT.format(name=call.name or "tool", result=found)),
             ]
+
+    def _extra(self, turn: Turn) -> dict[str, Any]:
+        penalty = self.settings.frequency_penalty
+        return {"frequency_penalty": penalty, **turn.extra} if penalty else turn.extra
 
     async def _stream_unless_tool_call(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
         """Stream an answer, holding back as long as it may still turn out to be a tool call."""

@@ -31,13 +31,13 @@ def clip(text: str, budget: int) -> str:
     return cut.strip()
 
 
-def initial_persona(profile: Profile, decision: Decision, budget: int = 600) -> PersonaDraft:
+def initial_persona(profile: Profile, decision: Decision, budget: int = 300) -> PersonaDraft:
     """The persona a user starts with: a neutral one for a new user, otherwise the current facts of the profile.
 
     Args:
         profile: the user's semantic memory.
         decision: how memory enters their answers.
-        budget: length in tokens.
+        budget: length of a persona in tokens. The first one takes half of it, so that rewriting can add to it.
     """
     facts = ranked(profile.current)
     if not facts:
@@ -45,7 +45,7 @@ def initial_persona(profile: Profile, decision: Decision, budget: int = 600) -> 
     lines = [prompts.KNOWN_USER]
     for fact in facts:
         lines.append(f"- {fact.text}")
-        if tokens("\n".join(lines)) > budget:
+        if tokens("\n".join(lines)) > budget // 2:
             lines.pop()
             break
     sources = tuple(dict.fromkeys(e for f in facts[: len(lines) - 1] for e in f.evidence))[:64]

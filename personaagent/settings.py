@@ -95,9 +95,10 @@ class AgentSettings(Section):
 
     max_steps: Annotated[int, Field(ge=1, le=16)] = 3  # model calls of one turn
     max_tokens: Annotated[int, Field(ge=1)] = 256  # of an answer, unless the request says
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.3  # of free text; small models repeat themselves
     tools: bool = True  # offer the built-in memory tools
     recall_tokens: Annotated[int, Field(ge=0)] = 1_200  # budget of recalled episodes
-    persona_tokens: Annotated[int, Field(ge=50)] = 600  # length budget of a persona
+    persona_tokens: Annotated[int, Field(ge=50)] = 300  # length budget of a persona
     decision: Decision = Decision()  # of a user's first persona
 
 
@@ -112,8 +113,8 @@ class AlignmentSettings(Section):
     min_gain: Annotated[float, Field(ge=0)] = 0.0  # a candidate must score better by more than this
     max_calls: Annotated[int, Field(ge=1)] = 400  # LLM calls per user
     max_tokens: Annotated[int, Field(ge=1)] = 400_000  # tokens per user
-    run_calls: Annotated[int, Field(ge=1)] | None = None  # LLM calls per run and actor; None: no bound
-    run_tokens: Annotated[int, Field(ge=1)] | None = None  # tokens per run and actor
+    run_calls: Annotated[int, Field(ge=1)] | None = None  # LLM calls per run; None: no bound
+    run_tokens: Annotated[int, Field(ge=1)] | None = None  # tokens per run
     profile: bool = True  # bring the semantic profile up to date first
     profile_tokens: Annotated[int, Field(ge=50)] = 400  # budget of its current facts
     judge: Literal["embedding", "llm"] = "embedding"  # how free text is scored

@@ -78,7 +78,7 @@ def parts(memory: Any, folder: Path, pause_s: float = 0.0, **settings: Any) -> P
     return Parts(
         llm=SlowLLM(folder, pause_s),
         embedder=HashEmbedder(),
-        memory=RemoteMemory(memory),  # type: ignore[arg-type]
+        memory=RemoteMemory(memory),
         agent=AgentSettings(decision=BLIND, tools=False),
         alignment=AlignmentSettings.model_validate({"batch": 1, "held_out": 3, "retry_s": 0, **settings}),
     )

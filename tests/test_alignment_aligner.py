@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -8,7 +9,7 @@ from alignment.splits import split
 from alignment.textual import Proposals
 from personaagent.errors import LLMError, UnavailableError
 from personaagent.profile import build_profile
-from personaagent.types import AlignmentResult, ChatRequest, Decision, Origin, Outcome, Persona, PersonaDraft
+from personaagent.types import AlignmentResult, ChatRequest, Decision, Origin, Outcome, PersonaDraft
 from tests.alignment_doubles import SecretLLM, World, drink, note
 
 GOOD = "This person has a clear taste and always likes mint tea."
@@ -338,8 +339,13 @@ class TestManyUsers:
             commit, left = world.memory.commit_persona, [1]
 
             async def flaky(
-                user: str, draft: PersonaDraft, expected: int | None, commit=commit, left=left, after=lost_after
-            ) -> Persona:
+                user: str,
+                draft: PersonaDraft,
+                expected: int | None,
+                commit: Any = commit,
+                left: list[int] = left,
+                after: bool = lost_after,
+            ) -> Any:
                 if draft.origin is Origin.ALIGNED and left:
                     left.pop()
                     if after:

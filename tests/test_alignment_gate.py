@@ -11,7 +11,7 @@ from alignment.gate import Gate, Table, clearly_better
 
 
 def table(hard: Sequence[float], soft: Sequence[float] | None = None, kept: Sequence[float] | None = None) -> Table:
-    def column(values: Sequence[float]) -> np.ndarray:  # type: ignore[type-arg]
+    def column(values: Sequence[float]) -> np.ndarray:
         return np.asarray(values, dtype=np.float32)[:, None]
 
     return Table(
@@ -83,7 +83,8 @@ def test_noisy_ratings_need_more_than_being_ahead() -> None:
 def test_sure_candidates_rank_before_lucky_ones() -> None:
     incumbent = table([0.5] * 6)
     steady, lucky = [0.7] * 6, [1.0, 1.0, 0.5, 0.5, 0.5, 0.5]
-    both = Table(*(np.asarray([steady, lucky], dtype=np.float32).T for _ in range(2)), np.zeros((6, 2), np.float32))
+    values = np.asarray([steady, lucky], dtype=np.float32).T
+    both = Table(values, values, np.zeros((6, 2), np.float32))
     sure = clearly_better(both, incumbent, 0.0)
     assert sure.argmax() == 0
     assert (sure > 0).all()

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.alignment_actor import AlignmentActor, Parts
-from actors.online import DueQueue, OnlineAligner, start_online
+from actors.online import DueQueue, OnlineAligner, find_online, start_online, stop_online
 from personaagent.errors import StoreError, UnavailableError
 from personaagent.settings import AlignmentSettings
 from personaagent.types import AlignmentResult, Outcome, UserSummary
@@ -295,4 +295,7 @@ def test_the_queue_survives_its_actor(cluster: None, tmp_path: Path) -> None:
     assert {len(runs) for runs in ray.get(memory.versions.remote()).values()} == {1}
     status = ray.get(handle.status.remote())
     assert status.healthy
-    ray.kill(handle)
+    assert find_online("test") is not None
+    stop_online("test")
+    wait(lambda: find_online("test") is None)
+    stop_online("test")

@@ -129,7 +129,7 @@ class TestSelection:
 
 
 class TestEstimate:
-    @pytest.mark.parametrize("truths", [0, 1, 2, 3, 4, 6, 9, 14, 27, 60])
+    @pytest.mark.parametrize("truths", [0, 1, 2, 3, 6, 27])
     @pytest.mark.parametrize(
         "changed", [{}, {"iterations": 3}, {"profile": True}, {"paper": True}, {"batch": 1, "held_out": 1}]
     )
