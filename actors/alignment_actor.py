@@ -49,7 +49,7 @@ class Parts:
 
     def aligner(self) -> Aligner:
         """An aligner of these parts. Raises InvalidInput if the teacher's settings are incomplete."""
-        agent = Agent(self.llm, self.memory, self.agent)
+        agent = Agent(self.llm, self.memory, self.agent, self.embedder)
         teacher = self.teacher or teacher_llm(self.alignment.teacher)
         return Aligner(agent, self.memory, self.embedder, self.alignment, teacher)
 

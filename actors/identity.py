@@ -22,6 +22,7 @@ class StoreIdentity:
     tenant: str
     shard: int
     schema: int = SCHEMA
+    encrypted: bool = False  # whether texts are; stores of before this field are not
 
     def description(self, shared: bool) -> dict[str, Any]:
         """What the store says of itself; in one that all shards share (a server's) no shard is named."""
@@ -39,6 +40,13 @@ class StoreIdentity:
             raise StoreError(
                 f"this store was made with embedder {stored.get('embedder')!r} ({stored.get('dim')} numbers), the settings"
                 f" say {self.embedder!r} ({self.dim}); set embedder.model back or use a new home"
+            )
+        if bool(stored.get("encrypted")) != self.encrypted:
+            raise StoreError(
+                "this store is encrypted; set memory.encryption_key"
+                if stored.get("encrypted")
+                else "this store is not encrypted, but memory.encryption_key is set; unset it, or export the users and"
+                " import them into a new home"
             )
         if stored.get("shards") != self.shards:
             raise StoreError(

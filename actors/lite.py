@@ -31,18 +31,19 @@ MIN_FREE = 64 * 2**20  # bytes that must stay free on the disk; a flush needs ro
 
 
 class Gate:
-    """Many readers, or one flush. Readers go first: a flush waits until nobody reads."""
+    """Many readers, or one flush. Readers that come while a flush waits go after it, or it would wait for ever."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._readers = 0
+        self._flushes = 0  # waiting or under way
         self._flushing = False
 
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Hold off flushes."""
         with self._condition:
-            self._condition.wait_for(lambda: not self._flushing)
+            self._condition.wait_for(lambda: not self._flushes)
             self._readers += 1
         try:
             yield
@@ -55,6 +56,7 @@ class Gate:
     def flushing(self) -> Iterator[None]:
         """Hold off readers."""
         with self._condition:
+            self._flushes += 1
             self._condition.wait_for(lambda: not self._readers and not self._flushing)
             self._flushing = True
         try:
@@ -62,6 +64,7 @@ class Gate:
         finally:
             with self._condition:
                 self._flushing = False
+                self._flushes -= 1
                 self._condition.notify_all()
 
 

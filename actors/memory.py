@@ -11,6 +11,7 @@ import logging
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTa
 from actors.batch import Batch
 from actors.identity import shard_of
 from actors.memory_shard import MemoryShard
+from actors.redaction import Redaction
 from actors.store import ShardConfig
 from personaagent.changes import embed_interactions, embed_recall
 from personaagent.errors import PersonaAgentError, StoreError, UnavailableError
@@ -56,8 +58,16 @@ class ShardedMemory:
     Every method raises UnavailableError if a shard does not come back, and StoreError if its store cannot be used.
     """
 
-    def __init__(self, embedder: Embedder, shards: Sequence[Any], configs: Sequence[ShardConfig], by: str = "service"):
+    def __init__(
+        self,
+        embedder: Embedder,
+        shards: Sequence[Any],
+        configs: Sequence[ShardConfig],
+        by: str = "service",
+        redaction: Redaction | None = None,
+    ):
         """`shards`: handles of the actors, in order; `by`: who the audit log says made the changes."""
+        self._redaction = redaction or Redaction(configs[0].memory.redact if configs else False)
         self._embedder = embedder
         self._shards = list(shards)
         self._configs = list(configs)
@@ -68,7 +78,7 @@ class ShardedMemory:
     async def append(self, user: str, interactions: Sequence[Interaction]) -> AppendResult:
         """Add interactions; repeats (same id) change nothing, except that a truth or response may become known."""
         results = []
-        for chunk in _chunks(interactions):
+        for chunk in _chunks(await self._redaction.interactions(interactions)):
             batch = Batch.of(await embed_interactions(self._embedder, chunk))
             results.append(await self._of(user, "append", user, batch, self._by))
         return _sum(results)
@@ -76,7 +86,7 @@ class ShardedMemory:
     async def append_many(self, interactions: Sequence[Interaction]) -> AppendResult:
         """Add interactions of many users, shard by shard in few large writes; the order within a user is kept."""
         by_shard: dict[int, list[Interaction]] = {}
-        for interaction in interactions:
+        for interaction in await self._redaction.interactions(interactions):
             by_shard.setdefault(self._shard(interaction.user), []).append(interaction)
 
         async def send(shard: int) -> list[AppendResult]:
@@ -91,6 +101,9 @@ class ShardedMemory:
 
     async def feedback(self, user: str, interaction: str, truth: str) -> Interaction:
         """Set what the user really answered. Raises NotFoundError for an unknown interaction."""
+        if self._redaction.enabled:
+            about: Interaction = await self._of(user, "interaction", user, interaction)
+            truth = await self._redaction.truth(about, truth)
         vector = np.asarray(await self._embedder.embed([truth]), dtype=np.float32)[0]
         answer: Interaction = await self._of(user, "feedback", user, interaction, truth, vector, self._by)
         return answer
@@ -98,22 +111,22 @@ class ShardedMemory:
     async def recall(self, user: str, query: RecallQuery) -> Recall:
         """Episodes for a request, best first; empty for an unknown user."""
         vector, choices = await embed_recall(self._embedder, query)
-        answer: Recall = await self._of(user, "recall", user, query, vector, choices)
+        answer: Recall = await self._of(user, "recall", user, query, vector, choices, self._by)
         return answer
 
     async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
         """The user's newest n interactions, oldest first; empty for an unknown user."""
-        answer: tuple[Interaction, ...] = await self._of(user, "latest", user, n, with_truth)
+        answer: tuple[Interaction, ...] = await self._of(user, "latest", user, n, with_truth, self._by)
         return answer
 
     async def persona(self, user: str, number: int | None = None) -> Persona | None:
         """The current persona, or version `number`; None if there is none."""
-        answer: Persona | None = await self._of(user, "persona", user, number)
+        answer: Persona | None = await self._of(user, "persona", user, number, self._by)
         return answer
 
     async def personas(self, user: str) -> tuple[Persona, ...]:
         """All versions, oldest first."""
-        answer: tuple[Persona, ...] = await self._of(user, "personas", user)
+        answer: tuple[Persona, ...] = await self._of(user, "personas", user, self._by)
         return answer
 
     async def commit_persona(self, user: str, draft: PersonaDraft, expected: int | None) -> Persona:
@@ -124,7 +137,7 @@ class ShardedMemory:
 
     async def profile(self, user: str) -> Profile:
         """The semantic memory; an empty profile of version 0 if there is none."""
-        answer: Profile = await self._of(user, "profile", user)
+        answer: Profile = await self._of(user, "profile", user, self._by)
         return answer
 
     async def commit_profile(self, user: str, profile: Profile, expected: int) -> Profile:
@@ -140,7 +153,7 @@ class ShardedMemory:
 
     async def export(self, user: str) -> tuple[str, ...]:
         """Everything stored of the user as JSON Lines, see `personaagent.portable`. Raises NotFoundError."""
-        answer: tuple[str, ...] = await self._of(user, "export", user)
+        answer: tuple[str, ...] = await self._of(user, "export", user, self._by)
         return answer
 
     async def restore(self, lines: Sequence[str]) -> AppendResult:
@@ -151,6 +164,8 @@ class ShardedMemory:
             ConflictError: the user has another persona or profile already.
         """
         exported = parse_export(lines)
+        if self._redaction.enabled:
+            exported = replace(exported, interactions=tuple(await self._redaction.interactions(exported.interactions)))
         batch = Batch.of(await embed_interactions(self._embedder, exported.interactions))
         answer: AppendResult = await self._of(exported.user, "restore", exported, batch, self._by)
         return answer
@@ -169,11 +184,11 @@ class ShardedMemory:
 
     def with_embedder(self, embedder: Embedder) -> ShardedMemory:
         """The same memories with another embedder in front; its vectors must be of the same kind."""
-        return ShardedMemory(embedder, self._shards, self._configs, self._by)
+        return ShardedMemory(embedder, self._shards, self._configs, self._by, self._redaction)
 
     def acting_as(self, by: str) -> ShardedMemory:
         """The same memories; the audit log names `by` for changes made through it."""
-        return ShardedMemory(self._embedder, self._shards, self._configs, by)
+        return ShardedMemory(self._embedder, self._shards, self._configs, by, self._redaction)
 
     async def stats(self) -> list[dict[str, Any]]:
         """Numbers of every shard, see `MemoryShard.stats`."""
@@ -233,8 +248,11 @@ async def start_memory(settings: Settings, embedder: Embedder, by: str = "servic
 
     Raises:
         StoreError: the store is damaged, in use, or not what the settings say; shards started for it are ended.
+        InvalidInput: memory.redact or memory.encryption_key needs the `privacy` extra, or is not a key.
         UnavailableError: the Milvus server or the embedder is away.
     """
+    redaction = Redaction(settings.memory.redact)
+    await redaction.ready()
     dim = (await embedder.embed(["how long is a vector"])).shape[1]
     model = settings.embedder.model
     # The same model may lie elsewhere on another machine: a path is named by its last folder.
@@ -258,7 +276,7 @@ async def start_memory(settings: Settings, embedder: Embedder, by: str = "servic
         except ValueError:
             shards.append(_create(config))
             started.append(shards[-1])
-    memory = ShardedMemory(embedder, shards, configs, by)
+    memory = ShardedMemory(embedder, shards, configs, by, redaction)
     opened = await asyncio.gather(
         *(memory._ask(n, "ready", config) for n, config in enumerate(configs)), return_exceptions=True
     )

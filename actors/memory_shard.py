@@ -15,10 +15,11 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -27,7 +28,8 @@ from actors.audit import AuditLog
 from actors.batch import Batch
 from actors.large_user import LargeUser
 from actors.lite import check_disk
-from actors.milvus_store import MilvusStore
+from actors.milvus_upkeep import Gone, UpkeepStore, merge
+from actors.retention import cutoff, expire_user
 from actors.store import ShardConfig, open_store
 from personaagent.changes import Change, Incoming, clock, commit, plan_append
 from personaagent.errors import ConflictError, NotFoundError, PersonaAgentError, StoreError
@@ -56,6 +58,7 @@ logger = logging.getLogger(__name__)
 THREADS = 8  # that wait for the store
 SWITCH_S = 0.0005  # between turns of Python threads
 TICK_S = 0.5  # between looks at what is idle or unflushed
+EXPIRE_S = 600.0  # between looks at what is older than retention allows
 
 T = TypeVar("T")
 
@@ -73,12 +76,12 @@ class MemoryShard:
         self._settings = config.memory
         self._audit = AuditLog(config.audit_dir, config.actor_name)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
-        self._store: MilvusStore | None = None
+        self._store: UpkeepStore | None = None
         self._opening = asyncio.Lock()
         self._active = ActiveUsers(config.memory)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._counts = {"recalls": 0, "appends": 0}
+        self._counts = {"recalls": 0, "appends": 0, "expired": 0}
         self._started = time.monotonic()
         # Flushes of Milvus Lite are long loops in Python; a recall beside one must not wait 5 ms each time it wants its turn.
         sys.setswitchinterval(SWITCH_S)
@@ -138,33 +141,45 @@ class MemoryShard:
 
     # Reads
 
-    async def recall(self, user: str, query: RecallQuery, vector: Vector, choices: Matrix) -> Recall:
+    async def recall(
+        self, user: str, query: RecallQuery, vector: Vector, choices: Matrix, by: str = "service"
+    ) -> Recall:
         """Episodes for a request; empty for an unknown user."""
+        self._log_read("recall", user, by)
         self._counts["recalls"] += 1
         return await self._read(user, lambda memory: memory.recall(query, vector, choices))
 
-    async def latest(self, user: str, n: int, with_truth: bool) -> tuple[Interaction, ...]:
+    async def latest(self, user: str, n: int, with_truth: bool, by: str = "service") -> tuple[Interaction, ...]:
         """The user's newest n interactions, oldest first."""
+        self._log_read("latest", user, by)
         return await self._read(user, lambda memory: memory.latest(n, with_truth))
 
-    async def persona(self, user: str, number: int | None) -> Persona | None:
+    async def interaction(self, user: str, interaction: str) -> Interaction:
+        """One interaction. Raises NotFoundError if it does not exist."""
+        return await self._read(user, lambda memory: memory.interaction(interaction))
+
+    async def persona(self, user: str, number: int | None, by: str = "service") -> Persona | None:
         """The current persona, or version `number`."""
+        self._log_read("read persona", user, by)
         return await self._read(user, lambda memory: memory.persona(number))
 
-    async def personas(self, user: str) -> tuple[Persona, ...]:
+    async def personas(self, user: str, by: str = "service") -> tuple[Persona, ...]:
         """All versions, oldest first."""
+        self._log_read("read personas", user, by)
         return await self._read(user, lambda memory: memory.personas())
 
-    async def profile(self, user: str) -> Profile:
+    async def profile(self, user: str, by: str = "service") -> Profile:
         """The semantic memory."""
+        self._log_read("read profile", user, by)
         return await self._read(user, lambda memory: memory.profile())
 
     async def summary(self, user: str) -> UserSummary | None:
         """Counts, or None for an unknown user."""
         return await self._read(user, lambda memory: memory.summary())
 
-    async def export(self, user: str) -> tuple[str, ...]:
+    async def export(self, user: str, by: str = "service") -> tuple[str, ...]:
         """Everything stored of the user. Raises NotFoundError."""
+        self._log_read("export", user, by)
         async with self._exclusive(user):  # it takes a while, and no change may come in between
             memory = await self._activated(user)
             if not memory.exists:
@@ -253,12 +268,14 @@ class MemoryShard:
 
     # Inside
 
-    async def _opened(self) -> MilvusStore:
+    async def _opened(self) -> UpkeepStore:
         if self._store is None:
             async with self._opening:
                 if self._store is None:
                     self._store = await self._run(lambda: open_store(self._config))
                     self._spawn(self._housekeeping(), "housekeeping")
+                    if self._settings.retention_days is not None:
+                        self._spawn(self._expiring(self._settings.retention_days), "housekeeping")
         return self._store
 
     async def _read(self, user: str, read: Callable[[User], T]) -> T:
@@ -393,6 +410,11 @@ class MemoryShard:
             finally:
                 self._active.drop(user)
 
+    def _log_read(self, action: str, user: str, by: str) -> None:
+        """A line per read, if asked for; it costs the read some 50 microseconds."""
+        if self._settings.audit_reads:
+            self._audit.write(action, user_key(user), by, {})
+
     def _log(self, action: str, by: str, change: Change) -> None:
         details: dict[str, int | str] = {}
         if change.rows:
@@ -426,7 +448,34 @@ class MemoryShard:
                     logger.warning("memory shard %d could not flush: %s", self._config.shard, e.message)
                 flushed = time.monotonic()
 
-    async def _reopen(self, store: MilvusStore) -> bool:
+    async def expire(self, days: float) -> int:
+        """Delete interactions older than `days`, and what points to them; returns how many."""
+        store = await self._opened()
+        expired = await self._run(lambda: store.expired(cutoff(days)))
+        gone: Gone = {}
+        for user, digests in expired.items():
+            async with self._exclusive(user):
+                merge(gone, await self._run(partial(self._expire_user, store, user, digests)))
+                self._active.drop(user)
+            self._counts["expired"] += len(digests)
+        if gone:
+            await self._run(lambda: store.scrub(gone))
+        return sum(map(len, expired.values()))
+
+    def _expire_user(self, store: UpkeepStore, user: str, digests: Sequence[bytes]) -> Gone:
+        return expire_user(store, user, digests, self._audit, "retention")
+
+    async def _expiring(self, days: float) -> None:
+        """Delete what is too old, from the opening of the store on and for as long as it is open."""
+        store = self._store
+        while store is not None and self._store is store:
+            try:
+                await self.expire(days)
+            except PersonaAgentError as e:
+                logger.warning("memory shard %d could not expire interactions: %s", self._config.shard, e.message)
+            await asyncio.sleep(EXPIRE_S)
+
+    async def _reopen(self, store: UpkeepStore) -> bool:
         """Close a broken store once the disk has room again; the next call opens it, and it recovers from its log."""
         try:
             check_disk(self._config.store_dir)

@@ -30,6 +30,9 @@ DIRTY_BYTES = 48 * 2**20  # flush before Milvus Lite does so by itself at 128 MB
 DIRTY_ROWS = 20_000
 # A server that was away is tried again soon; by default the wait grows to two minutes.
 RECONNECT = {f"grpc.{name}_reconnect_backoff_ms": ms for name, ms in {"initial": 200, "min": 200, "max": 2_000}.items()}
+# Milvus Lite's server takes the client's keep-alive pings for abuse and hangs up; in one process nobody needs them.
+NO_PINGS = {"grpc.keepalive_time_ms": 2**31 - 1, "grpc.keepalive_permit_without_calls": False}
+LITE_TIMEOUT_S = 300.0  # it is in this process: slow means that the machine is busy, not that it is away
 AWAY = "the Milvus server does not answer; check memory.uri and that it runs"
 
 T = TypeVar("T")
@@ -51,8 +54,8 @@ class MilvusConnection:
 
     def __init__(self, location: Path | str, collections: Sequence[str], token: str, timeout: float) -> None:
         self._collections = list(collections)
-        self._timeout = timeout
         self._path = location if isinstance(location, Path) else None
+        self._timeout = timeout if self._path is None else LITE_TIMEOUT_S
         self._lite = LiteEngine(self._path) if self._path is not None else None
         self._client: MilvusClient | None = None
         self.writing = threading.RLock()  # held by whoever needs several writes in a row
@@ -63,8 +66,9 @@ class MilvusConnection:
         try:
             with self._errors():
                 uri = self._lite.uri if self._lite else str(location)
+                options = {**RECONNECT, **(NO_PINGS if self._lite else {})}
                 self._client = MilvusClient(
-                    uri=uri, token=token, timeout=timeout, dedicated=True, grpc_options=RECONNECT
+                    uri=uri, token=token, timeout=self._timeout, dedicated=True, grpc_options=options
                 )
         except BaseException:
             self.close()

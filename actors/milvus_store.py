@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from actors.identity import StoreIdentity, shard_of
 from actors.milvus_connection import MilvusConnection
 from actors.milvus_rows import Entity
 from personaagent.errors import ConflictError, StoreError
+from personaagent.privacy import Cipher
 from personaagent.store import Erased, Ledger, Row, RowKey, StoredUser, Vector, row_key, summarise
 from personaagent.types import Persona, Profile, UserSummary, user_key
 
@@ -39,9 +41,10 @@ class MilvusStore:
         collection: prefix of the names of its two collections.
         token: of the server.
         timeout: seconds after which a server counts as away.
+        cipher: encrypts texts, if `identity` says that they are.
 
     Raises:
-        StoreError: it is damaged, in use, or another one than `identity` says.
+        StoreError: it is damaged, in use, another one than `identity` says, or encrypted with another key.
         UnavailableError: the server does not answer.
     """
 
@@ -53,8 +56,10 @@ class MilvusStore:
         collection: str = "personaagent",
         token: str = "",
         timeout: float = 10.0,
+        cipher: Cipher | None = None,
     ) -> None:
         self._identity = identity
+        self._cipher = cipher
         self._episodes, self._records = f"{collection}_episodes", f"{collection}_records"
         self._named: set[str] = set()  # keys of users whose name is known to be stored
         self._ledgers: defaultdict[str, Ledger] = defaultdict(Ledger)  # by user key; Milvus Lite only
@@ -96,7 +101,7 @@ class MilvusStore:
         batch: list[Entity] = []
         rest: list[Entity] = []
         for row in items:
-            entity, parts = rows.episode(row)
+            entity, parts = rows.episode(replace(row, payload=self._sealed(row.payload)) if self._cipher else row)
             batch.append(entity)
             rest += parts
         with self._milvus.writing:
@@ -228,7 +233,10 @@ class MilvusStore:
         milvus.load(self._records)
         stored = milvus.by_pk(self._records, [f"{META}/meta"], rows.RECORD_FIELDS)
         if stored:
-            self._identity.check(json.loads(stored[0]["body"]))
+            description = json.loads(stored[0]["body"])
+            self._identity.check(description)
+            if self._cipher is not None:
+                self._cipher.decrypt(description.get("sample", ""))  # another key is refused before anything is written
         if not found:
             milvus.create(self._episodes, rows.episodes_schema(self.dim, not self._lite))
         milvus.load(self._episodes)
@@ -238,7 +246,10 @@ class MilvusStore:
                 raise StoreError(
                     f"collection {self._episodes} is not of this program; choose another memory.collection"
                 )
-            entity, _ = rows.record(META, "meta", "meta", 0, json.dumps(self._identity.description(not self._lite)))
+            description = self._identity.description(not self._lite)
+            if self._cipher is not None:
+                description["sample"] = self._cipher.encrypt(META)
+            entity, _ = rows.record(META, "meta", "meta", 0, json.dumps(description))
             milvus.write(self._records, [entity])
         if self._lite:
             milvus.flush(force=True)  # what a crash left unflushed counts towards Milvus Lite's own limit
@@ -284,7 +295,7 @@ class MilvusStore:
     def _rows(self, entities: Iterable[Entity]) -> list[Row]:
         entities = list(entities)
         parts = self._parts(entities)
-        return [rows.row_of(e, rows.join_body(e, parts.get)) for e in entities]
+        return [rows.row_of(e, self._unsealed(rows.join_body(e, parts.get))) for e in entities]
 
     def _parts(self, entities: Sequence[Entity]) -> dict[str, str]:
         keys = [key for e in entities if e["parts"] for key in rows.part_keys(e["pk"], e["body"], e["parts"])]
@@ -304,7 +315,7 @@ class MilvusStore:
         if user in self._named:
             return
         key = user_key(user)
-        entity, rest = rows.record(key, "user", "user", 0, json.dumps({"user": user}))
+        entity, rest = self._record(key, "user", "user", 0, json.dumps({"user": user}))
         if not self._lite or entity["pk"] not in self._record_keys.get(key, ()):
             self._put_records([*rest, entity])
         self._named.add(user)
@@ -321,7 +332,7 @@ class MilvusStore:
             self._name(user)
             if not self._claimed(key, kind, number, token):
                 name = f"{kind}/{number:08d}/{token}"
-                entity, rest = rows.record(key, name, kind, number, json.dumps(content))
+                entity, rest = self._record(key, name, kind, number, json.dumps(content))
                 self._put_records([*rest, entity])
                 try:
                     self._claimed(key, kind, number, token)
@@ -371,7 +382,18 @@ class MilvusStore:
 
     def _with_text(self, entities: list[Entity]) -> list[Entity]:
         parts = self._parts(entities)
-        return [{**e, "text": rows.join_body(e, parts.get)} for e in entities]
+        return [{**e, "text": self._unsealed(rows.join_body(e, parts.get))} for e in entities]
+
+    def _record(self, key: str, name: str, kind: str, number: int, text: str) -> tuple[Entity, list[Entity]]:
+        return rows.record(key, name, kind, number, self._sealed(text.encode("utf-8")).decode("utf-8"))
+
+    def _sealed(self, text: bytes) -> bytes:
+        return text if self._cipher is None else self._cipher.encrypt(text.decode("utf-8")).encode("ascii")
+
+    def _unsealed(self, text: bytes) -> bytes:
+        if self._cipher is None:
+            return text
+        return self._cipher.decrypt(text.decode("utf-8")).encode("utf-8")
 
     def _put_records(self, entities: list[Entity]) -> None:
         def written(batch: Sequence[Entity]) -> None:

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.identity import StoreIdentity
-from actors.milvus_store import MilvusStore
+from actors.milvus_upkeep import UpkeepStore
 from personaagent.errors import StoreError
+from personaagent.privacy import Cipher
 from personaagent.settings import MemorySettings
 
-__all__ = ["ShardConfig", "open_store"]
+__all__ = ["BEFORE_RESHARD", "RESHARD", "ShardConfig", "collection_of", "open_store"]
+
+# Beside the folder of a tenant, while its users are moved to another number of shards and after. No tenant has a dot.
+RESHARD, BEFORE_RESHARD = ".reshard-", ".before-reshard-"
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class ShardConfig:
             shards=self.memory.shards,
             tenant=self.memory.tenant,
             shard=self.shard,
+            encrypted=self.memory.encryption_key is not None,
         )
 
     @property
@@ -53,22 +58,44 @@ class ShardConfig:
         return f"memory-{self.memory.tenant}-{self.shard:02d}"
 
 
-def open_store(config: ShardConfig) -> MilvusStore:
+def collection_of(memory: MemorySettings) -> str:
+    """Prefix of the names of a tenant's collections; a Lite folder has one tenant, a server may have several."""
+    if memory.uri is None:
+        return memory.collection
+    # Collection names take no "-"; no two tenants may come to the same name.
+    return f"{memory.collection}_{memory.tenant.replace('_', '__').replace('-', '_d')}"
+
+
+def open_store(config: ShardConfig, folder: Path | None = None) -> UpkeepStore:
     """Open the store of one shard, creating it if it is not there.
+
+    Args:
+        config: which store.
+        folder: of the tenant's Lite stores, if it is not where it usually is.
 
     Raises:
         StoreError: it is damaged, in use, or not what the settings say.
+        InvalidInput: memory.encryption_key cannot be used.
         UnavailableError: the Milvus server does not answer.
     """
     memory = config.memory
+    cipher = Cipher(memory.encryption_key) if memory.encryption_key is not None else None
+    name = collection_of(memory)
     if memory.uri is not None:
         token = memory.token.get_secret_value() if memory.token else ""
-        # Collection names take no "-"; no two tenants may come to the same name.
-        tenant = memory.tenant.replace("_", "__").replace("-", "_d")
-        return MilvusStore(memory.uri, config.identity, collection=f"{memory.collection}_{tenant}", token=token)
-    folder = config.store_dir / memory.tenant
+        return UpkeepStore(memory.uri, config.identity, collection=name, token=token, cipher=cipher)
+    if folder is None:
+        folder = config.store_dir / memory.tenant
+        _refuse_half_swapped(folder)
     _check_folder(folder, config.identity)
-    return MilvusStore(folder / f"memory-{config.shard:02d}.db", config.identity, collection=memory.collection)
+    return UpkeepStore(folder / f"memory-{config.shard:02d}.db", config.identity, collection=name, cipher=cipher)
+
+
+def _refuse_half_swapped(folder: Path) -> None:
+    """Refuse to begin an empty store where a reshard was killed between moving the old one away and the new one in."""
+    if not folder.exists() and (old := sorted(folder.parent.glob(f"{folder.name}{BEFORE_RESHARD}*"))):
+        shards = old[-1].name.removeprefix(f"{folder.name}{BEFORE_RESHARD}")
+        raise StoreError(f"a reshard of {folder} was interrupted; run `personaagent reshard {shards}` to finish it")
 
 
 def _check_folder(folder: Path, identity: StoreIdentity) -> None:

@@ -68,7 +68,7 @@ class Aligner:
         self._proposer = proposer or self._textual
         judged = JudgeScorer(embedder, llm) if settings.judge == "llm" else EmbeddingScorer(embedder)
         self._scorer = scorer or judged
-        self._acceptor = acceptor or Gate(settings.min_gain)
+        self._acceptor = acceptor or Gate(settings.min_gain, settings.caution)
         # Shared by all calls of `align`: several batches of users may be under way in one actor.
         self._slots = asyncio.Semaphore(settings.in_flight)
         self._budgets: dict[str, Budget] = {}

@@ -65,8 +65,8 @@ class Acceptor(Protocol):
 class Gate:
     """Keeps a persona only if it is better where it counts, and no worse elsewhere.
 
-    A challenger is accepted if its mean score beats the incumbent's by more than `min_gain` and by more than one standard
-    error of the paired differences: neither one lucky example nor the noise of ratings passes. What it would get wrong when
+    A challenger is accepted if its mean score beats the incumbent's by more than `min_gain` and by more than `caution`
+    standard errors of the paired differences, so that luck alone seldom passes. What it would get wrong when
     the same things are asked again (`kept`) is taken off its gain: a persona that stops listening to memory looks better
     just when the user's wishes change, because memory is wrong then, once.
 
@@ -74,8 +74,9 @@ class Gate:
     measure: a persona that keeps to old wishes is corrected although no replay of the change itself could be foreseen.
     """
 
-    def __init__(self, min_gain: float) -> None:
+    def __init__(self, min_gain: float, caution: float = 1.0) -> None:
         self._min_gain = min_gain
+        self._caution = caution
 
     def judge(self, before: Table, after: Table) -> Verdict:
         """See `Acceptor`."""
@@ -96,10 +97,7 @@ class Gate:
 
     def _clear(self, gain: Float) -> bool:
         """Whether a mean gain, (n, 1), exceeds `min_gain` and what luck would give."""
-        # Closed choices mostly tie. Ratings and similarities never do: by luck alone half of all challengers are ahead, and
-        # one in twenty by more than 1.645 standard errors.
-        tied = bool(np.all(np.abs(gain - np.round(gain)) < ROUNDING))
-        luck = (1.0 if tied else 1.645) * float(_error(gain)[0])
+        luck = self._caution * float(_error(gain)[0])
         return float(gain.mean()) > max(self._min_gain, luck) + ROUNDING
 
 

@@ -16,7 +16,8 @@ from personaagent.assembly import assemble, query_of
 from personaagent.decision import Choice, decide, score_options
 from personaagent.errors import ConflictError, ContextLengthExceeded
 from personaagent.persona import initial_persona
-from personaagent.protocols import LLM, Memory
+from personaagent.profile import build_profile
+from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AgentSettings
 from personaagent.tools import MARK, MemoryTools, parse_tool_call, strip_tool_calls
 from personaagent.types import (
@@ -37,7 +38,9 @@ from personaagent.types import (
 
 __all__ = ["Agent", "Replay", "Reply", "Turn"]
 
-REPLAY_TOKENS = 96  # of a simulated free-text answer: enough to compare, and a model that runs on does not hold up the batch
+REPLAY_TOKENS = (
+    96  # of a simulated free-text answer: enough to compare, and a model that runs on does not hold up the batch
+)
 BATCH_PRIORITY = 10  # of replays; chat runs at 0, and lower goes first
 
 
@@ -87,7 +90,9 @@ class Replay(Frozen):
 class Agent:
     """Answers turns of any user; it keeps no state of its own, so any number of copies can run."""
 
-    def __init__(self, llm: LLM, memory: Memory, settings: AgentSettings) -> None:
+    def __init__(self, llm: LLM, memory: Memory, settings: AgentSettings, embedder: Embedder | None = None) -> None:
+        """`embedder`: lets the first persona of a user with a history be made from it."""
+        self._embedder = embedder
         self.llm = llm
         self.memory = memory
         self.settings = settings
@@ -98,6 +103,11 @@ class Agent:
         if persona is not None:
             return persona
         profile = await self.memory.profile(user)
+        if profile.version == 0 and self._embedder is not None:
+            try:  # without the model, so that a first turn does not wait for it
+                profile = (await build_profile(self.memory, self._embedder, user)).profile
+            except ConflictError:  # another replica was first
+                profile = await self.memory.profile(user)
         draft = initial_persona(profile, self.settings.decision, self.settings.persona_tokens)
         try:
             return await self.memory.commit_persona(user, draft, None)

@@ -86,6 +86,7 @@ class MemorySettings(Section):
     retention_days: Annotated[float, Field(gt=0)] | None = None  # interactions older than that are deleted
     redact: bool = False  # needs the `privacy` extra
     encryption_key: SecretStr | None = None  # needs the `privacy` extra
+    audit_reads: bool = False  # log who read whose memory too, not only changes
     bm25_weight: Annotated[float, Field(ge=0)] = 0.5  # in reciprocal rank fusion, dense being 1
     recency_weight: Annotated[float, Field(ge=0)] = 0.1
 
@@ -108,9 +109,10 @@ class AlignmentSettings(Section):
     paper: bool = False  # the paper's loop: no gate, no candidates
     iterations: Annotated[int, Field(ge=1, le=20)] = 1  # E
     batch: Annotated[int, Field(ge=1, le=64)] = 3  # n, interactions replayed per iteration
-    held_out: Annotated[int, Field(ge=1, le=200)] = 12  # interactions the gate scores on
+    held_out: Annotated[int, Field(ge=1, le=200)] = 8  # interactions the gate scores on
     candidates: Annotated[int, Field(ge=1, le=16)] = 2  # rewritten personas per iteration
-    min_gain: Annotated[float, Field(ge=0)] = 0.0  # a candidate must score better by more than this
+    min_gain: Annotated[float, Field(ge=0)] = 0.0  # a candidate must score better by more than this ...
+    caution: Annotated[float, Field(ge=0)] = 1.0  # ... and by so many standard errors of the paired differences
     max_calls: Annotated[int, Field(ge=1)] = 400  # LLM calls per user
     max_tokens: Annotated[int, Field(ge=1)] = 400_000  # tokens per user
     run_calls: Annotated[int, Field(ge=1)] | None = None  # LLM calls per run; None: no bound

@@ -11,7 +11,7 @@ import hashlib
 import json
 import threading
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -175,6 +175,20 @@ class Ledger:
             other._times = self._times[:]
             other._arrived = self._arrived[:]
             other._truth_arrived = self._truth_arrived[:]
+        return other
+
+    def older(self, time: int) -> list[bytes]:
+        """Keys of the rows from before `time` (microseconds since 1970)."""
+        with self._lock:
+            return [digest for digest, slot in self._slots.items() if self._times[slot] < time]
+
+    def without(self, digests: Collection[bytes]) -> Ledger:
+        """An independent ledger of the other rows."""
+        other = Ledger()
+        with self._lock:
+            for digest, slot in self._slots.items():
+                if digest not in digests:
+                    other.put(digest, self._times[slot], self._arrived[slot], self._truth_arrived[slot])
         return other
 
     def digests(self) -> list[bytes]:

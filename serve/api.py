@@ -55,7 +55,7 @@ _USER: TypeAdapter[str] = TypeAdapter(UserId)
 
 @dataclass(frozen=True)
 class Services:
-    """What the endpoints call. `check_llm` raises if the model does not answer, without making it generate."""
+    """What the endpoints call. The checks raise if a part does not answer; the model's makes it generate nothing."""
 
     settings: Settings
     model: str
@@ -65,6 +65,7 @@ class Services:
     embedder: Embedder
     teacher: LLM | None
     check_llm: Callable[[], Awaitable[object]]
+    check_memory: Callable[[], Awaitable[object]]
 
 
 async def user_id(user: Annotated[str, Path(description="Percent-encoded; a slash is %2F.")]) -> str:
@@ -324,7 +325,7 @@ def _add_health(app: FastAPI, services: Services) -> None:
         parts = {
             "llm": services.check_llm(),
             "embedder": services.embedder.embed(["ready?"]),
-            "memory": services.memory.summary("ready?"),
+            "memory": services.check_memory(),
         }
         states = await asyncio.gather(*(_state(part) for part in parts.values()))
         report = dict(zip(parts, states, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import ray
 from ray import serve
 from ray._raylet import Config  # type: ignore[attr-defined]  # it has no stub
 from ray.exceptions import RayError
+from ray.serve.context import _get_global_client, _set_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
@@ -28,9 +30,11 @@ __all__ = [
     "check_milvus",
     "check_port",
     "deploy",
+    "end",
     "free_port",
     "init_ray",
     "join_ray",
+    "needed_cpus",
     "serving",
     "starting",
     "stop",
@@ -83,8 +87,19 @@ def check_milvus(uri: str, timeout_s: float = 3.0) -> None:
         raise InvalidInput(f"Milvus at {parts.hostname}:{port} cannot be reached ({reason}); see memory.uri") from e
 
 
-def init_ray(mark: str, verbose: bool) -> str:
-    """Start a Ray of our own on this machine, quietly; its address. All its processes carry `mark`, for `stop`."""
+def needed_cpus(settings: Settings) -> int:
+    """Logical CPUs that the application may ask for, with two left for jobs."""
+    llm, serving = settings.llm, settings.serve
+    engines = 0 if llm.base_url else max(llm.min_replicas, llm.max_replicas) * (1 + llm.tensor_parallel)
+    routers = max(serving.router_replicas, serving.max_router_replicas)
+    return engines + math.ceil((routers + settings.embedder.num_replicas) / 2) + 2
+
+
+def init_ray(mark: str, verbose: bool, cpus: int = 4) -> str:
+    """Start a Ray of our own on this machine, quietly; its address. All its processes carry `mark`, for `stop`.
+
+    `cpus` are logical, and may be more than there are: our processes mostly wait.
+    """
     defaults = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0",
@@ -106,7 +121,7 @@ def init_ray(mark: str, verbose: bool) -> str:
     try:
         context = ray.init(
             address="local",
-            num_cpus=max(4, os.cpu_count() or 1),  # logical: our actors mostly wait
+            num_cpus=max(cpus, os.cpu_count() or 1),
             include_dashboard=False,
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
@@ -218,13 +233,22 @@ def stop(mark: str | None, patience_s: float) -> None:
         patience_s: how long its processes may take to end by themselves; 0 for a start that is broken off.
     """
     if ray.is_initialized():
+        _forget_serve()
         ray.shutdown()
     if mark is not None:
-        _end(mark, patience_s)
+        end(mark, patience_s)
 
 
-def _end(mark: str, patience_s: float) -> None:
-    """Wait until the processes with this mark are gone; those that stay are killed.
+def _forget_serve() -> None:
+    """End the threads behind Serve handles: left alone, they would call Ray, and Ray would start anew for them."""
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is not None:
+        client.shutdown_cached_handles()
+        _set_global_client(None)
+
+
+def end(mark: str, patience_s: float) -> None:
+    """Wait until the processes with this mark are gone; those that stay for longer than `patience_s` are killed.
 
     Ray ends its own, but vLLM's engine outlives its parent for a moment, and some outlive a raylet that was killed.
     """

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackConfig
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
-from ray.serve.llm.openai_api_models import ChatCompletionRequest, ErrorResponse
+from ray.serve.llm.openai_api_models import ChatCompletionRequest
 
+from personaagent.errors import LLMError
 from personaagent.llm import result_of, usage_of
 from personaagent.models import context_length, llm_source, model_name, prepare_llm
 from personaagent.settings import EMBEDDED, Settings
@@ -76,13 +77,15 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
                 return self._refused(_reason(e))
             try:
                 async for answer in await self.chat(request):
-                    if isinstance(answer, ErrorResponse):
-                        return await self._failed(int(answer.error.code), answer.error.message)
+                    if (error := getattr(answer, "error", None)) is not None:
+                        return await self._failed(int(error.code), error.message)
                     result = result_of(answer.model_dump())
                     self._count(result.usage)
                     return result
             except ValueError as e:  # the engine's word for what is wrong with a request
                 return self._refused(str(e))
+            except LLMError as e:
+                return Refusal(500, e.message)
             return Refusal(500, "the engine answered with nothing")
 
     async def complete_stream(self, call: EngineCall) -> AsyncIterator[list[dict[str, Any]] | Refusal]:
@@ -101,13 +104,13 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
                 async for items in await self.chat(request):
                     chunks = []
                     for item in items:
-                        if isinstance(item, ErrorResponse):
-                            yield await self._failed(int(item.error.code), item.error.message)
+                        if (error := getattr(item, "error", None)) is not None:
+                            yield await self._failed(int(error.code), error.message)
                             return
                         chunks += list(_events(item))
-                    error = next((c["error"] for c in chunks if "error" in c), None)
-                    if error is not None:
-                        yield await self._failed(int(error.get("code") or 500), str(error.get("message")))
+                    broken = next((c["error"] for c in chunks if "error" in c), None)
+                    if broken is not None:
+                        yield await self._failed(int(broken.get("code") or 500), str(broken.get("message")))
                         return
                     for chunk in chunks:
                         if chunk.get("usage") and not chunk.get("choices"):
@@ -217,6 +220,9 @@ def llm_config(settings: Settings, model: str) -> LLMConfig:
         placement: dict[str, Any] = {"bundle_per_worker": {"GPU": 1}}
     else:
         placement = {"bundles": [{"CPU": 1}] * llm.tensor_parallel}
+        engine["block_size"] = (
+            32  # the CPU default of 128 tokens lets the prefix cache share too little of short prompts
+        )
         engine["enforce_eager"] = True  # compiling for the CPU costs minutes and gains little
         if llm.dtype == "auto":
             engine["dtype"] = "bfloat16"

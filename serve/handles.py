@@ -40,5 +40,5 @@ async def settings(timeout_s: float) -> Settings:
         async with asyncio.timeout(timeout_s):
             tree: Settings = await serve.get_deployment_handle(ROUTER, APP).settings_in_force.remote()
             return tree
-    except (TimeoutError, RayError, RayServeException) as e:
+    except (TimeoutError, KeyError, RayError, RayServeException) as e:  # KeyError: its parts are not all there yet
         raise UnavailableError("the running application does not answer") from e

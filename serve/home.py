@@ -20,17 +20,19 @@ class HomeLock:
         self._home = home
         self._folder = home / "run"
         self._file: IO[str] | None = None
+        self.left_behind: str | None = None  # mark of an owner that was killed
 
     @property
     def note(self) -> Path:
         """Where the running server says how to reach it."""
         return self._folder / "server.json"
 
-    def acquire(self, serving: bool) -> bool:
+    def acquire(self, serving: bool, mark: str = "") -> bool:
         """Take the lock; False if somebody else has it.
 
         Args:
             serving: whether other processes will be able to join us.
+            mark: that our processes carry; whoever comes after us may have to end them (`left_behind`).
 
         Raises:
             StoreError: the folder cannot be written.
@@ -45,15 +47,16 @@ class HomeLock:
         except BlockingIOError:
             file.close()
             return False
+        self.left_behind = self.owner().get("mark")
         file.truncate(0)
-        file.write(json.dumps({"pid": os.getpid(), "serving": serving}))
+        file.write(json.dumps({"pid": os.getpid(), "serving": serving, "mark": mark}))
         file.flush()
         self._file = file
         self.note.unlink(missing_ok=True)  # left by a server that was killed
         return True
 
     def owner(self) -> dict[str, Any]:
-        """Who holds the lock, as far as is known: `pid` and `serving`."""
+        """Who holds or held the lock, as far as is known: `pid`, `serving` and `mark`."""
         try:
             content = json.loads((self._folder / "lock").read_text("utf-8"))
         except (OSError, ValueError):  # it is being written at this moment
@@ -83,5 +86,6 @@ class HomeLock:
         """Let go. Safe to call twice, and without holding it."""
         if self._file is not None:
             self.note.unlink(missing_ok=True)
+            self._file.truncate(0)  # nothing is left behind
             self._file.close()
             self._file = None

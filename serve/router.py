@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from actors.memory import start_memory
 from fastapi import FastAPI
 from ray import serve
 
+from actors.memory import start_memory
 from personaagent.agent import Agent
 from personaagent.llm import OpenAILLM, connected_llm, teacher_llm
 from personaagent.models import model_name
@@ -41,7 +41,7 @@ class AgentRouter:
         context_length: of the engine, in tokens.
         """
         embed = HandleEmbedder(embedder, settings.embedder.max_batch)
-        memory = await start_memory(settings, embed)
+        memory = await start_memory(settings, embed, by="api")
         model: HandleLLM | OpenAILLM
         if llm is None:
             model = connected_llm(settings)
@@ -52,12 +52,13 @@ class AgentRouter:
         self._services = Services(
             settings=settings,
             model=model_name(settings),
-            agent=Agent(model, memory, settings.agent),
+            agent=Agent(model, memory, settings.agent, embed),
             memory=memory,
             llm=model,
             embedder=embed,
             teacher=teacher_llm(settings.alignment.teacher, settings.llm.timeout_s),
             check_llm=model.check,
+            check_memory=memory.stats,  # asks every shard
         )
 
     async def settings_in_force(self) -> Settings:

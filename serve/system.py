@@ -55,7 +55,7 @@ class System:
         self._tell = tell
         self._lock = HomeLock(settings.home)
         self._ray = False  # whether there is something of Ray to end
-        self._mark: str | None = None  # of Ray's processes, if we started it
+        self._mark: str | None = None  # of Ray's processes, if we start it
         self._deployed = False  # the application, by us
         self._closed = False
         # Ray's and Serve's calls block. One thread keeps them in order, so that closing waits for a start under way.
@@ -94,7 +94,7 @@ class System:
             address = settings.serve.ray_address or os.environ.get("RAY_ADDRESS")
             if address:
                 await system._on_cluster(address, llm, http)
-            elif await asyncio.to_thread(system._lock.acquire, http):
+            elif await system._own_home(http):
                 await system._locally(llm, http)
             else:
                 await system._join(llm, http)
@@ -134,14 +134,24 @@ class System:
 
     # ------------------------------------------------------------------ ways to start
 
+    async def _own_home(self, http: bool) -> bool:
+        mark = uuid.uuid4().hex
+        if not await asyncio.to_thread(self._lock.acquire, http, mark):
+            return False
+        self._mark = mark
+        return True
+
     async def _locally(self, llm: bool, http: bool) -> None:
         settings = self.settings
         port = await self._check(llm, http)
         self._tell("starting Ray")
         from . import cluster
 
-        self._ray, self._mark = True, uuid.uuid4().hex
-        address = await self._run(cluster.init_ray, self._mark, self._verbose)
+        if self._lock.left_behind:  # the last owner was killed, and not all of its processes noticed
+            await self._run(cluster.end, self._lock.left_behind, 0.0)
+        assert self._mark is not None  # the home is ours
+        self._ray = True
+        address = await self._run(cluster.init_ray, self._mark, self._verbose, cluster.needed_cpus(settings))
         if llm:
             if settings.llm.base_url is None:
                 self._tell("preparing the model")
@@ -175,7 +185,7 @@ class System:
             if waited == 0:
                 self._tell(f"waiting for the server that is starting (pid {owner.get('pid')})")
             await asyncio.sleep(0.2)
-            if await asyncio.to_thread(self._lock.acquire, False):  # it gave up; we take its place
+            if await self._own_home(False):  # it gave up; we take its place
                 await self._locally(llm, False)
                 return
         if note is None:
@@ -198,6 +208,8 @@ class System:
         self._ray = True
         await self._run(cluster.join_ray, address, self._verbose)
         if await self._run(cluster.serving):
+            if http:
+                raise InvalidInput(f"the cluster at {address} serves the application already; join it without serving")
             await self._use_server()
             return
         if llm or http:
@@ -274,7 +286,7 @@ class System:
         self.memory = await start_memory(self.settings, self.embedder)
 
     def _assemble(self) -> None:
-        self.agent = Agent(self.llm, self.memory, self.settings.agent)
+        self.agent = Agent(self.llm, self.memory, self.settings.agent, self.embedder)
 
     def _local_embedder(self) -> LocalEmbedder:
         config = self.settings.embedder

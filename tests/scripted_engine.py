@@ -20,9 +20,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from ray.llm._internal.serve.core.configs.openai_api_models import (  # the classes that the real engine answers with
+    ChatCompletionResponse,
+    ErrorResponse,
+)
 from ray.llm._internal.serve.core.engine.protocol import LLMEngine
 from ray.serve.llm import LLMConfig
-from ray.serve.llm.openai_api_models import ChatCompletionResponse, ErrorResponse
 
 
 class ScriptedEngine(LLMEngine):  # type: ignore[misc]

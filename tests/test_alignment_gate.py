@@ -76,7 +76,7 @@ def test_noisy_ratings_need_more_than_being_ahead() -> None:
     accepted = 0
     for _ in range(400):
         before, after = rng.uniform(0.3, 1, 12), rng.uniform(0.3, 1, 12)
-        accepted += Gate(0.0).judge(table(before.tolist()), table(after.tolist())).accepted
+        accepted += Gate(0.0, caution=1.645).judge(table(before.tolist()), table(after.tolist())).accepted
     assert accepted < 40  # of 400 challengers no better than the incumbent
 
 

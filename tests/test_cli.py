@@ -393,8 +393,11 @@ class Command:
         return self.process.returncode, out, err
 
     def interrupt(self, number: signal.Signals) -> None:
-        """As a terminal does: the signal goes to the whole group."""
-        os.killpg(self.process.pid, number)
+        """As it is usually done: Ctrl-C reaches the whole group, `kill` the process alone."""
+        if number is signal.SIGINT:
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
 
     def left(self) -> list[str]:
         found = []

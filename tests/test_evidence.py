@@ -66,9 +66,7 @@ def test_no_memory_says_nothing(kind: Kind) -> None:
 )
 def test_votes_are_a_distribution(similar: list[float], kind: Kind, half_life: float | None, k: int | None) -> None:
     n = len(similar)
-    chosen, weights = votes(
-        np.float32(similar), np.arange(n)[::-1], Decision(half_life=half_life, neighbours=k), kind
-    )
+    chosen, weights = votes(np.float32(similar), np.arange(n)[::-1], Decision(half_life=half_life, neighbours=k), kind)
     assert len(set(chosen.tolist())) == len(chosen) <= n
     assert weights.sum() == pytest.approx(1, abs=1e-4)
     assert (weights >= 0).all()

@@ -24,7 +24,9 @@ def settled(n: int, query: str, truth: str, choices: tuple[str, ...] | None = No
 async def test_a_changed_preference_supersedes_and_stays_in_history() -> None:
     memory, embedder = LocalMemory(HashEmbedder()), HashEmbedder()
     options = ("tea", "coffee")
-    await memory.append("ada", [settled(1, "morning drink", "tea", options), settled(2, "morning drink", "tea", options)])
+    await memory.append(
+        "ada", [settled(1, "morning drink", "tea", options), settled(2, "morning drink", "tea", options)]
+    )
     first = (await build_profile(memory, embedder, "ada")).profile
     assert [len(f.evidence) for f in first.current] == [2]
     await memory.append("ada", [settled(3, "morning drink", "coffee", options)])
@@ -39,7 +41,10 @@ async def test_an_answer_that_was_not_on_offer_is_no_contradiction() -> None:
     memory, embedder = LocalMemory(HashEmbedder()), HashEmbedder()
     await memory.append(
         "ada",
-        [settled(1, "morning drink", "tea", ("tea", "milk")), settled(2, "morning drink", "coffee", ("coffee", "milk"))],
+        [
+            settled(1, "morning drink", "tea", ("tea", "milk")),
+            settled(2, "morning drink", "coffee", ("coffee", "milk")),
+        ],
     )
     built = (await build_profile(memory, embedder, "ada")).profile
     assert len(built.current) == 2

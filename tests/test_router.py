@@ -95,6 +95,7 @@ class World:
             embedder=embedder,
             teacher=None,
             check_llm=check,
+            check_memory=self.memory.users,
         )
         transport = httpx.ASGITransport(app=create_api(services), raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://test")
@@ -201,7 +202,7 @@ async def test_tools_of_the_client_go_to_the_model_and_come_back_as_calls(world:
     world.llm.message = {"role": "assistant", "content": None, "tool_calls": [call]}
     tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
     body = (await world.chat("anna", tools=tools, tool_choice="auto")).json()
-    assert world.llm.requests[-1].extra == {"tools": tools, "tool_choice": "auto"}
+    assert world.llm.requests[-1].extra.items() >= {"tools": tools, "tool_choice": "auto"}.items()
     assert body["choices"][0]["message"]["tool_calls"] == [call]
     assert body["choices"][0]["message"]["content"] is None
     streamed = events(await world.chat("anna", tools=tools, stream=True))
@@ -396,6 +397,12 @@ async def test_readyz_says_which_part_is_missing(world: World) -> None:
     assert response.status_code == 503
     assert response.json()["parts"] == {"llm": "the model does not answer", "embedder": "ok", "memory": "ok"}
     assert (await world.http.get("/healthz")).status_code == 200
+
+
+async def test_the_api_describes_itself(world: World) -> None:
+    described = (await world.http.get("/openapi.json")).json()
+    assert "/v1/chat/completions" in described["paths"]
+    assert "/v1/users/{user}/interactions/{interaction}/feedback" in described["paths"]
 
 
 async def test_bodies_are_bounded_with_and_without_a_length() -> None:

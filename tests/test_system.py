@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +90,7 @@ def test_a_killed_owner_holds_nothing(tmp_path: Path) -> None:
 from pathlib import Path
 from serve.home import HomeLock
 lock = HomeLock(Path({str(tmp_path)!r}))
-assert lock.acquire(True)
+assert lock.acquire(True, "mark-1")
 lock.publish({{"pid": 1}})
 print("held", flush=True)
 input()
@@ -101,14 +103,35 @@ input()
     assert owner.stdout.readline() == "held\n"
     lock = HomeLock(tmp_path)
     assert not lock.acquire(False)
-    assert lock.owner() == {"pid": owner.pid, "serving": True}
+    assert lock.owner() == {"pid": owner.pid, "serving": True, "mark": "mark-1"}
     assert lock.read() == {"pid": 1}
     owner.kill()
     owner.communicate()
     assert lock.acquire(False)
     assert lock.read() is None  # what it said is not true any more
+    assert lock.left_behind == "mark-1"
     lock.release()
     lock.release()
+    assert lock.acquire(False)
+    assert lock.left_behind is None  # this time it ended in order
+    lock.release()
+
+
+def test_processes_of_a_killed_owner_are_ended_and_no_others() -> None:
+    def sleeper(mark: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["sleep", "60"], env={**os.environ, "PERSONAAGENT_SYSTEM": mark})
+
+    mine, other = sleeper("mark-1"), sleeper("mark-2")
+    try:
+        reaper = threading.Thread(target=mine.wait)  # an orphan would be waited for by the system
+        reaper.start()
+        cluster.end("mark-1", 0.0)
+        reaper.join(10)
+        assert mine.returncode == -signal.SIGKILL
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
 
 
 def test_the_note_is_whole_or_not_there(tmp_path: Path) -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json as jsonlib
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from personaagent.cli.output import check_report
 from personaagent.cli.runtime import Json, Run, command
 from personaagent.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from personaagent.report import Table
+    from personaagent.settings import Settings
 
 __all__ = ["register"]
 
@@ -26,6 +30,7 @@ class Dataset(StrEnum):
     MOVIELENS = "movielens"
     LAMP = "lamp"
     HISTORY = "history"
+    RETRIEVAL = "retrieval"  # recall alone, on pahf and movielens, without a model
 
 
 class Bench(StrEnum):
@@ -37,7 +42,9 @@ class Bench(StrEnum):
 
 async def evaluate(
     run: Run,
-    dataset: Annotated[Dataset, typer.Argument(help="The data set.")],
+    dataset: Annotated[
+        Dataset, typer.Argument(help="The data set; `retrieval` measures recall alone, without a model.")
+    ],
     data: Annotated[
         Path | None, typer.Option(help="Its file or folder; default: below PERSONAAGENT_DATA, or ./data.")
     ] = None,
@@ -53,10 +60,13 @@ async def evaluate(
     seed: Annotated[int, typer.Option(help="Of alignment, noise and intervals.")] = 0,
     controls: Annotated[bool, typer.Option(help="Also answer every user with another user's persona.")] = True,
     cold_start: Annotated[bool, typer.Option(help="Also test with 0, 1, 3 and 10 interactions.")] = True,
-    report: Annotated[Path | None, typer.Option(help="Write the whole result there as JSON.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write an HTML report there, and beside it Markdown and a plot.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Learn users in time order, test on what came later, compare methods."""
+    from alignment.eval_report import eval_tables, write_eval_report
     from alignment.evaluation import ABLATIONS, METHODS, run_evaluation
     from personaagent.llm import teacher_llm
 
@@ -65,8 +75,11 @@ async def evaluate(
     path = _data(dataset, data)
     check_report(report)
     settings = run.settings(alignment={"paper": True} if paper else {})
+    if dataset is Dataset.RETRIEVAL:
+        await _retrieval(run, settings, path, users)
+        return
     async with run.system(settings) as system:
-        with run.output.progress(dataset.value) as tell:
+        with run.output.progress() as tell:
             result = await run_evaluation(
                 dataset.value,
                 path,
@@ -85,10 +98,21 @@ async def evaluate(
                 teacher=teacher_llm(settings.alignment.teacher, settings.llm.timeout_s),
             )
     run.output.result(result)
-    _show(run, result)
+    _show(run, eval_tables(result))
     if report is not None:
-        report.write_text(jsonlib.dumps(result, indent=2, ensure_ascii=False), encoding="utf-8")
-        run.output.note(f"report: {report}")
+        page, text, plot = write_eval_report(result, report)
+        run.output.note(f"report: {page}, {text.name}, {plot.name}")
+
+
+async def _retrieval(run: Run, settings: Settings, data: Path, users: int | None) -> None:
+    from alignment import retrieval
+
+    async with run.system(settings, llm=False) as system:
+        with run.output.progress() as tell:
+            more = {} if users is None else {"users": users}
+            result = await retrieval.run(data, system.embedder, settings=settings.memory, progress=tell, **more)
+    run.output.result(result)
+    run.output.show(jsonlib.dumps(result, indent=2, ensure_ascii=False))
 
 
 def _names(what: str, given: str, known: Sequence[str]) -> list[str]:
@@ -102,7 +126,8 @@ def _data(dataset: Dataset, data: Path | None) -> Path:
     """The data set's file or folder: as given, or where it usually is."""
     if data is None:
         below = [Path(folder) for folder in (os.environ.get("PERSONAAGENT_DATA"), "data") if folder]
-        data = next((b / dataset for b in below if (b / dataset).exists()), None)
+        places = below if dataset is Dataset.RETRIEVAL else [folder / dataset for folder in below]
+        data = next((place for place in places if place.exists()), None)
         if data is None:
             raise InvalidInput(f"no {dataset} data found; name its file or folder with --data PATH")
     if not data.exists():
@@ -110,31 +135,12 @@ def _data(dataset: Dataset, data: Path | None) -> Path:
     return data
 
 
-def _show(run: Run, result: Mapping[str, Any]) -> None:
-    """One table per phase: methods down, scores with their intervals across."""
-    for phase, by_method in result["results"].items():
-        names = list(dict.fromkeys(name for scores in by_method.values() for name, v in scores.items() if _is_score(v)))
-        rows = [[method, *(_score(scores.get(name)) for name in names)] for method, scores in by_method.items()]
-        rows += [[f"({name})", *(_score(scores.get(n)) for n in names)] for name, scores in _beside(result, phase)]
-        run.output.table(["method", *(f">{name}" for name in names)], rows, title=str(phase))
-    rows = [[name, *(f"{cost[key]:,.0f}" for key in COSTS)] for name, cost in result["cost"].items()]
-    run.output.table(["method", *(f">{key}" for key in COSTS)], rows, title="cost")
-
-
-COSTS = ("calls", "prompt_tokens", "completion_tokens", "seconds")
-
-
-def _beside(result: Mapping[str, Any], phase: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """Floors that need no model, and controls, of a phase."""
-    return [*result.get("floors", {}).get(phase, {}).items(), *result.get("control", {}).get(phase, {}).items()]
-
-
-def _is_score(value: Any) -> bool:
-    return isinstance(value, Mapping) and {"value", "low", "high"} <= set(value)
-
-
-def _score(value: Any) -> str:
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]" if _is_score(value) else "-"
+def _show(run: Run, tables: Sequence[Table]) -> None:
+    for table in tables:
+        run.output.table([table.headers[0], *(f">{h}" for h in table.headers[1:])], table.rows, title=table.title)
+        if table.caption:
+            run.output.show(table.caption, style="dim")
+        run.output.show()
 
 
 async def bench(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -34,6 +35,7 @@ class Tell(Protocol):
         ...
 
 
+WIDE = 10_000
 OWN_LOGGERS = ("personaagent", "actors", "alignment", "serve")
 
 
@@ -80,12 +82,23 @@ class Output:
         """A table on stdout, for people. Columns whose name starts with `>` are aligned to the right."""
         if self.json:
             return
+        shown = [[number(c) if isinstance(c, float | None) else str(c) for c in row] for row in rows]
         table = Table(title=title, title_justify="left")
-        for column in columns:
-            table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left")
-        for row in rows:
-            table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
-        self.console.print(table, soft_wrap=False)
+        for at, column in enumerate(columns):
+            name = column.lstrip(">")
+            words = [word for cell in (name, *(row[at] for row in shown)) for word in cell.split()]
+            # Narrow terminals break cells between words, never inside one; the first column names the row and stays whole.
+            table.add_column(
+                name,
+                justify="right" if column.startswith(">") else "left",
+                no_wrap=at == 0,
+                min_width=max(map(len, words), default=0),
+            )
+        for row in shown:
+            table.add_row(*map(Text, row))
+        natural = Measurement.get(self.console, self.console.options.update(width=WIDE), table)
+        width = natural.minimum if self.console.is_terminal else natural.maximum
+        self.console.print(table, soft_wrap=False, crop=False, width=max(width, self.console.width))
 
     def diff(self, before: str, after: str) -> None:
         """What changed from one text to the other, line by line, on stdout."""
@@ -114,7 +127,7 @@ class Output:
             yield lambda text: self.note(f"{text} ...")
 
     @contextmanager
-    def progress(self, stage: str, total: int = 0) -> Iterator[Tell]:
+    def progress(self, stage: str | None = None, total: int = 0) -> Iterator[Tell]:
         """A progress bar on stderr; one bar per stage, where a stage's name changes."""
         columns = (
             SpinnerColumn(),
@@ -125,13 +138,13 @@ class Output:
             TextColumn("{task.fields[note]}"),
         )
         with Progress(*columns, console=self.err) as bar:
-            task = bar.add_task(stage, total=total or None, note="")
+            if stage is not None:
+                bar.add_task(stage, total=total or None, note="")
 
             def tell(stage: str, done: int, total: int, note: str = "") -> None:
-                nonlocal task
-                if stage != bar.tasks[-1].description:
-                    task = bar.add_task(stage, note="")
-                bar.update(task, completed=done, total=total or None, note=note)
+                if not bar.tasks or stage != bar.tasks[-1].description:
+                    bar.add_task(stage, note="")
+                bar.update(bar.tasks[-1].id, completed=done, total=total or None, note=note)
 
             yield tell
 

@@ -1,0 +1,151 @@
+"""`personaagent doctor`: checks every invariant of a store that no service uses, and repairs what is safe to repair.
+
+Safe are: parts and versions that nothing refers to, links to what does not exist, names that the texts themselves tell.
+Whatever would have to be guessed is reported and left alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from actors.audit import AuditLog
+from actors.checkup import Checkup, Finding
+from actors.identity import shard_of
+from actors.milvus_upkeep import Gone, UpkeepStore, merge
+from actors.moving import leftovers
+from actors.offline import Tell, description, open_stores, silent, tenant_folder
+from actors.retention import without_evidence, without_sources
+from personaagent.settings import Settings
+from personaagent.store import row_key
+from personaagent.types import user_key
+
+__all__ = ["doctor"]
+
+_KEY = re.compile(r"[0-9a-f]{32}")
+LISTED = 1_000  # findings; beyond it they are only counted
+
+
+def doctor(settings: Settings, fix: bool = False, duplicates: bool = False, tell: Tell = silent) -> dict[str, Any]:
+    """Check a store that no service uses. Reads everything, changes nothing without `fix`, never calls a model.
+
+    Args:
+        settings: where the store is.
+        fix: repair what is safe.
+        duplicates: with `fix`, also delete interactions that repeat an earlier one exactly.
+        tell: is told how far it is.
+
+    Returns:
+        Counts (`users`, `interactions`, `personas`, `facts`, `shards`), `findings` as dictionaries of `Finding`, `by_check`
+        (how many of each), `fixed`, and `remaining`: broken invariants that are still there. No texts.
+
+    Raises:
+        StoreError: there is no store, it is in use, or it cannot be opened.
+        UnavailableError: the Milvus server does not answer.
+    """
+    audit = AuditLog(settings.home / "audit", f"memory-{settings.memory.tenant}-upkeep")
+    counts: Counter[str] = Counter()
+    findings: list[Finding] = []
+    stored = description(settings)
+    with open_stores(settings) as stores:
+        seen: set[str] = set()
+        for shard, store in enumerate(stores):
+            gone: Gone = {}
+            listed = store.directory()
+            for done, (key, (episodes, records)) in enumerate(sorted(listed.items()), start=1):
+                if _KEY.fullmatch(key) is None:
+                    findings.append(
+                        Finding("foreign", key, "rows that are not of this program", len(episodes) + len(records))
+                    )
+                    continue
+                mine = settings.memory.uri is not None or shard_of(key, int(stored["shards"])) == shard
+                checkup = Checkup(store, key, mine).run(episodes, records)
+                counts.update(
+                    users=int(key not in seen),
+                    interactions=len(episodes),
+                    personas=len(checkup.personas),
+                    facts=len(checkup.profile.facts) if checkup.profile else 0,
+                )
+                seen.add(key)
+                if fix:
+                    merge(gone, _repair(store, checkup, duplicates, audit))
+                findings += checkup.findings
+                tell(f"checking shard {shard}", done, len(listed))
+            if gone:
+                store.scrub(gone)
+    if settings.memory.uri is None:
+        for path in leftovers(tenant_folder(settings)):
+            detail = f"{path.name}: left by a reshard, with users' texts in it; finish the reshard, or delete it"
+            findings.append(Finding("leftover", "", detail, problem=False))
+    return {
+        "shards": int(stored["shards"]),
+        **{name: counts[name] for name in ("users", "interactions", "personas", "facts")},
+        "findings": [asdict(f) for f in sorted(findings, key=lambda f: (not f.problem, f.fixed))[:LISTED]],
+        "by_check": dict(Counter(f.check for f in findings)),
+        "fixed": sum(f.fixed for f in findings),
+        "remaining": sum(f.problem and not f.fixed for f in findings),
+    }
+
+
+def _repair(store: UpkeepStore, checkup: Checkup, duplicates: bool, audit: AuditLog) -> Gone:
+    """Repair what is safe, marking findings as fixed; returns keys of deleted interactions for `UpkeepStore.scrub`."""
+    user = checkup.user
+    gone: Gone = {}
+
+    def mend(check: str, repair: Callable[[], Gone | None], detail: str = "") -> None:
+        found = [f for f in checkup.findings if f.check == check and detail in f.detail]
+        if found:
+            audit.write("repair", checkup.key, "operator", {"check": check}, sync=True)
+            merge(gone, repair() or {})
+            for finding in found:
+                finding.fixed = True
+
+    mend("orphan parts", lambda: store.drop_records(checkup.orphans))
+    mend("profile", lambda: store.drop_records(checkup.old_profiles), "not removed")
+    if user is None or user_key(user) != checkup.key:
+        return gone  # whose it is must be known for the rest
+    name = user
+    mend("nameless", lambda: store.name(name))
+    mend("empty", lambda: store.drop_records([f"{checkup.key}/user"]))
+    if duplicates and checkup.duplicates:
+
+        def remove() -> Gone:
+            for repeated in checkup.duplicates:
+                checkup.interactions.pop(repeated)
+            links = _relink(store, name, checkup)  # first, so that nothing points nowhere if this is interrupted
+            merge(links, store.remove(name, [row_key(name, i)[1] for i in checkup.duplicates]))
+            return links
+
+        mend("duplicates", remove)
+    for check in ("evidence", "superseded_by", "persona sources"):
+        mend(check, lambda: _relink(store, name, checkup))
+    return gone
+
+
+def _relink(store: UpkeepStore, user: str, checkup: Checkup) -> Gone:
+    """Drop links to what does not exist; a link to a removed duplicate goes to the interaction that it repeated."""
+
+    def existing(ids: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(checkup.duplicates.get(i, i) if i not in checkup.interactions else i for i in ids))
+
+    gone: Gone = {}
+    if checkup.profile is not None:
+        old = checkup.profile
+        facts = tuple(f.model_copy(update={"evidence": existing(f.evidence)}) for f in old.facts)
+        moved = old.model_copy(update={"facts": facts})
+        pruned = without_evidence(moved, checkup.lost(i for f in facts for i in f.evidence))
+        new = pruned or (moved.model_copy(update={"version": old.version + 1}) if moved != old else None)
+        if new is not None:
+            gone = store.replace_profile(user, new, old.version)
+            checkup.profile = new
+    for n, persona in enumerate(checkup.personas):
+        moved_persona = persona.model_copy(update={"sources": existing(persona.sources)})
+        lost = checkup.lost(moved_persona.sources)
+        amended = without_sources(moved_persona, lost) or (moved_persona if moved_persona != persona else None)
+        if amended is not None:
+            store.amend_persona(user, amended)
+            checkup.personas[n] = amended
+    return gone

@@ -1,0 +1,168 @@
+"""What upkeep needs of a Milvus store beside reading and writing users' memories.
+
+Deleting single interactions, amending what points to them, and looking at entities as they are, whole or broken.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from actors import milvus_rows as rows
+from actors.milvus_connection import MilvusConnection
+from actors.milvus_rows import Entity
+from actors.milvus_store import META, MilvusStore
+from personaagent.errors import StoreError
+from personaagent.types import Persona, Profile, user_key
+
+__all__ = ["Gone", "UpkeepStore", "merge", "server_description"]
+
+Gone = dict[str, list[str]]  # primary keys that were deleted, by collection
+
+
+def merge(gone: Gone, more: Gone) -> None:
+    """Add `more` to `gone`."""
+    for name, pks in more.items():
+        gone.setdefault(name, []).extend(pks)
+
+
+class UpkeepStore(MilvusStore):
+    """A Milvus store with the methods of upkeep."""
+
+    def alone(self) -> UpkeepStore:
+        """This store as the only shard of its users, so that what it lists is all of a server's users."""
+        self._identity = replace(self._identity, shards=1, shard=0)
+        return self
+
+    # Single interactions
+
+    def expired(self, cutoff: int) -> dict[str, list[bytes]]:
+        """Digests of the interactions older than `cutoff` (microseconds since 1970), by user; this shard's users only."""
+        by_key: defaultdict[str, list[bytes]] = defaultdict(list)
+        if self._lite:
+            for key, ledger in list(self._ledgers.items()):
+                if old := ledger.older(cutoff):
+                    by_key[key] = old
+        else:
+            for e in self._milvus.pages(self._episodes, rows.compare("time", "<", cutoff), ["pk", "user_key"]):
+                if self._mine(e["user_key"]):
+                    by_key[e["user_key"]].append(bytes.fromhex(e["pk"][32:]))
+        names = self._milvus.by_pk(self._records, [f"{key}/user" for key in by_key], rows.RECORD_FIELDS)
+        return {str(json.loads(e["text"])["user"]): by_key[e["user_key"]] for e in self._with_text(names)}
+
+    def remove(self, user: str, digests: Collection[bytes]) -> Gone:
+        """Delete interactions of a user. Their bytes stay in the files until `scrub`."""
+        key = user_key(user)
+        pks = [rows.pk_of(user, digest) for digest in digests]
+        with self._milvus.writing:
+            owners = set(pks)
+            parts = [e["pk"] for e in self._records_of(key, "part", text=False) if str(e["pk"]).split("/")[0] in owners]
+            self._milvus.delete(self._episodes, pks)
+            if self._lite:
+                left = self._ledger_of(key).without(frozenset(digests))
+                if len(left):
+                    self._ledgers[key] = left
+                else:
+                    self._ledgers.pop(key, None)
+            self._delete(parts)  # last: a row without its parts could not be read, parts without a row are only litter
+        return {self._episodes: pks, self._records: parts}
+
+    def scrub(self, gone: Mapping[str, Sequence[str]]) -> str:
+        """Get deleted entities out of the files; says what is left until when. Reads of this store wait meanwhile."""
+        return self._milvus.scrub(gone)
+
+    def replace_profile(self, user: str, profile: Profile, expected: int) -> Gone:
+        """Put a profile in the place of version `expected`; the keys of what it replaced. Raises ConflictError."""
+        with self._milvus.writing:
+            old = self._records_of(user_key(user), "profile")
+            self.put_profile(user, profile, expected, uuid.uuid4().hex)
+        parts = [pk for e in old if e["parts"] for pk in rows.part_keys(e["pk"], e["body"], e["parts"])]
+        return {self._records: [*(str(e["pk"]) for e in old), *parts]}
+
+    def amend_persona(self, user: str, persona: Persona) -> None:
+        """Store a version again with other `sources`. Raises StoreError if there is no such version."""
+        key = user_key(user)
+        with self._milvus.writing:
+            found = [e for e in self._records_of(key, "persona") if e["number"] == persona.number]
+            if not found:
+                raise StoreError(f"persona version {persona.number} is not in the store")
+            for e in found:
+                content = {**json.loads(e["text"]), "persona": persona.model_dump(mode="json")}
+                entity, rest = self._record(key, e["pk"][33:], "persona", persona.number, json.dumps(content))
+                self._put_records([*rest, entity])
+                fresh = {part["pk"] for part in rest}
+                old = rows.part_keys(e["pk"], e["body"], e["parts"]) if e["parts"] else []
+                self._delete([pk for pk in old if pk not in fresh])
+
+    # Entities as they are
+
+    def directory(self) -> dict[str, tuple[list[str], list[str]]]:
+        """Primary keys of all episodes and of all records, by user key; on a server of all shards."""
+        listed: defaultdict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+        for which, collection in enumerate((self._episodes, self._records)):
+            if self._lite:
+                pks = [str(row[0]) for row in self._milvus.scan(collection, ["pk"])]
+            else:
+                pks = [str(e["pk"]) for e in self._milvus.pages(collection, rows.anything("pk"), ["pk"])]
+            for pk in pks:
+                if not pk.startswith(f"{META}/"):
+                    listed[pk[:32]][which].append(pk)
+        return dict(listed)
+
+    def entities(self, pks: Sequence[str], records: bool) -> list[Entity]:
+        """Episodes or records by primary key, as they are stored."""
+        if records:
+            return self._milvus.by_pk(self._records, pks, rows.RECORD_FIELDS)
+        return self._milvus.by_pk(self._episodes, pks, rows.EPISODE_FIELDS)
+
+    def text_of(self, entity: Entity, parts: Mapping[str, str]) -> bytes:
+        """The whole text of an entity, given the bodies of its parts. Raises StoreError if it cannot be had."""
+        try:
+            return self._unsealed(rows.join_body(entity, parts.get))
+        except ValueError as e:  # not base64, not zlib's, not UTF-8
+            raise StoreError("a stored text is damaged") from e
+
+    def drop_records(self, pks: Sequence[str]) -> Gone:
+        """Delete records by primary key. Their bytes stay in the files until `scrub`."""
+        with self._milvus.writing:
+            self._delete(pks)
+        return {self._records: list(pks)}
+
+    def name(self, user: str) -> None:
+        """Store what the user is called."""
+        with self._milvus.writing:
+            self._named.discard(user)
+            self._name(user)
+
+    def restamp_shards(self, shards: int) -> None:
+        """Change the number of shards that the store says it has."""
+        stored = self._milvus.by_pk(self._records, [f"{META}/meta"], rows.RECORD_FIELDS)
+        content = {**json.loads(stored[0]["body"]), "shards": shards}
+        entity, _ = rows.record(META, "meta", "meta", 0, json.dumps(content))
+        self._milvus.write(self._records, [entity])
+
+
+def server_description(uri: str, collection: str, token: str, timeout: float = 10.0) -> dict[str, Any]:
+    """What the store on a server says of itself.
+
+    Raises:
+        StoreError: there is none.
+        UnavailableError: the server does not answer.
+    """
+    records = f"{collection}_records"
+    milvus = MilvusConnection(uri, [records], token, timeout)
+    try:
+        if not milvus.has(records):
+            raise StoreError(f"there is no store at {uri}; check memory.uri, memory.collection and memory.tenant")
+        milvus.load(records)
+        stored = milvus.by_pk(records, [f"{META}/meta"], rows.RECORD_FIELDS)
+        if not stored:
+            raise StoreError(f"the store at {uri} was not finished; start the service on it once")
+        content: dict[str, Any] = json.loads(stored[0]["body"])
+        return content
+    finally:
+        milvus.close()

@@ -1,0 +1,124 @@
+"""Retention: interactions older than `memory.retention_days` are deleted, with what points to them.
+
+What was learnt from them stays: a persona's text, and facts that later interactions support too. `forget` removes these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
+
+from actors.audit import AuditLog
+from actors.milvus_upkeep import Gone, UpkeepStore, merge
+from actors.offline import Tell, open_stores, silent
+from personaagent.errors import InvalidInput
+from personaagent.settings import Settings
+from personaagent.store import microseconds, row_key
+from personaagent.types import Persona, Profile, user_key, utc_now
+
+__all__ = ["cutoff", "expire", "expire_user", "without_evidence", "without_sources"]
+
+
+def cutoff(days: float) -> int:
+    """Interactions before this moment (microseconds since 1970) are older than so many days."""
+    try:
+        return microseconds(utc_now() - timedelta(days=days))
+    except OverflowError:  # longer than the calendar is
+        return microseconds(datetime.min.replace(tzinfo=UTC))
+
+
+def expire_user(store: UpkeepStore, user: str, digests: Collection[bytes], audit: AuditLog, by: str) -> Gone:
+    """Delete interactions of one user, and what points to them.
+
+    The caller is the user's only writer. Killed half-way it leaves nothing that points nowhere: links go first, and the
+    next run finds the interactions again.
+
+    Args:
+        store: of the user's shard.
+        user: whose interactions.
+        digests: which ones, see `row_key`.
+        audit: is told first.
+        by: who the audit log says did it.
+
+    Returns:
+        Primary keys for `UpkeepStore.scrub`, without which the bytes stay in the files for a while.
+    """
+    audit.write("expire", user_key(user), by, {"interactions": len(digests)}, sync=True)
+    stored = store.load(user, rows=False)
+    removed: Gone = {}
+    lost = frozenset(digests)
+
+    def gone(interaction: str) -> bool:
+        return row_key(user, interaction)[1] in lost
+
+    if stored.profile is not None:
+        ids = {i for fact in stored.profile.facts for i in fact.evidence if gone(i)}
+        if (profile := without_evidence(stored.profile, ids)) is not None:
+            merge(removed, store.replace_profile(user, profile, stored.profile.version))
+    for persona in stored.personas:
+        if (amended := without_sources(persona, {i for i in persona.sources if gone(i)})) is not None:
+            store.amend_persona(user, amended)
+    merge(removed, store.remove(user, digests))
+    return removed
+
+
+def without_evidence(profile: Profile, lost: Collection[str]) -> Profile | None:
+    """The next version of a profile, without these ids as evidence, facts that rest on nothing else, and links to those.
+
+    None if nothing changes.
+    """
+    facts = []
+    for fact in profile.facts:
+        evidence = tuple(i for i in fact.evidence if i not in lost)
+        if evidence == fact.evidence:
+            facts.append(fact)
+        elif evidence:
+            facts.append(fact.model_copy(update={"evidence": evidence}))
+    known = {fact.id for fact in facts}
+    linked = tuple(
+        fact.model_copy(update={"superseded_by": None})
+        if fact.superseded_by and fact.superseded_by not in known
+        else fact
+        for fact in facts
+    )
+    if linked == profile.facts:
+        return None
+    return profile.model_copy(update={"facts": linked, "version": profile.version + 1})
+
+
+def without_sources(persona: Persona, lost: Collection[str]) -> Persona | None:
+    """A persona version without these ids among its sources; None if nothing changes."""
+    sources = tuple(i for i in persona.sources if i not in lost)
+    return None if sources == persona.sources else persona.model_copy(update={"sources": sources})
+
+
+def expire(settings: Settings, days: float | None = None, tell: Tell = silent) -> dict[str, int | str]:
+    """Delete what is older than `days` (default: `memory.retention_days`) from a store that no service uses.
+
+    Returns:
+        `users` concerned, `interactions` deleted, and a `note` on what remains on the disk until when.
+
+    Raises:
+        InvalidInput: no number of days is given.
+        StoreError: there is no store, or it is in use.
+    """
+    days = settings.memory.retention_days if days is None else days
+    if days is None:
+        raise InvalidInput("nothing expires: set memory.retention_days, or say --days")
+    audit = AuditLog(settings.home / "audit", f"memory-{settings.memory.tenant}-upkeep")
+    users = interactions = 0
+    note = ""
+    with open_stores(settings) as stores:
+        if settings.memory.uri is not None:  # one store, but it lists only its own shard's users
+            stores = [store.alone() for store in stores]
+        for store in stores:
+            expired = store.expired(cutoff(days))
+            gone: Gone = {}
+            for done, (user, digests) in enumerate(expired.items(), start=1):
+                merge(gone, expire_user(store, user, digests, audit, "operator"))
+                users += 1
+                interactions += len(digests)
+                tell("expiring", done, len(expired))
+            if gone:
+                note = store.scrub(gone)
+    return {"users": users, "interactions": interactions, "note": note}

@@ -1,0 +1,98 @@
+"""The embedded model in the real vLLM under the real application. About a minute."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from personaagent.errors import ContextLengthExceeded
+from personaagent.settings import load_settings
+from personaagent.types import ChatRequest, ChatResult, Message
+from serve.system import System
+
+pytestmark = [pytest.mark.model, pytest.mark.cluster, pytest.mark.asyncio(loop_scope="module")]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
+    home: Path = tmp_path_factory.mktemp("vllm")
+    running = await System.start(load_settings(home=home, llm={"max_model_len": 1024, "kv_cache_gb": 1}))
+    yield running
+    await running.close()
+
+
+def say(text: str, **more: Any) -> ChatRequest:
+    return ChatRequest(messages=(Message(role="user", content=text),), **more)
+
+
+async def test_it_chats_and_streams_the_same(system: System) -> None:
+    request = say("What is the capital of France?", max_tokens=12)
+    whole = await system.llm.chat(request)
+    assert "Paris" in whole.text
+    assert whole.usage.completion_tokens > 0
+    *pieces, last = [piece async for piece in system.llm.stream(request)]
+    assert isinstance(last, ChatResult)
+    assert "".join(str(p) for p in pieces) == last.text == whole.text
+    assert last.usage.prompt_tokens == whole.usage.prompt_tokens
+
+
+async def test_first_position_is_normalised_over_what_the_choices_allow(system: System) -> None:
+    choices = ("red", "green", "blue")
+    result = await system.llm.chat(
+        say("Which colour is grass: red, green or blue?", choices=choices, top_logprobs=15, max_tokens=1)
+    )
+    allowed = [(token, p) for token, p in result.first_logprobs if p > -100]
+    assert all(any(choice.startswith(token) for choice in choices) for token, _ in allowed)
+    continued = await system.llm.chat(
+        ChatRequest(
+            messages=(
+                Message(role="user", content="Tea or coffee?"),
+                Message(role="assistant", content="I drink black"),
+            ),
+            choices=(" coffee", " tea"),
+            top_logprobs=10,
+            max_tokens=1,
+            continue_final=True,
+        )
+    )
+    assert {token for token, p in continued.first_logprobs if p > -100} >= {" coffee", " tea"}
+
+
+async def test_prefixes_are_cached(system: System) -> None:
+    shared = "You like short answers. " * 60
+    used = []
+    for question in ("One?", "Two?"):
+        messages = (Message(role="system", content=shared), Message(role="user", content=question))
+        used.append((await system.llm.chat(ChatRequest(messages=messages, max_tokens=2))).usage)
+    assert used[1].cached_tokens > used[1].prompt_tokens / 2
+
+
+async def test_a_prompt_that_is_too_long_is_said_to_be(system: System) -> None:
+    with pytest.raises(ContextLengthExceeded):
+        await system.llm.chat(say("word " * 3000))
+    with pytest.raises(ContextLengthExceeded):
+        await anext(aiter(system.llm.stream(say("word " * 3000))))
+
+
+async def test_tools_become_calls(system: System) -> None:
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tool = {"type": "function", "function": {"name": "weather", "description": "weather", "parameters": parameters}}
+    extra = {"tools": [tool], "tool_choice": "required"}
+    result = await system.llm.chat(say("How is the weather in Paris?", max_tokens=80, extra=extra))
+    assert result.message["tool_calls"][0]["function"]["name"] == "weather"
+    plain = await system.llm.chat(say("Say hello.", max_tokens=8, extra={"tools": [tool], "tool_choice": "auto"}))
+    assert plain.text
+
+
+async def test_batch_work_and_chat_run_together(system: System) -> None:
+    batch = [system.llm.chat(say(f"Count to {i}.", max_tokens=24, priority=10)) for i in range(60)]
+    chat = [system.llm.chat(say(f"Hello {i}.", max_tokens=4)) for i in range(4)]
+    answers = await asyncio.gather(*batch, *chat)
+    assert all(answer.usage.completion_tokens for answer in answers)
+    stats = await system.llm.stats()  # type: ignore[attr-defined]
+    assert stats.batch_peak == 48
