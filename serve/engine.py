@@ -242,8 +242,14 @@ def llm_config(settings: Settings, model: str) -> LLMConfig:
     }
     if deployment["autoscaling_config"]["max_replicas"] > 1:
         # A user's requests begin alike; sent to one replica, they find their prefix in its cache.
-        router = "ray.serve.llm.request_router.PrefixCacheAffinityRouter"
-        deployment["request_router_config"] = {"request_router_class": router}
+        deployment["request_router_config"] = {
+            "request_router_class": "ray.serve.llm.request_router.PrefixCacheAffinityRouter",
+            # All users share the instructions, so that is no reason; and a full replica is worse than a cold one.
+            "request_router_kwargs": {
+                "match_rate_threshold": 0.5,
+                "imbalanced_threshold": max(2, llm.max_num_seqs // 4),
+            },
+        }
     local = llm.model == EMBEDDED or os.path.isdir(model)
     return LLMConfig(
         model_loading_config={"model_id": model_name(settings), "model_source": model},

@@ -117,7 +117,7 @@ class World:
         self.llm = llm or SecretLLM()
         self.embedder = HashEmbedder()
         self.memory = LocalMemory(self.embedder)
-        self.settings = AlignmentSettings.model_validate({"retry_s": 0, "profile": False, **settings})
+        self.settings = AlignmentSettings.model_validate({"retry_s": 0, "profile": False, "held_out": 12, **settings})
         self.agent = Agent(self.llm, self.memory, AgentSettings(decision=decision, tools=False))
         self.teacher = teacher
 

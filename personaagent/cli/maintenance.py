@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+SHOWN = 20  # problems in the table
+
 
 async def doctor(
     run: Run,
@@ -33,18 +35,21 @@ async def doctor(
     settings = run.settings()
     found = await _upkeep(run, settings, "checking", functools.partial(check, settings, fix, duplicates))
     run.output.result(found)
+    problems = [f for f in found["findings"] if f["problem"] or f["fixed"]]
     rows = [
-        (
-            f["check"],
-            f["user"] or "-",
-            f["count"],
-            f["detail"],
-            "fixed" if f["fixed"] else "problem" if f["problem"] else "notice",
-        )
-        for f in found["findings"]
+        (f["check"], f["user"] or "-", f["count"], f["detail"], "fixed" if f["fixed"] else "problem")
+        for f in problems[:SHOWN]
     ]
     if rows:
         run.output.table(["check", "user", ">count", "what", ""], rows)
+    if len(problems) > SHOWN:
+        run.output.show(f"and {len(problems) - SHOWN} more; --json lists them", style="dim")
+    notices = [f for f in found["findings"] if not f["problem"] and not f["fixed"]]
+    for check in dict.fromkeys(f["check"] for f in notices):
+        alike = [f for f in notices if f["check"] == check]
+        of = f"{alike[0]['user']}: " if alike[0]["user"] else ""
+        more = f" (and {len(alike) - 1} more of {check}; --json lists them)" if len(alike) > 1 else ""
+        run.output.show(f"notice: {of}{alike[0]['detail']}{more}", style="dim")
     run.output.show(
         f"{found['users']} users with {found['interactions']} interactions, {found['personas']} persona versions and "
         f"{found['facts']} facts in {found['shards']} shards: {found['remaining']} problems, {found['fixed']} fixed"
