@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 from personaagent.models import context_length
@@ -16,7 +17,7 @@ from personaagent.settings import Settings, load_settings
 from .embedder import embedder_deployment
 from .router import router_deployment
 
-__all__ = ["APP", "EMBEDDER", "LLM", "ROUTER", "build", "build_app"]
+__all__ = ["APP", "EMBEDDER", "LLM", "ROUTER", "build", "build_app", "load_engine"]
 
 APP = "personaagent"  # the application's name
 LLM, EMBEDDER, ROUTER = "LLM", "Embedder", "AgentRouter"  # its deployments
@@ -30,13 +31,16 @@ def build_app(settings: Settings) -> Any:
     Raises:
         InvalidInput: a model that cannot be found.
     """
-    llm = None
-    if settings.llm.base_url is None:
-        with _root_logger_kept():
-            from .engine import llm_deployment  # imports vLLM
-        llm = llm_deployment(settings, LLM)
+    llm = load_engine().llm_deployment(settings, LLM) if settings.llm.base_url is None else None
     embedder = embedder_deployment(settings, EMBEDDER)
     return router_deployment(settings, ROUTER, embedder, llm, context_length(settings))
+
+
+def load_engine() -> ModuleType:
+    """The module of the engine's deployment. Its first import takes seconds, for it imports vLLM."""
+    with _root_logger_kept():
+        from . import engine
+    return engine
 
 
 def build(args: dict[str, Any]) -> Any:

@@ -9,7 +9,6 @@ import signal
 import socket
 import time
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import ray
@@ -36,6 +35,7 @@ __all__ = [
     "join_ray",
     "needed_cpus",
     "serving",
+    "set_environment",
     "starting",
     "stop",
     "undeploy",
@@ -46,7 +46,6 @@ log = logging.getLogger(__name__)
 NAMESPACE = "personaagent"
 _MARK = "PERSONAAGENT_SYSTEM"  # environment variable
 _ROOT = str(Path(__file__).resolve().parent.parent)
-_LOCAL = "127.0.0.1"
 
 
 def check_port(host: str, port: int) -> None:
@@ -95,11 +94,8 @@ def needed_cpus(settings: Settings) -> int:
     return engines + math.ceil((routers + settings.embedder.num_replicas) / 2) + 2
 
 
-def init_ray(mark: str, verbose: bool, cpus: int = 4) -> str:
-    """Start a Ray of our own on this machine, quietly; its address. All its processes carry `mark`, for `stop`.
-
-    `cpus` are logical, and may be more than there are: our processes mostly wait.
-    """
+def set_environment(verbose: bool) -> None:
+    """What Ray, Serve and vLLM read from the environment, here and in every process that Ray starts."""
     defaults = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0",
@@ -117,6 +113,14 @@ def init_ray(mark: str, verbose: bool, cpus: int = 4) -> str:
     if _ROOT not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([_ROOT, *paths])
     _quiet(verbose)
+
+
+def init_ray(mark: str, verbose: bool, cpus: int = 4) -> str:
+    """Start a Ray of our own on this machine, quietly; its address. All its processes carry `mark`, for `stop`.
+
+    `cpus` are logical, and may be more than there are: our processes mostly wait.
+    """
+    set_environment(verbose)
     os.environ[_MARK] = mark
     try:
         context = ray.init(
@@ -126,7 +130,6 @@ def init_ray(mark: str, verbose: bool, cpus: int = 4) -> str:
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
             namespace=NAMESPACE,
-            _node_ip_address=_LOCAL,
         )
     finally:
         del os.environ[_MARK]  # what this process starts besides is no part of it
@@ -151,9 +154,7 @@ def join_ray(address: str, verbose: bool, local_auth: str | None = None) -> None
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     _quiet(verbose)
-    more: dict[str, Any] = {}
     if local_auth is not None:
-        more["_node_ip_address"] = _LOCAL
         # A Ray that `ray.init` starts asks for the user's token; joining it by address does not offer it by itself.
         os.environ["RAY_AUTH_MODE"] = local_auth
         Config.initialize("")  # Ray read its configuration when it was imported
@@ -163,7 +164,6 @@ def join_ray(address: str, verbose: bool, local_auth: str | None = None) -> None
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
             namespace=NAMESPACE,
-            **more,
         )
     except (ConnectionError, RuntimeError, RayError, OSError) as e:
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]

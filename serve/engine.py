@@ -241,14 +241,9 @@ def llm_config(settings: Settings, model: str) -> LLMConfig:
         "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
     }
     if deployment["autoscaling_config"]["max_replicas"] > 1:
-        # A user's requests begin alike; sent to one replica, they find their prefix in its cache.
+        # A user's requests begin alike; sent to one replica (`HandleLLM` names it by the prefix), they find it cached.
         deployment["request_router_config"] = {
-            "request_router_class": "ray.serve.llm.request_router.PrefixCacheAffinityRouter",
-            # All users share the instructions, so that is no reason; and a full replica is worse than a cold one.
-            "request_router_kwargs": {
-                "match_rate_threshold": 0.5,
-                "imbalanced_threshold": max(2, llm.max_num_seqs // 4),
-            },
+            "request_router_class": "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
         }
     local = llm.model == EMBEDDED or os.path.isdir(model)
     return LLMConfig(

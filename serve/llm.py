@@ -6,6 +6,7 @@ It does not import vLLM, which costs seconds and hundreds of megabytes: only the
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import random
 from collections.abc import AsyncIterator
@@ -42,10 +43,10 @@ class EngineCall:
     body: dict[str, Any]
 
     @property
-    def messages(self) -> list[dict[str, Any]]:
-        """Where Ray's prefix-aware request router looks for the prompt."""
-        messages: list[dict[str, Any]] = self.body["messages"]
-        return messages
+    def prefix(self) -> str:
+        """The same for calls whose prompts begin alike: the first message holds the instructions and the persona."""
+        first = str(self.body["messages"][0].get("content"))
+        return hashlib.blake2b(first.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ class HandleLLM:
         await self.stats()
 
     async def _complete(self, call: EngineCall) -> ChatResult | Refusal:
-        response = self._handle.complete.remote(call)
+        response = self._handle.options(method_name="complete", session_id=call.prefix).remote(call)
         try:
             async with asyncio.timeout(self._timeout_s):
                 answer: ChatResult | Refusal = await response
@@ -171,7 +172,8 @@ class HandleLLM:
             raise
 
     async def _pieces(self, call: EngineCall, parser: StreamParser) -> AsyncIterator[str]:
-        chunks = self._handle.options(stream=True).complete_stream.remote(call)
+        handle = self._handle.options(method_name="complete_stream", stream=True, session_id=call.prefix)
+        chunks = handle.remote(call)
         finished = False
         try:
             while True:

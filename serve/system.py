@@ -147,15 +147,21 @@ class System:
         self._tell("starting Ray")
         from . import cluster
 
+        from .app import load_engine
+
         if self._lock.left_behind:  # the last owner was killed, and not all of its processes noticed
             await self._run(cluster.end, self._lock.left_behind, 0.0)
         assert self._mark is not None  # the home is ours
         self._ray = True
-        address = await self._run(cluster.init_ray, self._mark, self._verbose, cluster.needed_cpus(settings))
+        ray = self._run(cluster.init_ray, self._mark, self._verbose, cluster.needed_cpus(settings))
+        if llm and settings.llm.base_url is None:
+            cluster.set_environment(self._verbose)
+            address, _ = await asyncio.gather(ray, asyncio.to_thread(load_engine))
+            self._tell("preparing the model")
+            await prepare_llm(settings)
+        else:
+            address = await ray
         if llm:
-            if settings.llm.base_url is None:
-                self._tell("preparing the model")
-                await prepare_llm(settings)
             await self._deploy(http, port)
             await self._use_handles()
             self._tell("loading the model and the embedder")

@@ -45,10 +45,10 @@ async def doctor(
     if len(problems) > SHOWN:
         run.output.show(f"and {len(problems) - SHOWN} more; --json lists them", style="dim")
     notices = [f for f in found["findings"] if not f["problem"] and not f["fixed"]]
-    for check in dict.fromkeys(f["check"] for f in notices):
-        alike = [f for f in notices if f["check"] == check]
+    for name in dict.fromkeys(f["check"] for f in notices):
+        alike = [f for f in notices if f["check"] == name]
         of = f"{alike[0]['user']}: " if alike[0]["user"] else ""
-        more = f" (and {len(alike) - 1} more of {check}; --json lists them)" if len(alike) > 1 else ""
+        more = f" (and {len(alike) - 1} more of {name}; --json lists them)" if len(alike) > 1 else ""
         run.output.show(f"notice: {of}{alike[0]['detail']}{more}", style="dim")
     run.output.show(
         f"{found['users']} users with {found['interactions']} interactions, {found['personas']} persona versions and "
@@ -69,7 +69,8 @@ async def reshard(
     settings = run.settings()
     moved = await _upkeep(run, settings, "resharding", functools.partial(move, settings, shards, keep))
     run.output.result(asdict(moved))
-    run.output.show(f"{moved.users} users with {moved.interactions} interactions in {shards} shards")
+    if moved.users:
+        run.output.show(f"{moved.users} users with {moved.interactions} interactions in {shards} shards")
     if moved.note:
         run.output.show(moved.note, style="dim")
     run.output.show(f"from now on set memory.shards to {shards}", style="dim")
