@@ -182,7 +182,7 @@ def _unknown_model(name: str) -> JSONResponse:
 
 
 def _add_users(app: FastAPI, services: Services) -> None:
-    memory = services.memory
+    memory, settings = services.memory, services.settings
 
     @app.get("/v1/users")
     async def list_users() -> dict[str, list[UserSummary]]:
@@ -200,7 +200,11 @@ def _add_users(app: FastAPI, services: Services) -> None:
     @app.delete("/v1/users/{user}")
     async def forget(user: User) -> ForgetReceipt:
         """Remove every trace of the user."""
-        return await memory.forget(user, by="api")
+        from actors.runs import erase_user
+
+        receipt = await memory.forget(user, by="api")
+        await asyncio.to_thread(erase_user, settings.home, user)  # results of alignment runs name their users
+        return receipt
 
     @app.get("/v1/users/{user}/export", response_model=None)
     async def export(user: User) -> StreamingResponse:

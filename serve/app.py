@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from personaagent.errors import InvalidInput
 from personaagent.models import context_length
 from personaagent.settings import Settings, load_settings
 
@@ -37,9 +38,19 @@ def build_app(settings: Settings) -> Any:
 
 
 def load_engine() -> ModuleType:
-    """The module of the engine's deployment. Its first import takes seconds, for it imports vLLM."""
-    with _root_logger_kept():
-        from . import engine
+    """The module of the engine's deployment. Its first import takes seconds, for it imports vLLM.
+
+    Raises:
+        InvalidInput: vLLM, or what it needs, is not installed.
+    """
+    try:
+        with _root_logger_kept():
+            from . import engine
+    except ImportError as e:
+        reason = str(e).splitlines()[0]
+        raise InvalidInput(
+            f"vLLM cannot be imported ({reason}): run `make setup` with EXTRA=cpu or EXTRA=gpu, or set llm.base_url"
+        ) from e
     return engine
 
 

@@ -90,6 +90,7 @@ class System:
             UnavailableError: the cluster or server to join does not answer.
         """
         system = cls(settings, verbose, on_stage or (lambda stage: None))
+        llm = llm or http
         try:
             address = settings.serve.ray_address or os.environ.get("RAY_ADDRESS")
             if address:
@@ -146,7 +147,6 @@ class System:
         port = await self._check(llm, http)
         self._tell("starting Ray")
         from . import cluster
-
         from .app import load_engine
 
         if self._lock.left_behind:  # the last owner was killed, and not all of its processes noticed
