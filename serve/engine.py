@@ -65,6 +65,10 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
         await super().__init__(llm_config)
         await self._warm_up()
 
+    async def _start_engine(self) -> None:
+        """Without Ray's report of which models are served: its actor imports vLLM once more, and reports to nobody."""
+        await self.engine.start()
+
     async def complete(self, call: EngineCall) -> ChatResult | Refusal:
         """The whole answer."""
         admitted = await self._admit(call)

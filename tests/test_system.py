@@ -17,6 +17,7 @@ import pytest
 from personaagent.errors import InvalidInput, PersonaAgentError, StoreError, UnavailableError
 from personaagent.settings import Settings, load_settings
 from serve import cluster
+from serve.app import build
 from serve.home import HomeLock
 from serve.system import System
 
@@ -141,6 +142,20 @@ def test_the_note_is_whole_or_not_there(tmp_path: Path) -> None:
     lock.publish({"url": "http://x"})
     assert json.loads(lock.note.read_text()) == {"url": "http://x"}
     assert [p.name for p in lock.note.parent.glob("*.tmp")] == []
+
+
+def test_a_serve_config_file_builds_the_application() -> None:
+    built = build({"llm": {"base_url": "http://model:8000/v1", "model": "m"}, "memory": {"shards": 3}})
+    assert type(built).__name__ == "Application"
+    with pytest.raises(InvalidInput, match="shard"):
+        build({"memory": {"shard": 3}})
+
+
+def test_logical_cpus_are_enough_for_what_is_deployed() -> None:
+    small = cluster.needed_cpus(load_settings())
+    assert small >= 4
+    assert cluster.needed_cpus(load_settings(llm={"max_replicas": 3})) == small + 4
+    assert cluster.needed_cpus(load_settings(llm={"base_url": "http://x/v1", "model": "m"})) < small
 
 
 def test_the_reason_of_a_failed_replica_is_found_in_serves_message() -> None:
