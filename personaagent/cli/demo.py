@@ -30,7 +30,8 @@ TITLE = "PersonaAgent on Ray: a demonstration"
 INTRO = """\
 Everything here was produced by one run of `personaagent demo`: the answers and rewrites come from the model named below, the
 scores from interactions that were held out of every rewrite. Histories this short leave few of those, so any gain counts
-here, where the default gate also asks for one standard error (alignment.caution). The people and their histories are invented and bundled with
+here, where the default gate also asks for one standard error (alignment.caution). The people and their
+histories are invented and bundled with
 the project.
 
 {model} served by vLLM; {users} users, {interactions} interactions; {seconds:.0f} seconds in all, {start:.0f} of them to start
