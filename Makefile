@@ -67,7 +67,7 @@ $(STAMP): pyproject.toml $(wildcard requirements/$(EXTRA).lock)
 	@touch $(STAMP)
 
 define INSTALL_cpu
-	$(PIP) install --no-deps --extra-index-url $(TORCH_INDEX) "$$(grep '^torch==' requirements/cpu.lock)"
+	$(PIP) install --retries 1 --no-deps --extra-index-url $(TORCH_INDEX) "$$(grep '^torch==' requirements/cpu.lock)"
 	$(PIP) install --no-deps -r requirements/cpu.lock
 	$(PIP) install --no-deps --no-build-isolation -e .
 endef

@@ -253,7 +253,8 @@ async def start_memory(settings: Settings, embedder: Embedder, by: str = "servic
     """
     redaction = Redaction(settings.memory.redact)
     await redaction.ready()
-    dim = (await embedder.embed(["how long is a vector"])).shape[1]
+    # An embedder in this process knows without loading its model; one behind a handle has it loaded anyway.
+    dim = getattr(embedder, "dim", None) or (await embedder.embed(["how long is a vector"])).shape[1]
     model = settings.embedder.model
     # The same model may lie elsewhere on another machine: a path is named by its last folder.
     name = model.rstrip("/").rsplit("/", 1)[-1] if model.startswith(("/", ".", "~")) else model
@@ -295,7 +296,7 @@ def _create(config: ShardConfig) -> Any:
         namespace=NAMESPACE,
         lifetime="detached",
         get_if_exists=True,
-        num_cpus=0,
+        num_cpus=0.01,  # hardly any, but not 0: nodes that are kept free of work (a cluster's head) offer none
         max_restarts=-1,
         max_task_retries=0,  # `_ask` repeats calls
         max_concurrency=CONCURRENT_CALLS,

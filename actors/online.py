@@ -1,7 +1,7 @@
-"""Online alignment: a user is aligned again after every k new truths, by one actor that finds due users in the store.
+"""Online alignment: a user is aligned again after every k new truths, by one process that finds due users in the store.
 
 The queue is derived from the store, so it survives any crash: who is due is read off `UserSummary`. Only what came of the
-attempts since the actor started is remembered; after a crash a user whose persona was kept may be tried once more.
+attempts since it started is remembered; after a crash a user whose persona was kept may be tried once more.
 """
 
 from __future__ import annotations
@@ -13,21 +13,17 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
-import ray
-
-from actors.alignment_actor import AlignmentActor, Parts
 from personaagent.errors import PersonaAgentError, UnavailableError
 from personaagent.protocols import Memory
 from personaagent.settings import AlignmentSettings
 from personaagent.types import AlignmentResult, Outcome, UserSummary, user_key, utc_now
 
-__all__ = ["DueQueue", "OnlineAligner", "OnlineStatus", "find_online", "start_online", "stop_online"]
+__all__ = ["DueQueue", "OnlineAligner", "OnlineStatus"]
 
 log = logging.getLogger(__name__)
 
-NAMESPACE = "personaagent"
 OUTAGE = f"error: {UnavailableError.code}"  # the reason of a result when a part of the system is down
 PATIENCE_S = (60.0, 3600.0)  # first and longest wait before a user that failed is tried again
 
@@ -254,55 +250,3 @@ class OnlineAligner:
     def _failed_round(self, reason: str) -> None:
         self._error = reason
         log.warning("online alignment failed: %s; it goes on in %g s", reason, self._settings.online_poll_s)
-
-
-class OnlineActor:
-    """`OnlineAligner` as a Ray actor that starts working when it starts, also after a crash."""
-
-    async def __init__(self, parts: Parts) -> None:  # type: ignore[misc]  # Ray awaits it, inside the actor's loop
-        self._aligner = OnlineAligner(parts.memory, AlignmentActor(parts), parts.alignment)
-        self._task = asyncio.create_task(self._aligner.run())
-
-    async def notify(self, user: str) -> None:
-        """See `OnlineAligner.notify`."""
-        await self._aligner.notify(user)
-
-    async def status(self) -> OnlineStatus:
-        """See `OnlineAligner.status`."""
-        return await self._aligner.status()
-
-    async def check_health(self) -> None:
-        """See `OnlineAligner.check_health`."""
-        await self._aligner.check_health()
-
-
-def start_online(parts: Parts, tenant: str = "default") -> Any | None:
-    """The handle of the one online aligner of a tenant, started if need be; None if `online_every` is 0.
-
-    The actor is detached and named `online-<tenant>`: it outlives whoever started it, until `stop_online`.
-    """
-    if parts.alignment.online_every == 0:
-        return None
-    options: dict[str, Any] = {
-        "name": f"online-{tenant}",
-        "namespace": NAMESPACE,
-        "get_if_exists": True,
-        "lifetime": "detached",
-        "max_restarts": -1,
-        "num_cpus": parts.alignment.actor_cpus,
-    }
-    return ray.remote(OnlineActor).options(**options).remote(parts)
-
-
-def find_online(tenant: str = "default") -> Any | None:
-    """The handle of a tenant's online aligner, or None if none runs."""
-    try:
-        return ray.get_actor(f"online-{tenant}", namespace=NAMESPACE)
-    except ValueError:
-        return None
-
-
-def stop_online(tenant: str = "default") -> None:
-    """End a tenant's online aligner, if one runs. An alignment under way is given up; nothing is half-made."""
-    if (handle := find_online(tenant)) is not None:
-        ray.kill(handle)

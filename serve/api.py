@@ -10,7 +10,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 from urllib.parse import quote
 
 from fastapi import Body, Depends, FastAPI, Path, Query, Request, Response
@@ -53,6 +53,18 @@ READY_TIMEOUT_S = 5.0
 _USER: TypeAdapter[str] = TypeAdapter(UserId)
 
 
+class Online(Protocol):
+    """Online alignment, as the endpoints see it."""
+
+    def notify(self, user: str) -> None:
+        """A truth of this user became known. Returns at once."""
+        ...
+
+    async def status(self) -> dict[str, Any]:
+        """How it is doing; `healthy` among it. Raises UnavailableError if it does not answer."""
+        ...
+
+
 @dataclass(frozen=True)
 class Services:
     """What the endpoints call. The checks raise if a part does not answer; the model's makes it generate nothing."""
@@ -66,6 +78,7 @@ class Services:
     teacher: LLM | None
     check_llm: Callable[[], Awaitable[object]]
     check_memory: Callable[[], Awaitable[object]]
+    online: Online | None = None
 
 
 async def user_id(user: Annotated[str, Path(description="Percent-encoded; a slash is %2F.")]) -> str:
@@ -236,12 +249,17 @@ def _add_users(app: FastAPI, services: Services) -> None:
         with checked():
             interactions = InteractionsBody.model_validate(body).of(user)
         result = await memory.append(user, interactions)
+        if services.online is not None and any(i.truth is not None for i in interactions):
+            services.online.notify(user)
         return {**result.model_dump(), "ids": [i.id for i in interactions]}
 
     @app.post("/v1/users/{user}/interactions/{interaction}/feedback")
     async def feedback(user: User, interaction: Annotated[str, Depends(segment)], body: FeedbackBody) -> Interaction:
         """Say what the user really answered or wanted."""
-        return await memory.feedback(user, interaction, body.truth)
+        known = await memory.feedback(user, interaction, body.truth)
+        if services.online is not None:
+            services.online.notify(user)
+        return known
 
     @app.post("/v1/users/{user}/align")
     async def align(user: KnownUser, paper: bool = False) -> AlignmentResult:
@@ -322,6 +340,14 @@ def _add_health(app: FastAPI, services: Services) -> None:
     async def healthz() -> dict[str, str]:
         """This process answers."""
         return {"status": "ok"}
+
+    @app.get("/v1/alignment", response_model=None)
+    async def alignment() -> JSONResponse:
+        """Online alignment: its queue and what it has done; 503 if work waits and nothing is done."""
+        if services.online is None:
+            return JSONResponse({"every": 0, "healthy": True})
+        status = await services.online.status()
+        return JSONResponse(status, 200 if status["healthy"] else 503)
 
     @app.get("/readyz", response_model=None)
     async def readyz() -> JSONResponse:

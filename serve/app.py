@@ -16,16 +16,17 @@ from personaagent.models import context_length
 from personaagent.settings import Settings, load_settings
 
 from .embedder import embedder_deployment
+from .online import online_deployment
 from .router import router_deployment
 
-__all__ = ["APP", "EMBEDDER", "LLM", "ROUTER", "build", "build_app", "load_engine"]
+__all__ = ["APP", "EMBEDDER", "LLM", "ONLINE", "ROUTER", "build", "build_app", "load_engine"]
 
 APP = "personaagent"  # the application's name
-LLM, EMBEDDER, ROUTER = "LLM", "Embedder", "AgentRouter"  # its deployments
+LLM, EMBEDDER, ROUTER, ONLINE = "LLM", "Embedder", "AgentRouter", "OnlineAlignment"  # its deployments
 
 
 def build_app(settings: Settings) -> Any:
-    """The Serve application: router over engine and embedder. Ray must be connected.
+    """The Serve application: router over engine, embedder and, if it is on, online alignment. Ray must be connected.
 
     With `llm.base_url` there is no engine; the router calls that server.
 
@@ -34,7 +35,9 @@ def build_app(settings: Settings) -> Any:
     """
     llm = load_engine().llm_deployment(settings, LLM) if settings.llm.base_url is None else None
     embedder = embedder_deployment(settings, EMBEDDER)
-    return router_deployment(settings, ROUTER, embedder, llm, context_length(settings))
+    length = context_length(settings)
+    online = online_deployment(settings, ONLINE, embedder, llm, length)
+    return router_deployment(settings, ROUTER, embedder, llm, length, online)
 
 
 def load_engine() -> ModuleType:

@@ -29,6 +29,7 @@ from .llm import EngineCall, EngineStats, Refusal
 __all__ = ["PersonaLLMServer", "llm_config", "llm_deployment"]
 
 MAX_LOGPROBS = 128  # option scores read up to 100 tokens of the first position
+FEW_CORES = 4  # on so many or fewer vLLM's worker computes on all cores; its default spares one for its front end
 BUSY_AFTER_S = 30.0  # a batch call that found no room for so long is sent back, so that its caller's timeout never runs
 
 
@@ -59,6 +60,8 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
         """
         self._slots = asyncio.Semaphore(batch_slots)
         self._batch_waiting = batch_waiting
+        if llm_config.accelerator_config.kind == "cpu" and (os.cpu_count() or 1) <= FEW_CORES:
+            os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
         self._stats = EngineStats(pid=os.getpid())
         if settings.llm.model == EMBEDDED:
             llm_config.get_engine_config().hf_model_id = await prepare_llm(settings)

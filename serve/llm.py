@@ -10,6 +10,7 @@ import hashlib
 import logging
 import random
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -158,15 +159,9 @@ class HandleLLM:
     async def _complete(self, call: EngineCall) -> ChatResult | Refusal:
         response = self._handle.options(method_name="complete", session_id=call.prefix).remote(call)
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with self._in_time():
                 answer: ChatResult | Refusal = await response
                 return answer
-        except TimeoutError as e:
-            raise UnavailableError(f"the model did not answer within {self._timeout_s:g} s (llm.timeout_s)") from e
-        except _GONE:
-            raise
-        except (RayError, RayServeException) as e:
-            raise LLMError(f"the model failed ({type(e).__name__}); see the replica's log") from e
         except asyncio.CancelledError:
             response.cancel()
             raise
@@ -177,18 +172,11 @@ class HandleLLM:
         finished = False
         try:
             while True:
-                try:
-                    async with asyncio.timeout(self._timeout_s):
-                        batch = await anext(chunks)
-                except StopAsyncIteration:
+                async with self._in_time():
+                    batch = await anext(chunks, None)
+                if batch is None:
                     finished = True
                     return
-                except TimeoutError as e:
-                    raise UnavailableError(f"the model was silent for {self._timeout_s:g} s (llm.timeout_s)") from e
-                except _GONE:
-                    raise
-                except (RayError, RayServeException) as e:
-                    raise LLMError(f"the model failed ({type(e).__name__}); see the replica's log") from e
                 if isinstance(batch, Refusal):
                     raise batch.error()
                 text = "".join(parser.add(chunk) for chunk in batch)
@@ -197,3 +185,16 @@ class HandleLLM:
         finally:
             if not finished:  # the reader went away, or there was an error: the engine need not go on
                 chunks.cancel()
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        """Bounds one wait for the model, and turns Ray's errors into ours; those of a replica that is gone pass."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                yield
+        except TimeoutError as e:
+            raise UnavailableError(f"the model did not answer within {self._timeout_s:g} s (llm.timeout_s)") from e
+        except _GONE:
+            raise
+        except (RayError, RayServeException) as e:
+            raise LLMError(f"the model failed ({type(e).__name__}); see the replica's log") from e

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 from ray import serve
 
-from actors.memory import start_memory
 from personaagent.agent import Agent
-from personaagent.llm import OpenAILLM, connected_llm, teacher_llm
+from personaagent.llm import teacher_llm
 from personaagent.models import model_name
 from personaagent.settings import Settings
 
 from .api import Services, create_api
-from .embedder import HandleEmbedder
-from .llm import HandleLLM
+from .online import HandleOnline
+from .parts import connect
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -33,21 +32,16 @@ class AgentRouter:
         embedder: DeploymentHandle[Any],
         llm: DeploymentHandle[Any] | None,
         context_length: int,
+        online: DeploymentHandle[Any] | None = None,
     ) -> None:
         """Args:
         settings: the tree.
         embedder: handle of the embedder.
         llm: handle of the engine; None if the settings name another server.
         context_length: of the engine, in tokens.
+        online: handle of online alignment; None if it is off.
         """
-        embed = HandleEmbedder(embedder, settings.embedder.max_batch)
-        memory = await start_memory(settings, embed, by="api")
-        model: HandleLLM | OpenAILLM
-        if llm is None:
-            model = connected_llm(settings)
-        else:
-            timeout_s = settings.llm.timeout_s
-            model = HandleLLM(llm, model_name(settings), context_length=context_length, timeout_s=timeout_s)
+        model, embed, memory = await connect(settings, embedder, llm, context_length, by="api")
         self._settings = settings
         self._services = Services(
             settings=settings,
@@ -59,6 +53,7 @@ class AgentRouter:
             teacher=teacher_llm(settings.alignment.teacher, settings.llm.timeout_s),
             check_llm=model.check,
             check_memory=memory.stats,  # asks every shard
+            online=None if online is None else HandleOnline(online),
         )
 
     async def settings_in_force(self) -> Settings:
@@ -70,8 +65,10 @@ class AgentRouter:
         return create_api(self._services)
 
 
-def router_deployment(settings: Settings, name: str, embedder: Any, llm: Any, context_length: int) -> Any:
-    """The router as a Serve application node, over the nodes of the embedder and (unless None) the engine."""
+def router_deployment(
+    settings: Settings, name: str, embedder: Any, llm: Any, context_length: int, online: Any = None
+) -> Any:
+    """The router as a Serve application node, over the nodes of the embedder and (unless None) engine and online alignment."""
     config = settings.serve
     options: dict[str, Any] = {
         "name": name,
@@ -84,4 +81,4 @@ def router_deployment(settings: Settings, name: str, embedder: Any, llm: Any, co
         "ray_actor_options": {"num_cpus": 0.5},
         "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
     }
-    return serve.deployment(AgentRouter, **options).bind(settings, embedder, llm, context_length)
+    return serve.deployment(AgentRouter, **options).bind(settings, embedder, llm, context_length, online)

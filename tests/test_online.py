@@ -1,25 +1,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.alignment_actor import AlignmentActor, Parts
-from actors.online import DueQueue, OnlineAligner, find_online, start_online, stop_online
+from actors.online import DueQueue, OnlineAligner
 from personaagent.errors import StoreError, UnavailableError
 from personaagent.settings import AlignmentSettings
 from personaagent.types import AlignmentResult, Outcome, UserSummary
-from tests import population_doubles as doubles
 from tests.alignment_doubles import START, World, drink
 
 
@@ -254,48 +248,3 @@ class TestOnlineAligner:
         await world.add([drink("ann", 100 + i, truth="water") for i in range(5)])
         await aligner.round()
         assert (await aligner.status()).aligned == 2
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray.init(
-        num_cpus=2, include_dashboard=False, log_to_driver=False, namespace="personaagent", object_store_memory=10**8
-    )
-    yield
-    ray.shutdown()
-
-
-@pytest.mark.cluster
-def test_the_queue_survives_its_actor(cluster: None, tmp_path: Path) -> None:
-    memory = doubles.host("online-memory")
-    users = [f"user {i}" for i in range(6)]
-    ray.get(memory.fill.remote(users, 7))
-    assert start_online(doubles.parts(memory, tmp_path)) is None
-    parts = doubles.parts(
-        memory, tmp_path, pause_s=0.05, online_every=5, online_poll_s=0.2, users_per_batch=2, in_flight=4
-    )
-    handle = start_online(parts, "test")
-    assert handle is not None
-    assert start_online(parts, "test")._actor_id == handle._actor_id  # type: ignore[union-attr]
-
-    def aligned() -> int:
-        return sum(len(runs) for runs in ray.get(memory.versions.remote()).values())
-
-    def wait(condition: Any) -> None:
-        end = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < end, "waited too long"
-            time.sleep(0.05)
-
-    wait(lambda: aligned() >= 2)
-    for pid in tmp_path.iterdir():
-        os.kill(int(pid.name), signal.SIGKILL)
-    wait(lambda: aligned() == len(users))
-    time.sleep(0.5)
-    assert {len(runs) for runs in ray.get(memory.versions.remote()).values()} == {1}
-    status = ray.get(handle.status.remote())
-    assert status.healthy
-    assert find_online("test") is not None
-    stop_online("test")
-    wait(lambda: find_online("test") is None)
-    stop_online("test")

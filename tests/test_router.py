@@ -19,7 +19,7 @@ from personaagent.errors import ContextLengthExceeded, UnavailableError
 from personaagent.local_memory import LocalMemory
 from personaagent.settings import ServeSettings, Settings
 from personaagent.types import ChatRequest, ChatResult, Usage, user_key
-from serve.api import Services, create_api
+from serve.api import Online, Services, create_api
 from serve.http import canonical, decoded
 from tests.doubles import HashEmbedder
 
@@ -76,7 +76,7 @@ class EchoLLM:
 
 
 class World:
-    def __init__(self, **serve_settings: Any) -> None:
+    def __init__(self, online: Online | None = None, **serve_settings: Any) -> None:
         self.llm = EchoLLM()
         embedder = HashEmbedder()
         self.memory = LocalMemory(embedder)
@@ -96,6 +96,7 @@ class World:
             teacher=None,
             check_llm=check,
             check_memory=self.memory.users,
+            online=online,
         )
         transport = httpx.ASGITransport(app=create_api(services), raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://test")
@@ -425,3 +426,32 @@ def test_a_path_segment_says_what_was_put_into_it(user: str) -> None:
     empty, version, users, last, rest = path.split("/")
     assert (empty, version, users, decoded(last), rest) == ("", "v1", "users", user, "persona")
     assert canonical(path.encode()) == path
+
+
+class Waiting:
+    """Online alignment that notes whom it hears of."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        self.healthy = True
+
+    def notify(self, user: str) -> None:
+        self.heard.append(user)
+
+    async def status(self) -> dict[str, Any]:
+        return {"depth": len(self.heard), "healthy": self.healthy}
+
+
+async def test_online_alignment_hears_of_truths_and_shows_its_state() -> None:
+    online = Waiting()
+    world = World(online)
+    await world.post("ann", "/interactions", [{"id": "a", "query": "tea?"}])
+    assert online.heard == []
+    await world.post("ann", "/interactions/a/feedback", {"truth": "yes"})
+    await world.post("bob", "/interactions", {"query": "tea?", "truth": "no"})
+    assert online.heard == ["ann", "bob"]
+    response = await world.http.get("/v1/alignment")
+    assert (response.status_code, response.json()["depth"]) == (200, 2)
+    online.healthy = False
+    assert (await world.http.get("/v1/alignment")).status_code == 503
+    assert (await World().http.get("/v1/alignment")).json() == {"every": 0, "healthy": True}

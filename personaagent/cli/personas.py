@@ -47,17 +47,13 @@ async def persona(
         raise InvalidInput(f"{action} takes no value, got {value!r}")
     settings = run.settings()
 
-    from personaagent.persona import initial_persona
-
     async with run.system(settings, llm=False) as system:
         memory = system.memory
         versions = await memory.personas(user)
         if not versions and action is not Action.SET:
             if await memory.summary(user) is None:
                 raise NotFoundError("this user is unknown; `personaagent users` lists those there are")
-            # Imported, but never spoken to: the persona the agent would start with, committed as it would.
-            draft = initial_persona(await memory.profile(user), settings.agent.decision, settings.agent.persona_tokens)
-            versions = (await memory.commit_persona(user, draft, None),)
+            versions = (await system.agent.ensure_persona(user),)  # imported, but never spoken to
         changed = _changed(versions, action, text, version, settings.agent.decision)
         if changed is not None:
             versions = (
