@@ -17,6 +17,7 @@ from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackConfig
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.openai_api_models import ChatCompletionRequest
+from vllm.v1.engine.exceptions import EngineDeadError
 
 from personaagent.errors import LLMError
 from personaagent.llm import result_of, usage_of
@@ -30,6 +31,7 @@ __all__ = ["PersonaLLMServer", "llm_config", "llm_deployment"]
 
 MAX_LOGPROBS = 128  # option scores read up to 100 tokens of the first position
 FEW_CORES = 4  # on so many or fewer vLLM's worker computes on all cores; its default spares one for its front end
+DEAD = "the engine died and is being restarted"
 BUSY_AFTER_S = 30.0  # a batch call that found no room for so long is sent back, so that its caller's timeout never runs
 
 
@@ -62,6 +64,9 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
         self._batch_waiting = batch_waiting
         if llm_config.accelerator_config.kind == "cpu" and (os.cpu_count() or 1) <= FEW_CORES:
             os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+        # vLLM 0.29's CPU worker dies of a request with a seed whose prompt is prefilled in chunks: it winds the request's
+        # random generator back, which only CUDA's can do.
+        self._seeded = llm_config.accelerator_config.kind != "cpu"
         self._stats = EngineStats(pid=os.getpid())
         if settings.llm.model == EMBEDDED:
             llm_config.get_engine_config().hf_model_id = await prepare_llm(settings)
@@ -79,7 +84,7 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
             return admitted
         with self._running(call):
             try:
-                request = ChatCompletionRequest(**call.body)
+                request = self._request(call)
             except ValidationError as e:
                 return self._refused(_reason(e))
             try:
@@ -91,6 +96,8 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
                     return result
             except ValueError as e:  # the engine's word for what is wrong with a request
                 return self._refused(str(e))
+            except EngineDeadError:
+                return self._dead()
             except LLMError as e:
                 return Refusal(500, e.message)
             return Refusal(500, "the engine answered with nothing")
@@ -103,7 +110,7 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
             return
         with self._running(call):
             try:
-                request = ChatCompletionRequest(**call.body)
+                request = self._request(call)
             except ValidationError as e:
                 yield self._refused(_reason(e))
                 return
@@ -126,6 +133,12 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
                         yield chunks
             except ValueError as e:
                 yield self._refused(str(e))
+            except EngineDeadError:
+                yield self._dead()
+
+    def _request(self, call: EngineCall) -> ChatCompletionRequest:
+        body = call.body if self._seeded else {**call.body, "seed": None}
+        return ChatCompletionRequest(**body)
 
     async def engine_stats(self) -> EngineStats:
         """What this replica has done and is doing."""
@@ -182,8 +195,13 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
             try:
                 await self.check_health()
             except Exception:  # noqa: BLE001 - whatever it raises, the engine is unhealthy
-                return Refusal(503, "the engine died and is being restarted")
+                return Refusal(503, DEAD)
         return Refusal(status, message)
+
+    def _dead(self) -> Refusal:
+        """vLLM raises instead of answering once its engine is dead; Serve replaces the replica soon."""
+        self._step(errors=1)
+        return Refusal(503, DEAD)
 
     async def _warm_up(self) -> None:
         """The first call of each kind is slow (lazy imports, grammar compiler); no user should pay for it."""

@@ -3,6 +3,7 @@
 The answer repeats the last user message. Its first word can ask for more:
     refuse   an error of the request        die      the process ends at once
     explode  an exception                   calls    a call of the first tool offered
+    dead     what vLLM raises when its engine is gone
 A closed choice falls on the option that comes first in the last message, or on the first. Environment:
     SCRIPTED_DELAY_S  seconds per call      SCRIPTED_HOLD  calls of priority > 0 wait while this file exists
 """
@@ -26,6 +27,7 @@ from ray.llm._internal.serve.core.configs.openai_api_models import (  # the clas
 )
 from ray.llm._internal.serve.core.engine.protocol import LLMEngine
 from ray.serve.llm import LLMConfig
+from vllm.v1.engine.exceptions import EngineDeadError
 
 
 class ScriptedEngine(LLMEngine):  # type: ignore[misc]
@@ -83,6 +85,8 @@ class ScriptedEngine(LLMEngine):  # type: ignore[misc]
             return
         if command == "die":
             os._exit(1)
+        if command == "dead":
+            raise EngineDeadError
         if command == "explode":
             raise RuntimeError("the script explodes")
         choices = (body.get("structured_outputs") or {}).get("choice")

@@ -19,7 +19,7 @@ import openai
 import pytest
 import pytest_asyncio
 
-from personaagent.errors import ContextLengthExceeded, InvalidInput, RequestRefused
+from personaagent.errors import ContextLengthExceeded, InvalidInput, RequestRefused, UnavailableError
 from personaagent.settings import Settings, load_settings
 from personaagent.types import ChatRequest, ChatResult, Message
 from serve.llm import EngineStats
@@ -144,6 +144,11 @@ async def test_ids_that_cannot_be_are_refused_by_the_real_proxy(http: httpx.Asyn
     assert_error(await http.get("/v1/users/%ED%A0%80/persona"), 422, "invalid_input")
     assert_error(await http.get("/nothing"), 404, "not_found")
     assert (await http.get("/readyz")).json()["status"] == "ready"
+
+
+async def test_a_dead_engine_is_not_taken_for_a_refused_request(system: System) -> None:
+    with pytest.raises(UnavailableError, match="being restarted"):
+        await system.llm.chat(say("dead now"))
 
 
 async def test_handle_translates_options_and_errors(system: System) -> None:

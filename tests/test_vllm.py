@@ -96,3 +96,10 @@ async def test_batch_work_and_chat_run_together(system: System) -> None:
     assert all(answer.usage.completion_tokens for answer in answers)
     stats = await system.llm.stats()  # type: ignore[attr-defined]
     assert stats.batch_peak == 48
+
+
+async def test_seeds_with_prompts_prefilled_in_chunks_do_not_end_the_engine(system: System) -> None:
+    """vLLM's CPU worker winds back the random generator of a seeded request that it prefills in parts, and cannot."""
+    long = [f"{n} " + "word " * 800 for n in range(12)]  # more tokens together than one step takes
+    calls = (system.llm.chat(say(text, max_tokens=2, temperature=1.0, seed=n)) for n, text in enumerate(long))
+    assert len(await asyncio.gather(*calls)) == len(long)
