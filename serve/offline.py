@@ -39,6 +39,7 @@ def _work(job: dict[str, Any]) -> dict[str, float]:
 
     from vllm import LLM, SamplingParams
     from vllm.engine.arg_utils import EngineArgs
+    from vllm.platforms import current_platform
     from vllm.sampling_params import StructuredOutputsParams
 
     known = {f.name for f in dataclasses.fields(EngineArgs)}
@@ -61,7 +62,8 @@ def _work(job: dict[str, Any]) -> dict[str, float]:
             max_tokens=request.max_tokens or max(1, limit - len(prompt["prompt_token_ids"])),
             temperature=request.temperature,
             top_p=request.top_p,
-            seed=request.seed,
+            seed=None if current_platform.is_cpu() else request.seed,  # as `engine.PersonaLLMServer`
+            frequency_penalty=float(request.extra.get("frequency_penalty") or 0.0),
             stop=list(request.stop) or None,
             logprobs=request.top_logprobs or None,
             structured_outputs=StructuredOutputsParams(choice=list(request.choices)) if request.choices else None,
