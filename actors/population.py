@@ -27,6 +27,8 @@ __all__ = ["Estimate", "Progress", "estimate", "read_users", "run_population", "
 
 log = logging.getLogger(__name__)
 
+MOST_PARTS = 2_000  # files that the results of one start are written to, as long as batches can grow
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -146,8 +148,9 @@ def _pipeline(parts: Parts, users: Sequence[str], run: str, calls: int, tokens: 
 
     settings = parts.alignment
     most = max(settings.actors, settings.max_actors)
-    # Several batches per actor: progress is seen, autoscaling has something to spread, a dead actor loses little.
-    size = max(1, min(settings.users_per_batch, len(users) // (4 * most)))
+    # A batch is written when its slowest user is done, so batches are small: progress is seen, autoscaling has something
+    # to spread, a dead actor loses little. Large populations get larger ones, to keep the number of files in bounds.
+    size = max(1, min(settings.users_per_batch, len(users) // MOST_PARTS))
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
