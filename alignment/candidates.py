@@ -13,7 +13,7 @@ __all__ = ["DEMONSTRATIONS", "Arm", "Grid"]
 Form = Literal["exchanges", "list"]
 Reading = tuple[float | None, int | None]
 
-WEIGHTS = (0.0, 5.0, 10.0, 20.0, 40.0, 80.0)
+WEIGHTS = (0.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 # Ways to read memory: (half-life in newer episodes, neighbours); None is the default of the request's kind. For a choice
 # only newer episodes on its subject count, for a rating all of them, hence the other scale.
 READINGS: dict[Kind, tuple[Reading, ...]] = {

@@ -168,7 +168,7 @@ class Decision(Frozen):
 
     episodes: Annotated[int, Field(ge=0, le=32)] = 3
     form: Literal["exchanges", "list"] = "exchanges"
-    evidence_weight: Annotated[float, Field(ge=0, le=1000)] = 80.0
+    evidence_weight: Annotated[float, Field(ge=0, le=1000)] = 160.0
     neighbours: Annotated[int, Field(ge=1, le=100_000)] | None = None
     temperature: Annotated[float, Field(gt=0, le=10)] | None = None
     half_life: Annotated[float, Field(gt=0)] | None = None
