@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from alignment.gate import Acceptor, Gate
 from alignment.rollouts import Rollouts
 from alignment.scorer import EmbeddingScorer, JudgeScorer, Scorer
 from alignment.search import Search, fitted_kinds
+from alignment.slots import Slots
 from alignment.splits import split, window
 from alignment.textual import Proposer, TextualProposer, refusal
 from personaagent.agent import Agent
@@ -70,7 +70,7 @@ class Aligner:
         self._scorer = scorer or judged
         self._acceptor = acceptor or Gate(settings.min_gain, settings.caution)
         # Shared by all calls of `align`: several batches of users may be under way in one actor.
-        self._slots = asyncio.Semaphore(settings.in_flight)
+        self._slots = Slots(settings.in_flight)
         self._budgets: dict[str, Budget] = {}
 
     async def align(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
+from alignment.slots import Slots
 from personaagent.errors import BudgetExceeded, UnavailableError
 from personaagent.types import Usage
 
@@ -78,12 +79,13 @@ class Budget:
 class Caller:
     """Makes one user's calls: takes a slot, counts the call, waits for a part of the system that is down.
 
-    Slots are shared by all users of an aligner and given first come, first served; so the requests of one user, which
-    are started together, stay together and share their prompt's prefix in the engine's cache.
+    Slots are shared by all users of an aligner, and who was started first is served first; so the requests of one user
+    stay together and share their prompt's prefix in the engine's cache.
     """
 
-    def __init__(self, slots: asyncio.Semaphore, budget: Budget, retry_s: float = 0.0, pause_s: float = 0.5) -> None:
+    def __init__(self, slots: Slots, budget: Budget, retry_s: float = 0.0, pause_s: float = 0.5) -> None:
         self._slots = slots
+        self._rank = slots.rank()
         self._retry_s = retry_s
         self._pause_s = pause_s
         self.budget = budget
@@ -97,7 +99,7 @@ class Caller:
         """
 
         async def once() -> T:
-            async with self._slots:
+            async with self._slots.taken(self._rank):
                 self.budget.start()
                 try:
                     result = await make()

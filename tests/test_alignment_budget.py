@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from alignment.budget import Budget, Caller, together
+from alignment.slots import Slots
 from personaagent.errors import BudgetExceeded, LLMError, UnavailableError
 from personaagent.types import Usage
 
@@ -17,7 +18,7 @@ async def give(usage: Usage = ONE) -> Usage:
 
 
 def caller(budget: Budget, slots: int = 8, retry_s: float = 0.0) -> Caller:
-    return Caller(asyncio.Semaphore(slots), budget, retry_s, pause_s=0.001)
+    return Caller(Slots(slots), budget, retry_s, pause_s=0.001)
 
 
 async def test_calls_in_flight_cannot_pass_the_bound_together() -> None:

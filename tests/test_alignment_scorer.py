@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import asyncio
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +9,7 @@ from alignment.budget import Budget, Caller
 from alignment.candidates import Arm, Grid
 from alignment.rollouts import Rollouts
 from alignment.scorer import EmbeddingScorer, JudgeScorer, Remembered, closed_scores
+from alignment.slots import Slots
 from personaagent.agent import Replay
 from personaagent.decision import decide
 from personaagent.types import ChatRequest, ChatResult, Decision, Interaction, Kind, Usage
@@ -21,7 +20,7 @@ ARM = Arm("a persona", 2, "exchanges")
 
 
 def caller() -> Caller:
-    return Caller(asyncio.Semaphore(4), Budget())
+    return Caller(Slots(4), Budget())
 
 
 def rating(truth: str) -> Interaction:

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.budget import Budget, Caller
+from alignment.slots import Slots
 from alignment.textual import Case, TextualProposer, refusal, tidy, unquoted
 from personaagent import prompts
 from personaagent.persona import tokens
@@ -17,7 +16,7 @@ GOOD = "Prefers mint tea to coffee, above all in the evening. Dislikes sugar."
 
 
 def caller(calls: int | None = None) -> Caller:
-    return Caller(asyncio.Semaphore(16), Budget(calls))
+    return Caller(Slots(16), Budget(calls))
 
 
 def cases(n: int, score: float = 0.0) -> list[Case]:
