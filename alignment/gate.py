@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Acceptor", "Gate", "Table", "Verdict", "clearly_better"]
+__all__ = ["ROUNDING", "Acceptor", "Gate", "Table", "Verdict", "clearly_better"]
 
 Array = npt.NDArray[np.float32]
 Float = npt.NDArray[np.float64]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from alignment.budget import Caller, together
 from alignment.candidates import Arm, Grid
@@ -57,6 +58,10 @@ class Rollouts:
         """Scores of finished replays."""
         rows = [self._done[arm, i.id] for i in interactions]
         return Table(*(np.stack([getattr(r, name) for r in rows]) for name in ("hard", "soft", "kept")))
+
+    def silent(self, arm: Arm, interactions: Sequence[Interaction]) -> npt.NDArray[np.bool_]:
+        """Decisions, (grid.size,), under which memory alone would have answered every one of finished replays alike."""
+        return np.asarray(np.stack([self._done[arm, i.id].silent for i in interactions]).all(axis=0))
 
     def cases(self, arm: Arm, index: int, interactions: Sequence[Interaction]) -> list[Case]:
         """Finished replays under decision `index`, for the textual loss."""

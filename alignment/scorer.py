@@ -24,6 +24,8 @@ __all__ = ["EmbeddingScorer", "Evidence", "JudgeScorer", "Remembered", "Scorer",
 
 Array = npt.NDArray[np.float32]
 Float = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
 Evidence = tuple[tuple[float, ...], ...]  # (readings, options)
 
 
@@ -44,11 +46,13 @@ class Scores:
     candidates apart: the probability of the truth, 1 - |expected value - truth| / range, or again the similarity.
     `kept` is the probability of the truth if memory already held this very interaction: whether the user would be
     understood when asking again. It is 0 for ratings and free text, where it says nothing. `answers` are the responses scored.
+    `silent` says where memory alone would have given the same answer: no other prompt is likely to change it.
     """
 
     hard: Array
     soft: Array
     kept: Array
+    silent: Mask
     answers: tuple[str, ...]  # one per decision, or a single one for all
 
 
@@ -128,26 +132,33 @@ def closed_scores(interaction: Interaction, lm: Sequence[float] | None, remember
     The same answers as `personaagent.decision.decide` gives decision by decision.
     """
     choices = interaction.choices or ()
-    total = _totals(lm, remembered.before, grid)
-    p = _softmax(total)
     kept = np.zeros(grid.size)
     right = np.asarray([score(interaction.kind, c, interaction.truth or "", choices=choices) for c in choices])
+    total = _totals(lm, remembered.before, grid)
+    answers = _answers(interaction, total)
+    p = _softmax(total)
     if interaction.kind is Kind.RATING:
         values = np.asarray([float(c) for c in choices])
-        expected = p @ values
-        answers = np.abs(values[None, :] - expected[:, None]).argmin(axis=1)
-        soft = _closeness(expected, interaction.truth or "", values)
+        soft = _closeness(p @ values, interaction.truth or "", values)
     else:
-        answers = total.argmax(axis=1)
         soft = p @ right
         if remembered.now:
             kept = _softmax(_totals(lm, remembered.now, grid)) @ right
     return Scores(
+        silent=answers == _answers(interaction, _totals(None, remembered.before, grid)),
         hard=right[answers].astype(np.float32),
         soft=soft.astype(np.float32),
         kept=kept.astype(np.float32),
         answers=tuple(choices[int(a)] for a in answers),
     )
+
+
+def _answers(interaction: Interaction, total: Float) -> Ints:
+    """The option taken under each decision, (grid.size,), from combined scores; see `personaagent.decision.decide`."""
+    if interaction.kind is not Kind.RATING:
+        return np.asarray(total.argmax(axis=1))
+    values = np.asarray([float(c) for c in interaction.choices or ()])
+    return np.asarray(np.abs(values[None, :] - (_softmax(total) @ values)[:, None]).argmin(axis=1))
 
 
 def _closeness(answers: Float, truth: str, scale: Float) -> Float:
@@ -176,4 +187,6 @@ def _softmax(total: Float) -> Float:
 def constant(value: float, answer: str, grid: Grid) -> Scores:
     """The same answer and score under every decision."""
     row = np.full(grid.size, value, dtype=np.float32)
-    return Scores(hard=row, soft=row, kept=np.zeros_like(row), answers=(answer,))
+    return Scores(
+        hard=row, soft=row, kept=np.zeros_like(row), silent=np.zeros(grid.size, dtype=bool), answers=(answer,)
+    )

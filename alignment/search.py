@@ -10,7 +10,7 @@ import numpy as np
 
 from alignment.budget import Caller
 from alignment.candidates import DEMONSTRATIONS, Arm, Grid
-from alignment.gate import clearly_better
+from alignment.gate import ROUNDING, clearly_better
 from alignment.rollouts import Rollouts
 from alignment.splits import Split
 from alignment.textual import Proposer, unquoted
@@ -86,19 +86,37 @@ class Search:
             return False
         arms = [base]
         try:
-            cases = self._rollouts.cases(base, found.index, rewrite)
-            shown = unquoted(base.text, split.gate)
-            proposals = await self._proposer.propose(shown, cases, self._settings.candidates, self._caller)
-            found.dropped += proposals.dropped
-            arms += [Arm(text, base.episodes, base.form) for text in (*proposals.texts, *self._texts)]
-            if len(select) >= ENOUGH:
-                arms += [Arm(base.text, n, form) for n, form in DEMONSTRATIONS]
-            arms = list(dict.fromkeys(arms))
+            arms = await self._arms(found, split)
             found.candidates += len(arms) * self._grid.size - 1
             arms = await self._halve(arms, select)
         finally:  # also when the budget ends: what was replayed to the end can still win
             better = self._select(found, [a for a in arms if self._rollouts.finished(a, select)], select)
         return better
+
+    async def _arms(self, found: Found, split: Split) -> list[Arm]:
+        """The incumbent's arm, rewritten ones, and other ways of showing episodes."""
+        base = found.arm
+        cases = self._rollouts.cases(base, found.index, split.rewrite)
+        shown = unquoted(base.text, split.gate)
+        proposals = await self._proposer.propose(shown, cases, self._settings.candidates, self._caller)
+        found.dropped += proposals.dropped
+        arms = [base, *(Arm(text, base.episodes, base.form) for text in (*proposals.texts, *self._texts))]
+        if len(split.select) >= ENOUGH and self._model_matters(base, [*split.rewrite, *split.select]):
+            arms += [Arm(base.text, n, form) for n, form in DEMONSTRATIONS]
+        return list(dict.fromkeys(arms))
+
+    def _model_matters(self, base: Arm, interactions: Sequence[Interaction]) -> bool:
+        """Whether other ways of showing episodes are worth their calls: what they change, they change through the model.
+
+        They are not where the model changes no answer that memory gives, unless some decision that listens to it more does
+        at least as well. All decisions were scored on these replays already. Prose is tried in any case: it also speaks
+        to requests of other kinds than those that can be replayed.
+        """
+        silent = self._rollouts.silent(base, interactions)
+        if not silent.any():
+            return True
+        value = self._rollouts.scores(base, interactions).value.mean(axis=0)
+        return bool(not silent.all() and value[~silent].max() >= value[silent].max() - ROUNDING)
 
     async def _halve(self, arms: list[Arm], select: Sequence[Interaction]) -> list[Arm]:
         """Try all arms on a third of the selection set, the better half of them (and the incumbent) on all of it."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from personaagent import prompts
 from personaagent.errors import InvalidInput
-from personaagent.types import Decision, Episode, Interaction, Message
+from personaagent.types import Decision, Episode, Interaction, Kind, Message
 
 __all__ = ["assemble", "query_of", "question"]
 
@@ -76,8 +76,12 @@ def assemble(
 
 
 def exchange(past: Interaction) -> list[Message]:
-    """An episode as the dialogue it should have been."""
+    """An episode as the dialogue it should have been.
+
+    A rating's scale is not listed again: it says nothing that the rating does not, and its tokens are most of an episode.
+    """
+    options = past.choices if past.kind is Kind.CHOICE else None
     return [
-        Message(role="user", content=question(past.query, past.choices)),
+        Message(role="user", content=question(past.query, options)),
         Message(role="assistant", content=past.truth or ""),
     ]

@@ -10,7 +10,7 @@ from alignment.textual import Proposals
 from personaagent.errors import LLMError, UnavailableError
 from personaagent.profile import build_profile
 from personaagent.types import AlignmentResult, ChatRequest, Decision, Origin, Outcome, PersonaDraft
-from tests.alignment_doubles import SecretLLM, World, drink, note
+from tests.alignment_doubles import DRINKS, SecretLLM, World, drink, note
 
 GOOD = "This person has a clear taste and always likes mint tea."
 
@@ -133,6 +133,17 @@ class TestGate:
         assert persona is not None
         assert persona.decision.evidence_weight > 0 or persona.decision.episodes > 0
         assert result.score_after == 1.0
+
+    async def test_other_demonstrations_are_not_tried_where_memory_answers_alone(self) -> None:
+        world = World()
+        await world.add([drink("ann", i) for i in range(27)])  # memory knows: always the same drink
+        await one(world)
+        assert world.llm.updates  # prose is tried all the same
+        assert not any(m.role == "assistant" for r in world.llm.answers for m in r.messages)
+        torn = World()
+        await torn.add([drink("bob", i, truth=DRINKS[i * 7 % 4]) for i in range(27)])  # memory is no help
+        await one(torn, "bob")
+        assert any(m.role == "assistant" for r in torn.llm.answers for m in r.messages)
 
     async def test_contradicting_truths_change_nothing(self) -> None:
         world = World()
