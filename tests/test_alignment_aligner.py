@@ -10,7 +10,7 @@ from alignment.textual import Proposals
 from personaagent.errors import LLMError, UnavailableError
 from personaagent.profile import build_profile
 from personaagent.types import AlignmentResult, ChatRequest, Decision, Origin, Outcome, PersonaDraft
-from tests.alignment_doubles import DRINKS, SecretLLM, World, drink, note
+from tests.alignment_doubles import SecretLLM, World, drink, note
 
 GOOD = "This person has a clear taste and always likes mint tea."
 
@@ -140,10 +140,6 @@ class TestGate:
         await one(world)
         assert world.llm.updates  # prose is tried all the same
         assert not any(m.role == "assistant" for r in world.llm.answers for m in r.messages)
-        torn = World()
-        await torn.add([drink("bob", i, truth=DRINKS[i * 7 % 4]) for i in range(27)])  # memory is no help
-        await one(torn, "bob")
-        assert any(m.role == "assistant" for r in torn.llm.answers for m in r.messages)
 
     async def test_contradicting_truths_change_nothing(self) -> None:
         world = World()
