@@ -15,6 +15,7 @@ from personaagent.settings import Settings
 __all__ = ["cpu_fit", "fit_to_cpu", "quicker_dtype"]
 
 FEW_CORES = 4  # on so many or fewer, no core is spared for vLLM's scheduler
+STEP_TOKENS = 512  # of few cores: larger steps leave their caches, and hold up what is being decoded
 IN_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
 
@@ -49,6 +50,8 @@ def cpu_fit(settings: Settings) -> tuple[dict[str, Any], dict[str, str]]:
     cores = len(os.sched_getaffinity(0))
     if cores > FEW_CORES:
         return arguments, {}
+    if "max_num_batched_tokens" not in llm.engine_kwargs:  # a step has at least one token of every sequence
+        arguments["max_num_batched_tokens"] = max(STEP_TOKENS, llm.max_num_seqs)
     if llm.tensor_parallel == 1 and not {"tensor_parallel_size", "pipeline_parallel_size"} & set(llm.engine_kwargs):
         arguments["distributed_executor_backend"] = IN_PROCESS
     # Ray has set the first to the logical CPUs asked for; the second is for an engine of several workers.
