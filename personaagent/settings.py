@@ -125,9 +125,7 @@ class AlignmentSettings(Section):
     max_actors: Annotated[int, Field(ge=1)] = 1  # the population job's pool grows to so many
     actor_cpus: Annotated[float, Field(ge=0)] = 0.0  # logical CPUs an actor asks for; they mostly wait for the model
     users_per_batch: Annotated[int, Field(ge=1)] = 32
-    in_flight: Annotated[int, Field(ge=1)] = (
-        96  # LLM calls per actor: twice what the engine takes, so that it never waits
-    )
+    in_flight: Annotated[int, Field(ge=1)] = 96  # LLM calls per actor: twice what the engine takes, so it never waits
     online_every: Annotated[int, Field(ge=0)] = 0  # align after so many new truths; 0: only on request
     online_poll_s: Annotated[float, Field(gt=0)] = 15.0  # look for due users at least so often
     online_capacity: Annotated[int, Field(ge=1)] = 10_000  # users queued; further ones stay due and follow later

@@ -54,8 +54,9 @@ def cpu_fit(settings: Settings) -> tuple[dict[str, Any], dict[str, str]]:
         arguments["max_num_batched_tokens"] = max(STEP_TOKENS, llm.max_num_seqs)
     if llm.tensor_parallel == 1 and not {"tensor_parallel_size", "pipeline_parallel_size"} & set(llm.engine_kwargs):
         arguments["distributed_executor_backend"] = IN_PROCESS
-    # Ray has set the first to the logical CPUs asked for; the second is for an engine of several workers.
-    return arguments, {"OMP_NUM_THREADS": str(cores), "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
+    # Ray has set the first to the logical CPUs asked for; the second is for an engine of several workers, if nobody set it.
+    reserved = os.environ.get("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+    return arguments, {"OMP_NUM_THREADS": str(cores), "VLLM_CPU_NUM_OF_RESERVED_CPU": reserved}
 
 
 def quicker_dtype() -> str:
