@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import random
 import signal
 import socket
 import time
@@ -25,6 +26,7 @@ from personaagent.settings import Settings
 from .app import APP, build_app
 
 __all__ = [
+    "LISTENING_PORTS",
     "auth_mode",
     "check_milvus",
     "check_port",
@@ -45,6 +47,8 @@ log = logging.getLogger(__name__)
 
 NAMESPACE = "personaagent"
 _MARK = "PERSONAAGENT_SYSTEM"  # environment variable
+# Above the ports of Ray's workers, below those that Linux, macOS and Windows give to outgoing connections.
+LISTENING_PORTS = range(20_000, 32_768)
 _ROOT = str(Path(__file__).resolve().parent.parent)
 
 
@@ -63,11 +67,23 @@ def check_port(host: str, port: int) -> None:
 
 
 def free_port(host: str) -> int:
-    """A port that is free now."""
+    """A port that is free now, and that no outgoing connection of this machine will be given meanwhile.
+
+    The one an operating system offers is from the range it also draws outgoing connections from. Until Serve listens, half
+    a minute later, Ray's processes make hundreds of those.
+
+    Raises:
+        UnavailableError: none was found.
+    """
     family = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][0]
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    for port in random.sample(LISTENING_PORTS, 100):
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return port
+    raise UnavailableError(f"no free port found on {host}; name one with --port or serve.port")
 
 
 def check_milvus(uri: str, timeout_s: float = 3.0) -> None:
