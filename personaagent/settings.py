@@ -56,6 +56,8 @@ class LLMSettings(Section):
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 512  # per replica
     target_ongoing_requests: Annotated[int, Field(ge=1)] = 48  # per replica; drives autoscaling
     batch_share: Annotated[float, Field(gt=0, le=1)] = 0.75  # of max_num_seqs that alignment may take
+    # Tokens of alignment in an engine step while somebody chats; None: 32 on a CPU, no bound on a GPU.
+    chat_step_tokens: Annotated[int, Field(ge=1)] | None = None
     timeout_s: Annotated[float, Field(gt=0)] = 300.0
     engine_kwargs: dict[str, Any] = Field(default_factory=dict)  # passed to vLLM unchanged
 
@@ -110,6 +112,7 @@ class AlignmentSettings(Section):
     iterations: Annotated[int, Field(ge=1, le=20)] = 1  # E
     batch: Annotated[int, Field(ge=1, le=64)] = 3  # n, interactions replayed per iteration
     held_out: Annotated[int, Field(ge=1, le=200)] = 8  # interactions the gate scores on
+    cohort: Annotated[int, Field(ge=1, le=1024)] = 64  # users whose replays are pooled; 1: each on their own
     candidates: Annotated[int, Field(ge=1, le=16)] = 2  # rewritten personas per iteration
     min_gain: Annotated[float, Field(ge=0)] = 0.0  # a candidate must score better by more than this ...
     caution: Annotated[float, Field(ge=0)] = 1.0  # ... and by so many standard errors of the paired differences

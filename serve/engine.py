@@ -32,6 +32,7 @@ __all__ = ["PersonaLLMServer", "llm_config", "llm_deployment"]
 
 MAX_LOGPROBS = 128  # option scores read up to 100 tokens of the first position
 DEAD = "the engine died and is being restarted"
+CPU_CHAT_STEP = 32  # tokens; see `LLMSettings.chat_step_tokens`
 BUSY_AFTER_S = 30.0  # a batch call that found no room for so long is sent back, so that its caller's timeout never runs
 
 
@@ -250,6 +251,10 @@ def llm_config(settings: Settings, model: str) -> LLMConfig:
         )
         engine["enforce_eager"] = True  # compiling for the CPU costs minutes and gains little
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, math.ceil(llm.kv_cache_gb)))
+    step = llm.chat_step_tokens or (None if gpu else CPU_CHAT_STEP)
+    if step is not None:
+        engine["scheduler_cls"] = f"serve.scheduler.{'AsyncChatFirst' if gpu else 'ChatFirst'}"
+        engine["additional_config"] = {"chat_step_tokens": step}
     deployment: dict[str, Any] = {
         # Ray's defaults for both are a billion, which switches autoscaling off.
         "max_ongoing_requests": llm.max_ongoing_requests,

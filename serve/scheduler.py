@@ -1,0 +1,52 @@
+"""vLLM's scheduler, with short steps while somebody chats. Imported by the engine's process.
+
+A step of the engine takes as long as the tokens in it need, and every sequence gets one token per step. So a chat whose
+answer is being decoded waits, for each of its tokens, for all batch work that shares the step: on few cores a full step is
+a third of a second. While chats are under way a step takes only few tokens of anything else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request
+
+__all__ = ["STEP_TOKENS", "AsyncChatFirst", "ChatFirst"]
+
+STEP_TOKENS = "chat_step_tokens"  # key of the engine's `additional_config`
+
+
+class ChatFirst(Scheduler):  # type: ignore[misc]
+    """A scheduler that bounds the tokens of batch work (priority above 0) in a step while there are chats."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._full_step: int = self.scheduler_config.max_num_scheduled_tokens or (
+            self.scheduler_config.max_num_batched_tokens
+        )
+        self._shared_step = int(self.vllm_config.additional_config[STEP_TOKENS])
+
+    def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
+        """See `Scheduler`. A chat's own prompt is never held up: its tokens come on top of the bound."""
+        # Of those who wait, the first: the queue is ordered by priority, and looking through it would take time.
+        first = [queue.peek_request() for queue in (self.waiting, self.skipped_waiting) if queue]
+        chats = [r for r in (*self.running, *first) if r.priority <= 0]
+        step = self._full_step
+        if chats:
+            # First in line: a batch prompt that is being read could use up a small step alone.
+            self.running.sort(key=_rank)
+            unread = sum(max(0, r.num_tokens - r.num_computed_tokens) for r in chats)
+            step = min(step, self._shared_step + unread)
+        self.max_num_scheduled_tokens = step
+        return super().schedule(*args, **kwargs)
+
+
+class AsyncChatFirst(ChatFirst, AsyncScheduler):  # type: ignore[misc]
+    """The same for engines that schedule a step while the one before is computed, as on GPUs."""
+
+
+def _rank(request: Request) -> int:
+    return int(request.priority)
