@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from alignment.budget import Budget, Caller, together
 from alignment.candidates import Arm, Grid
-from alignment.gate import Acceptor, Gate
+from alignment.cohort import MOST, Cohort, Common, Entry, Member
+from alignment.gate import ROUNDING, Acceptor, Gate, Table
 from alignment.rollouts import Rollouts
 from alignment.scorer import EmbeddingScorer, JudgeScorer, Scorer
 from alignment.search import Search, fitted_kinds
@@ -37,13 +39,17 @@ __all__ = ["Aligner"]
 
 log = logging.getLogger(__name__)
 
+HISTORY = 400  # latest interactions among which repetitions of a request are looked for
+
 
 class Aligner:
     """Rewrites personas from what users really answered, and keeps only what is better.
 
     Per user: replay the latest interactions under the persona, propose candidates (rewritten prose, demonstrations,
     decision parameters), select one, and let the gate compare it with the incumbent on interactions that neither rewriting
-    nor selection saw. With `settings.paper` the paper's loop runs instead, which rewrites unconditionally.
+    nor selection saw. Users aligned together (a cohort) also pool their replays: decision parameters that are better for
+    all of them pass selection and gate on far more interactions than one user has. With `settings.paper` the paper's loop
+    runs instead, which rewrites unconditionally.
     """
 
     def __init__(
@@ -81,8 +87,9 @@ class Aligner:
     ) -> list[AlignmentResult]:
         """Align users; one result per user, in their order. A user named twice is aligned once.
 
-        As many users are worked on at a time as calls may be in flight, so memory does not grow with their number. One
-        user's failure is a result with outcome FAILED and touches nobody else. Only cancellation is raised.
+        Users are worked on in cohorts of at most `settings.cohort`, two cohorts at a time, so memory does not grow with their
+        number and the engine has work while the last users of a cohort finish. One user's failure is a result with outcome
+        FAILED and touches nobody else. Only cancellation is raised.
 
         Args:
             users: user ids.
@@ -92,15 +99,21 @@ class Aligner:
         names = list(dict.fromkeys(users))
         budget = self._budget(run)
         results: dict[str, AlignmentResult] = {}
-        waiting: Iterator[str] = iter(names)
+        count = -(-len(names) // self._settings.cohort)
+        waiting = iter([names[n::count] for n in range(count)])
+
+        async def one(user: str, member: Member) -> None:
+            with member:
+                results[user] = await self._guarded(user, run, budget, member)
+            if on_result is not None:
+                on_result(results[user])
 
         async def work() -> None:
-            for user in waiting:  # shared: each worker takes the next user
-                results[user] = await self._guarded(user, run, budget)
-                if on_result is not None:
-                    on_result(results[user])
+            for chunk in waiting:  # shared: each worker takes the next cohort
+                cohort = Cohort(len(chunk), self._acceptor, self._settings.min_gain)
+                await together(one(user, cohort.member()) for user in chunk)
 
-        await together(work() for _ in range(min(len(names), self._settings.in_flight)))
+        await together(work() for _ in range(min(2, count)))
         return [results[user] for user in users]
 
     def _budget(self, run: str | None) -> Budget:
@@ -112,12 +125,12 @@ class Aligner:
             del self._budgets[next(iter(self._budgets))]
         return self._budgets.setdefault(run, budget)
 
-    async def _guarded(self, user: str, run: str | None, total: Budget) -> AlignmentResult:
+    async def _guarded(self, user: str, run: str | None, total: Budget, member: Member) -> AlignmentResult:
         started = time.monotonic()
         budget = Budget(self._settings.max_calls, self._settings.max_tokens, total)
         caller = Caller(self._slots, budget, self._settings.retry_s)
         try:
-            result = await self._user(user, run, caller)
+            result = await self._user(user, run, caller, member)
         except BudgetExceeded as e:
             result = AlignmentResult(user=user, outcome=Outcome.SKIPPED, reason=e.message)
         except NotFoundError:
@@ -136,10 +149,10 @@ class Aligner:
         }
         return result.model_copy(update=cost)
 
-    async def _user(self, user: str, run: str | None, caller: Caller) -> AlignmentResult:
+    async def _user(self, user: str, run: str | None, caller: Caller, member: Member) -> AlignmentResult:
         for attempt in (1, 2):
             skipped = AlignmentResult(user=user, outcome=Outcome.SKIPPED)
-            wanted = self._settings.batch if self._settings.paper else window(*self._sizes)
+            wanted = self._settings.batch if self._settings.paper else max(HISTORY, window(*self._sizes))
             latest = await caller.patiently(partial(self._memory.latest, user, wanted, with_truth=True))
             needed = 1 if self._settings.paper else 2
             if len(latest) < needed:
@@ -151,9 +164,11 @@ class Aligner:
             if self._settings.profile:
                 await self._learn_profile(user, caller)
             persona = await caller.patiently(partial(self._agent.ensure_persona, user))
-            method = self._paper if self._settings.paper else self._gated
             try:
-                return await method(persona, latest, run, caller)
+                if self._settings.paper:
+                    member.leave()
+                    return await self._paper(persona, latest, run, caller)
+                return await self._gated(persona, latest, run, caller, member)
             except ConflictError:
                 log.debug("persona of user %s changed during alignment, attempt %d", user_key(user), attempt)
         return AlignmentResult(user=user, outcome=Outcome.CONFLICT, reason="the persona changed twice during alignment")
@@ -224,46 +239,78 @@ class Aligner:
         return result.model_copy(update={**changed, "candidates": self._settings.iterations})
 
     async def _gated(
-        self, persona: Persona, latest: Sequence[Interaction], run: str | None, caller: Caller
+        self, persona: Persona, history: Sequence[Interaction], run: str | None, caller: Caller, member: Member
     ) -> AlignmentResult:
-        """Candidates, selection, gate. The gate's interactions are replayed only after the search has ended."""
-        user = latest[0].user
-        parts = split(latest, *self._sizes, self._settings.seed)
-        base = Arm.of(persona)
-        grid = Grid(persona.decision, fitted_kinds(parts))
-        rollouts = Rollouts(self._agent, self._scorer, caller, grid)
+        """What the cohort has in common, then the user's own candidates, selection, gate.
+
+        Nothing of the gate's interactions is used by the search; candidates are replayed on them after it has ended.
+        """
+        user = history[0].user
+        parts = split(history, *self._sizes, self._settings.seed)
+        base, kinds = Arm.of(persona), fitted_kinds(parts)
+        grid = Grid(persona.decision, kinds)
+        rollouts = Rollouts(self._agent, self._scorer, caller, grid, history)
         texts = await self._from_profile(user, persona, caller)
         search = Search(self._settings, self._proposer, rollouts, caller, grid, texts)
+
+        shared: Common | None = None
+        if kinds and persona.decision.evidence_weight > 0:
+            pool = [i for i in history if i.kind in kinds][-MOST:]
+            shared = await member.join(kinds, Entry(user, grid.readings, await rollouts.readings(pool)))
+        member.leave()
+        learn = list({i.id: i for i in (*parts.rewrite, *parts.select)}.values())
         caller.budget.reserve(2 * len(parts.gate))  # a search that used up everything could not be judged
-        found = await search.run(base, parts)
+        with suppress(BudgetExceeded):  # the search will say so
+            await rollouts.run([base], learn)
+        caller.budget.reserve(len(parts.gate))
+        await rollouts.run([base], parts.gate)
+        own = rollouts.scores(base, parts.gate)
+        start = 0
+        if shared is not None and rollouts.finished(base, learn):
+            start = grid.index(shared.reading, persona.decision.evidence_weight)
+            if _loses(rollouts.scores(base, [*learn, *parts.gate]), start):
+                start, shared = 0, None
+
+        found = await search.run(base, parts, start)
         caller.budget.release()
-        await rollouts.run(dict.fromkeys((base, found.arm)), parts.gate)
-        before = rollouts.scores(base, parts.gate).column(0)
-        after = rollouts.scores(found.arm, parts.gate).column(found.index)
-        verdict = self._acceptor.judge(before, after)
+        arm, index, reason, after = base, start, found.reason, own.column(start)
+        if (found.arm, found.index) != (base, start):
+            await rollouts.run([found.arm], parts.gate)
+            challenger = rollouts.scores(found.arm, parts.gate).column(found.index)
+            verdict = self._acceptor.judge(after, challenger)
+            reason = verdict.reason
+            if verdict.accepted:
+                arm, index, after, shared = found.arm, found.index, challenger, None
+            else:
+                log.debug("gate kept %s's persona: %.3f, not %.3f", user_key(user), verdict.before, verdict.after)
+        before = float(own.column(0).hard.mean())
         kept = AlignmentResult(
             user=user,
             outcome=Outcome.REJECTED,
-            reason=found.reason,
-            score_before=verdict.before,
-            score_after=verdict.before,
+            reason=reason,
+            score_before=before,
+            score_after=before,
             persona_before=persona.number,
             persona_after=persona.number,
             held_out=len(parts.gate),
             candidates=found.candidates,
         )
-        draft = grid.draft(found.index, found.arm)
+        draft = grid.draft(index, arm)
         if draft.text == persona.text and draft.decision == persona.decision:
             return kept
-        if not verdict.accepted:
-            log.debug("gate kept the persona of %s: %.3f, not %.3f", user_key(user), verdict.before, verdict.after)
-            return kept.model_copy(update={"reason": verdict.reason})
         sources = parts.rewrite if draft.text != persona.text else parts.select
-        scores = {"score_before": verdict.before, "score_after": verdict.after}
+        scores = {"score_before": before, "score_after": float(after.hard.mean())}
         draft = draft.model_copy(update={**scores, "run": run, "sources": tuple(i.id for i in sources)})
         committed = await self._commit(user, draft, persona.number, caller)
-        news = {"outcome": Outcome.ACCEPTED, "reason": verdict.reason, "persona_after": committed.number, **scores}
+        if shared is not None:
+            reason = f"{shared.verdict.reason} of {shared.users} users"
+        news = {"outcome": Outcome.ACCEPTED, "reason": reason, "persona_after": committed.number, **scores}
         return kept.model_copy(update=news)
+
+
+def _loses(scores: Table, index: int) -> bool:
+    """Whether a user's own interactions speak against what is better for most: more of them would be answered wrong."""
+    return bool(scores.hard[:, index].mean() < scores.hard[:, 0].mean() - ROUNDING)
 
 
 class _Charged:

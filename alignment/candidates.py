@@ -8,7 +8,7 @@ from typing import Literal
 
 from personaagent.types import Decision, Kind, Origin, PersonaDraft
 
-__all__ = ["DEMONSTRATIONS", "Arm", "Grid"]
+__all__ = ["DEMONSTRATIONS", "READINGS", "WEIGHTS", "Arm", "Grid", "Reading"]
 
 Form = Literal["exchanges", "list"]
 Reading = tuple[float | None, int | None]
@@ -54,6 +54,14 @@ class Grid:
         self.readings = tuple(dict.fromkeys([own, *others]))
         self.weights = tuple(dict.fromkeys([base.evidence_weight, *weights]))
         self.size = len(self.readings) * len(self.weights)
+
+    def index(self, reading: Reading, weight: float) -> int:
+        """The decision of a reading and a weight.
+
+        Raises:
+            ValueError: the grid does not try it.
+        """
+        return self.readings.index(reading) * len(self.weights) + self.weights.index(weight)
 
     def decision(self, index: int, arm: Arm) -> Decision:
         """Decision `index` on an arm."""

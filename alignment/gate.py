@@ -34,10 +34,13 @@ class Table:
         """
         return np.asarray((self.hard + self.soft) / 2 + self.kept)
 
+    def columns(self, indices: npt.NDArray[np.intp]) -> Table:
+        """Some decisions, d = len(indices)."""
+        return Table(self.hard[:, indices], self.soft[:, indices], self.kept[:, indices])
+
     def column(self, index: int) -> Table:
         """One decision alone, d = 1."""
-        at = slice(index, index + 1)
-        return Table(self.hard[:, at], self.soft[:, at], self.kept[:, at])
+        return self.columns(np.asarray([index]))
 
 
 @dataclass(frozen=True)

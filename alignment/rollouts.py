@@ -10,7 +10,7 @@ import numpy.typing as npt
 from alignment.budget import Caller, together
 from alignment.candidates import Arm, Grid
 from alignment.gate import Table
-from alignment.scorer import Evidence, Remembered, Scorer, Scores, constant
+from alignment.scorer import Evidence, Remembered, Scorer, Scores, closed_scores, constant
 from alignment.textual import Case, unquoted
 from personaagent.agent import Agent, Replay
 from personaagent.errors import InvalidInput, LLMError
@@ -22,14 +22,24 @@ __all__ = ["Rollouts"]
 class Rollouts:
     """Replays a user's interactions under arms. A pair of arm and interaction is replayed once in a run.
 
+    What memory holds during a replay: given a `history`, closed requests are asked of memory as it is now, but as if they were
+    new: without the interaction and all others that asked the same in the same words. What a persona has to answer next
+    is partly new, and is answered from a memory as full as this one, so such replays tell more about it than an emptier
+    memory does; and partly repeated, which `Scores.kept` stands for. Otherwise, and always for free text, whose later turns
+    refer to earlier ones, memory is as it was before the interaction.
+
     A persona is replayed without what it says about the very request replayed.
 
     An interaction that the model cannot be asked (too long, refused) scores 0 under that arm; but if this happens to most
     of a batch it is the engine that fails, and the error is raised.
     """
 
-    def __init__(self, agent: Agent, scorer: Scorer, caller: Caller, grid: Grid) -> None:
+    def __init__(
+        self, agent: Agent, scorer: Scorer, caller: Caller, grid: Grid, history: Sequence[Interaction] = ()
+    ) -> None:
+        """`history`: the user's latest interactions; without it memory is read as it was before each replay."""
         self._agent = agent
+        self._without = _left_out(history)
         self._scorer = scorer
         self._caller = caller
         self._grid = grid
@@ -59,6 +69,13 @@ class Rollouts:
         rows = [self._done[arm, i.id] for i in interactions]
         return Table(*(np.stack([getattr(r, name) for r in rows]) for name in ("hard", "soft", "kept")))
 
+    async def readings(self, interactions: Sequence[Interaction]) -> Table:
+        """What memory alone would have answered closed requests, under the grid's readings: d of them, at no model calls."""
+        await together(self._recall(i) for i in interactions if i.id not in self._remembered)
+        at = np.arange(len(self._grid.readings)) * len(self._grid.weights)
+        rows = [closed_scores(i, None, self._remembered[i.id], self._grid) for i in interactions]
+        return Table(*(np.stack([getattr(r, name)[at] for r in rows]) for name in ("hard", "soft", "kept")))
+
     def silent(self, arm: Arm, interactions: Sequence[Interaction]) -> npt.NDArray[np.bool_]:
         """Decisions, (grid.size,), under which memory alone would have answered every one of finished replays alike."""
         return np.asarray(np.stack([self._done[arm, i.id].silent for i in interactions]).all(axis=0))
@@ -76,18 +93,23 @@ class Rollouts:
         """Read memory under all readings of the grid; they are the same for every arm."""
         found = Remembered()
         if interaction.kind is not Kind.TEXT:
-            found = Remembered(before=await self._evidence(interaction, interaction.id))
+            without = self._without.get(interaction.id, ())
+            before = None if without else interaction.id
+            found = Remembered(replay=await self._evidence(interaction, before, without))
         if interaction.kind is Kind.CHOICE:
-            found = Remembered(found.before, await self._evidence(interaction, None))
+            found = Remembered(found.replay, await self._evidence(interaction))
         self._remembered[interaction.id] = found
 
-    async def _evidence(self, interaction: Interaction, before: str | None) -> Evidence:
+    async def _evidence(
+        self, interaction: Interaction, before: str | None = None, without: tuple[str, ...] = ()
+    ) -> Evidence:
         query = RecallQuery(
             text=interaction.query,
             k=0,
             choices=interaction.choices,
             decisions=self._grid.queries(),
             before=before,
+            exclude=without,
             with_truth=True,
         )
         memory = self._agent.memory
@@ -100,9 +122,24 @@ class Rollouts:
         remembered = self._remembered[interaction.id]
         error: InvalidInput | LLMError | None = None
         try:
-            replay: Replay = await self._caller.call(lambda: self._agent.replay(interaction, draft), lambda r: r.usage)
+            replay: Replay = await self._caller.call(
+                lambda: self._agent.replay(interaction, draft, without=self._without.get(interaction.id, ())),
+                lambda r: r.usage,
+            )
             scores = await self._scorer.score(interaction, replay, remembered, self._grid, self._caller)
         except (InvalidInput, LLMError) as e:
             scores, error = constant(0.0, "", self._grid), e
         self._done[arm, interaction.id] = scores
         return error
+
+
+def _left_out(history: Sequence[Interaction]) -> dict[str, tuple[str, ...]]:
+    """Of each closed request, the interactions that asked the same in the same words, itself among them."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for interaction in history:
+        alike.setdefault(_words(interaction.query), []).append(interaction.id)
+    return {i.id: tuple(alike[_words(i.query)]) for i in history if i.kind is not Kind.TEXT}
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.casefold().split())

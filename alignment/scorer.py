@@ -31,10 +31,10 @@ Evidence = tuple[tuple[float, ...], ...]  # (readings, options)
 
 @dataclass(frozen=True)
 class Remembered:
-    """What memory says about a closed request under each reading of a grid: as it was `before` the interaction, and as
-    it is `now`, with the interaction in it (read for choices only). Both are empty for free text."""
+    """What memory says about a closed request under each reading of a grid: as it is read in the `replay`, without the
+    interaction, and as it is `now`, with it (read for choices only). Both are empty for free text."""
 
-    before: Evidence = ()
+    replay: Evidence = ()
     now: Evidence = ()
 
 
@@ -134,7 +134,7 @@ def closed_scores(interaction: Interaction, lm: Sequence[float] | None, remember
     choices = interaction.choices or ()
     kept = np.zeros(grid.size)
     right = np.asarray([score(interaction.kind, c, interaction.truth or "", choices=choices) for c in choices])
-    total = _totals(lm, remembered.before, grid)
+    total = _totals(lm, remembered.replay, grid)
     answers = _answers(interaction, total)
     p = _softmax(total)
     if interaction.kind is Kind.RATING:
@@ -145,7 +145,7 @@ def closed_scores(interaction: Interaction, lm: Sequence[float] | None, remember
         if remembered.now:
             kept = _softmax(_totals(lm, remembered.now, grid)) @ right
     return Scores(
-        silent=answers == _answers(interaction, _totals(None, remembered.before, grid)),
+        silent=answers == _answers(interaction, _totals(None, remembered.replay, grid)),
         hard=right[answers].astype(np.float32),
         soft=soft.astype(np.float32),
         kept=kept.astype(np.float32),

@@ -63,12 +63,13 @@ class Search:
         self._caller = caller
         self._grid = grid
 
-    async def run(self, base: Arm, split: Split) -> Found:
-        """Up to `iterations` steps, each from the best so far; a step that finds nothing ends the search.
+    async def run(self, base: Arm, split: Split, index: int = 0) -> Found:
+        """Up to `iterations` steps from `base` and decision `index`, each from the best so far; one that finds nothing is
+        the last.
 
         Running out of budget ends it too, with the best so far.
         """
-        found = Found(base)
+        found = Found(base, index)
         try:
             for _ in range(self._settings.iterations):
                 if not await self._step(found, split):

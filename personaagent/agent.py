@@ -144,8 +144,11 @@ class Agent:
         priority: int = BATCH_PRIORITY,
         temperature: float = 0.0,
         use_model: bool = True,
+        without: Sequence[str] = (),
     ) -> Replay:
         """What the agent would have answered under `persona`, with memory as it was before the interaction.
+
+        For closed choices memory can also be read as it is now, `without` some interactions; see `Rollouts`.
 
         Args:
             interaction: a past interaction of the user, in their memory.
@@ -155,12 +158,15 @@ class Agent:
             priority: of the model calls.
             temperature: of free-text answers.
             use_model: False leaves the model out of closed choices (evidence alone).
+            without: ids of interactions, the replayed one among them, that memory as it is now is read without.
         """
         decision = persona.decision
         decisions = tuple(decisions) or (decision,)
         messages = (Message(role="user", content=interaction.query),)
+        without = without if interaction.choices else ()
+        before = None if without else interaction.id
         recall = await self._recall(
-            interaction.user, interaction.query, interaction.choices, decision, decisions, before=interaction.id
+            interaction.user, interaction.query, interaction.choices, decision, decisions, before, without
         )
         if interaction.choices:
             lm: tuple[float, ...] | None = None
@@ -255,6 +261,7 @@ class Agent:
         decision: Decision,
         decisions: Sequence[Decision],
         before: str | None = None,
+        without: Sequence[str] = (),
     ) -> Recall:
         return await self.memory.recall(
             user,
@@ -264,6 +271,7 @@ class Agent:
                 choices=tuple(choices) if choices else None,
                 decisions=tuple(decisions) if choices else (),
                 before=before,
+                exclude=tuple(without),
                 with_truth=True,  # an answer nobody confirmed must not become an example
                 max_tokens=self.settings.recall_tokens,
             ),

@@ -437,7 +437,7 @@ async def test_a_persona_made_from_the_profile_gives_no_answer_away() -> None:
 
 async def test_a_persona_that_fell_behind_is_rebuilt_from_the_profile() -> None:
     world = World(SecretLLM(teach=lambda r: "no"), profile=True)
-    await world.add([drink("ann", i) for i in range(27)])
+    await world.add([note("ann", i, "mint tea") for i in range(27)])
     stale = PersonaDraft(text="Always likes water.", origin=Origin.MANUAL, decision=world.agent.settings.decision)
     await world.memory.commit_persona("ann", stale, None)
     fact = "Always likes mint tea."

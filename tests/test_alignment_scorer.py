@@ -48,7 +48,7 @@ def test_the_whole_grid_answers_as_decide_does(seed: int, rated: bool, weight: f
     readings = [(d.half_life, d.neighbours) for d in grid.queries()]
     for index in range(grid.size):
         decision = grid.decision(index, ARM)
-        row = memory.before[readings.index((decision.half_life, decision.neighbours))]
+        row = memory.replay[readings.index((decision.half_life, decision.neighbours))]
         choice = decide(interaction.choices or (), lm, row, decision.evidence_weight)
         assert scores.answers[index] == choice.answer
         right = 1 - abs(float(choice.answer) - 4) / 4 if rated else float(choice.answer == interaction.truth)
