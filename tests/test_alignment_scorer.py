@@ -69,6 +69,32 @@ async def test_rollouts_answer_as_the_agent_does() -> None:
         assert case.answer == (await world.agent.replay(case.interaction, persona)).text
 
 
+async def test_with_a_history_requests_are_replayed_as_if_they_were_new() -> None:
+    """Memory holds what came before and after, but nothing that asked the same in the same words."""
+    world = World(decision=Decision(episodes=0, evidence_weight=40.0))
+    subjects = ("a cup of breakfast tea", "a book for the train", "A  book for the TRAIN", "a cup of evening tea")
+    history = [
+        drink("ann", i, truth=("water", "mint tea", "mint tea", "apple juice")[i]).model_copy(update={"query": query})
+        for i, query in enumerate(subjects)
+    ]
+    await world.add(history)
+    persona = await world.agent.ensure_persona("ann")
+    grid, arm = Grid(persona.decision), Arm.of(persona)
+    before = Rollouts(world.agent, EmbeddingScorer(world.embedder), caller(), grid)
+    new = Rollouts(world.agent, EmbeddingScorer(world.embedder), caller(), grid, history)
+    for rollouts in (before, new):
+        await rollouts.run([arm], history)
+    answers = [case.answer for case in new.cases(arm, 0, history)]
+    assert answers[0] == "apple juice"  # what was wanted later
+    assert answers[3] == "water"
+    assert "mint tea" not in answers  # a repetition would give it away
+    assert before.cases(arm, 0, history)[2].answer == "mint tea"
+    alone = await new.readings(history)
+    assert alone.hard.shape == (4, 1)
+    assert alone.hard.sum() == 0.0
+    assert alone.kept[3, 0] > 0.9  # asked again, memory knows
+
+
 def test_the_personas_own_decision_comes_first_and_only_once() -> None:
     own = Decision(evidence_weight=7.0, half_life=2.0, neighbours=5)
     grid = Grid(own, [Kind.CHOICE, Kind.RATING])

@@ -26,7 +26,7 @@ from personaagent.errors import ConflictError, InvalidInput, NotFoundError, Stor
 from personaagent.settings import AgentSettings, AlignmentSettings, MemorySettings, Settings, TeacherSettings
 from personaagent.types import AlignmentResult, Outcome, UserSummary
 from tests import population_doubles as doubles
-from tests.alignment_doubles import BLIND, START, World, drink
+from tests.alignment_doubles import BLIND, START, World, drink, note
 from tests.doubles import HashEmbedder
 
 
@@ -136,7 +136,11 @@ class TestEstimate:
     async def test_no_alignment_takes_more_calls(self, truths: int, changed: dict[str, Any]) -> None:
         world = World(**changed)
         if truths:
-            await world.add([drink("ann", i, truth=("mint tea", "water")[i % 5 == 0]) for i in range(truths)])
+            kinds = (
+                drink("ann", i, truth=("mint tea", "water")[i % 5 == 0]) if i % 2 else note("ann", i)
+                for i in range(truths)
+            )
+            await world.add(list(kinds))
         taken = (await world.aligner().align(["ann"]))[0].calls
         assert taken <= calls_of(truths, world.settings)
         assert calls_of(truths, world.settings) <= 5 * max(taken, 3)

@@ -18,6 +18,7 @@ from personaagent.errors import InvalidInput, PersonaAgentError, StoreError, Una
 from personaagent.settings import Settings, load_settings
 from serve import cluster
 from serve.app import build
+from serve.cluster import LISTENING_PORTS, free_port
 from serve.home import HomeLock
 from serve.system import System
 
@@ -63,6 +64,19 @@ async def test_a_port_in_use_is_said_before_the_start(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(InvalidInput, match=f"{port}.*already in use.*--port"):
             await System.start(tree(tmp_path / "home", serve={"port": port}), http=True)
+
+
+def test_a_chosen_port_is_free_and_not_one_that_outgoing_connections_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all(free_port("127.0.0.1") in LISTENING_PORTS for _ in range(20))
+    first = free_port("127.0.0.1")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", first))
+        second = next(p for p in LISTENING_PORTS if p != first)
+        monkeypatch.setattr("serve.cluster.random.sample", lambda *_: [first, second])
+        assert free_port("127.0.0.1") == second
+        monkeypatch.setattr("serve.cluster.random.sample", lambda *_: [first])
+        with pytest.raises(UnavailableError, match="--port"):
+            free_port("127.0.0.1")
 
 
 async def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
