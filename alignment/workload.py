@@ -55,6 +55,11 @@ _FRAMES = (
     "I would like {subject}. Which one?",
     "Find {subject} that suits me.",
 )
+_FREE = (
+    "Tell a friend in a line what to bring me when it comes to {subject}.",
+    "Write one sentence about me and {subject}.",
+)
+FREE_EVERY = 4  # one request in so many is answered in free text, as alignment meets it beside closed choices
 _START = datetime(2024, 1, 1, tzinfo=UTC)
 
 
@@ -64,7 +69,10 @@ def made_up_name(number: int) -> str:
 
 
 def made_up_user(number: int, interactions: int) -> list[Interaction]:
-    """The history of one user: closed choices among four options, three in four by a lasting taste, the rest by whim."""
+    """The history of one user, three in four times by a lasting taste, else by whim.
+
+    Three in four requests are closed choices among four options, the others free text.
+    """
     rng = random.Random(number)
     user = made_up_name(number)
     taste = {subject: rng.choice(options) for subject, options in _SUBJECTS.items()}
@@ -74,14 +82,16 @@ def made_up_user(number: int, interactions: int) -> list[Interaction]:
         liked = taste[subject]
         options = [liked, *rng.sample([o for o in _SUBJECTS[subject] if o != liked], 3)]
         rng.shuffle(options)
+        wanted = liked if rng.random() < 0.75 else rng.choice(options)
+        free = n % FREE_EVERY == FREE_EVERY - 1
         history.append(
             Interaction(
                 id=f"{user}-{n}",
                 user=user,
                 time=_START + timedelta(hours=n),
-                query=rng.choice(_FRAMES).format(subject=subject),
-                choices=tuple(options),
-                truth=liked if rng.random() < 0.75 else rng.choice(options),
+                query=rng.choice(_FREE if free else _FRAMES).format(subject=subject),
+                choices=None if free else tuple(options),
+                truth=f"For {subject} it is {wanted}, as always." if free else wanted,
             )
         )
     return history
