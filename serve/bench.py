@@ -85,7 +85,7 @@ async def measure(settings: Settings, users: int, *, peers: bool, progress: Prog
             finally:
                 together.cancel()
             tell("aligning, one call at a time")
-            few = names[: max(1, users // SEQUENTIAL_SHARE)]
+            few = names[::SEQUENTIAL_SHARE]  # spread over all of them
             sequential = await aligned("sequential", few, in_flight=1)
             compared = await _peers(system.llm, memory, own, few) if peers else {}
             arguments, environment = (

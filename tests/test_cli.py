@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 from personaagent.agent import Agent
 from personaagent.cli import app
 from personaagent.cli.options import parse_assignment
+from personaagent.cli.output import Output
 from personaagent.cli.serving import _split
 from personaagent.errors import InvalidInput
 from personaagent.local_memory import LocalMemory
@@ -507,3 +508,12 @@ def test_demo_interrupted_leaves_nothing(start: Callable[..., Command], tmp_path
 def test_lines_from_chunks() -> None:
     text = "one\nзвёзды\nthree".encode()
     assert list(_split(iter([text[:7], text[7:]]))) == ["one", "звёзды", "three"]
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    with Output(json=True).progress("aligning", 500) as tell:
+        for done in range(1, 501):
+            tell("aligning", done, 500, "3.0 users/s" if done > 1 else "")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == ["aligning 1/500", "aligning 500/500 3.0 users/s"]

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ class Tell(Protocol):
 
 
 WIDE = 10_000
+LINE_EVERY_S = 15.0  # of progress, where there is no terminal
 OWN_LOGGERS = ("personaagent", "actors", "alignment", "serve")
 
 
@@ -128,7 +130,11 @@ class Output:
 
     @contextmanager
     def progress(self, stage: str | None = None, total: int = 0) -> Iterator[Tell]:
-        """A progress bar on stderr; one bar per stage, where a stage's name changes."""
+        """A progress bar on stderr; one bar per stage, where a stage's name changes. Now and then a line where stderr is no
+        terminal, as in the logs of a job."""
+        if not self.err.is_terminal:
+            yield self._lines()
+            return
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -147,6 +153,18 @@ class Output:
                 bar.update(bar.tasks[-1].id, completed=done, total=total or None, note=note)
 
             yield tell
+
+    def _lines(self) -> Tell:
+        shown, due = "", 0.0
+
+        def tell(stage: str, done: int, total: int, note: str = "") -> None:
+            nonlocal shown, due
+            now = time.monotonic()
+            if stage != shown or now >= due or done == total > 0:
+                shown, due = stage, now + LINE_EVERY_S
+                self.note(" ".join(filter(None, [stage, f"{done}/{total}" if total else "", note])))
+
+        return tell
 
     # Chatter of other people's code
 
