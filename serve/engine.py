@@ -27,6 +27,7 @@ from personaagent.types import ChatResult, Usage
 
 from .cpu import fit_to_cpu
 from .llm import EngineCall, EngineStats, Refusal
+from .scheduler import STEP_TOKENS
 
 __all__ = ["PersonaLLMServer", "llm_config", "llm_deployment"]
 
@@ -251,10 +252,11 @@ def llm_config(settings: Settings, model: str) -> LLMConfig:
         )
         engine["enforce_eager"] = True  # compiling for the CPU costs minutes and gains little
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, math.ceil(llm.kv_cache_gb)))
+    engine |= llm.engine_kwargs
     step = llm.chat_step_tokens or (None if gpu else CPU_CHAT_STEP)
-    if step is not None:
+    if step is not None and "scheduler_cls" not in engine:
         engine["scheduler_cls"] = f"serve.scheduler.{'AsyncChatFirst' if gpu else 'ChatFirst'}"
-        engine["additional_config"] = {"chat_step_tokens": step}
+        engine["additional_config"] = {**engine.get("additional_config", {}), STEP_TOKENS: step}
     deployment: dict[str, Any] = {
         # Ray's defaults for both are a billion, which switches autoscaling off.
         "max_ongoing_requests": llm.max_ongoing_requests,
@@ -278,7 +280,7 @@ def llm_config(settings: Settings, model: str) -> LLMConfig:
         model_loading_config={"model_id": model_name(settings), "model_source": model},
         accelerator_config={"kind": "gpu" if gpu else "cpu"},
         placement_group_config=placement,
-        engine_kwargs={**engine, **llm.engine_kwargs},
+        engine_kwargs=engine,
         runtime_env={"env_vars": environment},
         deployment_config=deployment,
         server_cls=PersonaLLMServer,
