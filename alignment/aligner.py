@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
+import numpy as np
+
 from alignment.budget import Budget, Caller, together
 from alignment.candidates import Arm, Grid
 from alignment.cohort import MOST, Cohort, Common, Entry, Member
-from alignment.gate import ROUNDING, Acceptor, Gate, Table
+from alignment.gate import Acceptor, Gate, Table, clearly_better
 from alignment.rollouts import Rollouts
 from alignment.scorer import EmbeddingScorer, JudgeScorer, Scorer
 from alignment.search import Search, fitted_kinds
@@ -268,7 +270,7 @@ class Aligner:
         start = 0
         if shared is not None and rollouts.finished(base, learn):
             start = grid.index(shared.reading, persona.decision.evidence_weight)
-            if _loses(rollouts.scores(base, [*learn, *parts.gate]), start):
+            if _refused(rollouts.scores(base, [*learn, *parts.gate]), start, self._settings.min_gain):
                 start, shared = 0, None
 
         found = await search.run(base, parts, start)
@@ -308,9 +310,9 @@ class Aligner:
         return kept.model_copy(update=news)
 
 
-def _loses(scores: Table, index: int) -> bool:
-    """Whether a user's own interactions speak against what is better for most: more of them would be answered wrong."""
-    return bool(scores.hard[:, index].mean() < scores.hard[:, 0].mean() - ROUNDING)
+def _refused(scores: Table, index: int, min_gain: float) -> bool:
+    """Whether a user's own interactions speak clearly against what is better for most."""
+    return bool(clearly_better(scores.column(0), scores.column(index), min_gain)[0] > -np.inf)
 
 
 class _Charged:

@@ -32,7 +32,10 @@ Evidence = tuple[tuple[float, ...], ...]  # (readings, options)
 @dataclass(frozen=True)
 class Remembered:
     """What memory says about a closed request under each reading of a grid: as it is read in the `replay`, without the
-    interaction, and as it is `now`, with it (read for choices only). Both are empty for free text."""
+    interaction, and as it is `now`, with it, when the same is asked in other words (read for choices only).
+
+    Both are empty for free text.
+    """
 
     replay: Evidence = ()
     now: Evidence = ()
@@ -44,8 +47,9 @@ class Scores:
 
     `hard` is the score that is reported: exact match, 1 - |error| / range, or similarity. `soft` is smoother, for telling
     candidates apart: the probability of the truth, 1 - |expected value - truth| / range, or again the similarity.
-    `kept` is the probability of the truth if memory already held this very interaction: whether the user would be
-    understood when asking again. It is 0 for ratings and free text, where it says nothing. `answers` are the responses scored.
+    `kept` is the probability of the truth if memory already held this very interaction and the same were asked in other
+    words: whether the user would be understood when asking again. It is 0 for ratings and free text, where it says
+    nothing. `answers` are the responses scored.
     `silent` says where memory alone would have given the same answer: no other prompt is likely to change it.
     """
 
