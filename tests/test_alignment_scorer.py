@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from alignment.budget import Budget, Caller
 from alignment.candidates import Arm, Grid
-from alignment.rollouts import Rollouts
+from alignment.rollouts import Rollouts, reworded
 from alignment.scorer import EmbeddingScorer, JudgeScorer, Remembered, closed_scores
 from alignment.slots import Slots
 from personaagent.agent import Replay
@@ -93,6 +93,15 @@ async def test_with_a_history_requests_are_replayed_as_if_they_were_new() -> Non
     assert alone.hard.shape == (4, 1)
     assert alone.hard.sum() == 0.0
     assert alone.kept[3, 0] > 0.9  # asked again, memory knows
+
+
+@given(st.text(max_size=200))
+def test_a_rewording_has_no_other_words_and_never_none(text: str) -> None:
+    again = reworded(text)
+    words = text.split()
+    assert len(again.split()) == len(words) - len(words) // 3
+    assert set(again.split()) <= set(words)
+    assert bool(again) == bool(text)
 
 
 def test_the_personas_own_decision_comes_first_and_only_once() -> None:
