@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from alignment.budget import Budget, Caller, together
-from alignment.candidates import Arm, Grid
+from alignment.candidates import Arm, Grid, changes_mind, readings_of
 from alignment.cohort import MOST, Cohort, Common, Entry, Member
 from alignment.gate import Acceptor, Gate, Table, clearly_better
 from alignment.rollouts import Rollouts
@@ -250,7 +250,8 @@ class Aligner:
         user = history[0].user
         parts = split(history, *self._sizes, self._settings.seed)
         base, kinds = Arm.of(persona), fitted_kinds(parts)
-        grid = Grid(persona.decision, kinds)
+        group = tuple(kinds), changes_mind(history, MOST)
+        grid = Grid(persona.decision, kinds, changeable=group[1])
         rollouts = Rollouts(self._agent, self._scorer, caller, grid, history)
         texts = await self._from_profile(user, persona, caller)
         search = Search(self._settings, self._proposer, rollouts, caller, grid, texts)
@@ -258,7 +259,7 @@ class Aligner:
         shared: Common | None = None
         if kinds and persona.decision.evidence_weight > 0:
             pool = [i for i in history if i.kind in kinds][-MOST:]
-            shared = await member.join(kinds, Entry(user, grid.readings, await rollouts.readings(pool)))
+            shared = await member.join(group, Entry(user, grid.readings, await rollouts.readings(pool)))
         member.leave()
         learn = list({i.id: i for i in (*parts.rewrite, *parts.select)}.values())
         caller.budget.reserve(2 * len(parts.gate))  # a search that used up everything could not be judged
@@ -270,7 +271,10 @@ class Aligner:
         start = 0
         if shared is not None and rollouts.finished(base, learn):
             start = grid.index(shared.reading, persona.decision.evidence_weight)
-            if _refused(rollouts.scores(base, [*learn, *parts.gate]), start, self._settings.min_gain):
+            # What replays say for a reading that is too long for this user does not count; see `readings_of`.
+            trusted = grid.readings[0] in readings_of(*group)
+            mine = rollouts.scores(base, [*learn, *parts.gate])
+            if trusted and _refused(mine, start, self._settings.min_gain):
                 start, shared = 0, None
 
         found = await search.run(base, parts, start)

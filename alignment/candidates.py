@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from personaagent.types import Decision, Kind, Origin, PersonaDraft
+from personaagent.evidence import HALF_LIFE, normal
+from personaagent.types import Decision, Interaction, Kind, Origin, PersonaDraft
 
-__all__ = ["DEMONSTRATIONS", "READINGS", "WEIGHTS", "Arm", "Grid", "Reading"]
+__all__ = ["DEMONSTRATIONS", "READINGS", "Arm", "Grid", "Reading", "changes_mind", "readings_of"]
 
 Form = Literal["exchanges", "list"]
 Reading = tuple[float | None, int | None]
@@ -21,7 +22,40 @@ READINGS: dict[Kind, tuple[Reading, ...]] = {
     Kind.RATING: tuple((h, n) for h in (None, 15.0, 150.0, 1e6) for n in (None, 50)),
     Kind.TEXT: (),
 }
+REPETITIONS = 4  # of requests that it takes to tell whether a user changes their mind
 DEMONSTRATIONS: tuple[tuple[int, Form], ...] = ((0, "exchanges"), (3, "exchanges"), (6, "exchanges"), (3, "list"))
+
+
+def readings_of(kinds: Iterable[Kind], changeable: bool) -> list[Reading]:
+    """The ways to read memory that are tried.
+
+    For users who are `changeable` no half-life longer than the default is among them. Replays cannot show what a longer
+    one costs them: asked something new, more memory is welcome, and asked again in other words, the newest answer still
+    wins by a little; but where neither memory nor request is quite the same, what they used to want would outvote it.
+    """
+    found = [reading for kind in kinds for reading in READINGS[kind] if not (changeable and _longer(reading, kind))]
+    return list(dict.fromkeys(found))
+
+
+def _longer(reading: Reading, kind: Kind) -> bool:
+    return reading[0] is not None and reading[0] > HALF_LIFE[kind]
+
+
+def changes_mind(history: Sequence[Interaction], newest: int) -> bool:
+    """Whether most of a user's newest interactions that asked something again, in the same words, got another answer.
+
+    Args:
+        history: interactions with a truth, oldest first.
+        newest: how many of them to look at.
+    """
+    last: dict[tuple[str, ...], str] = {}
+    changed = []
+    for position, interaction in enumerate(history):
+        words, truth = tuple(interaction.query.casefold().split()), normal(interaction.truth or "")
+        if interaction.kind is Kind.CHOICE and words in last and position >= len(history) - newest:
+            changed.append(last[words] != truth)
+        last[words] = truth
+    return len(changed) >= REPETITIONS and 2 * sum(changed) > len(changed)
 
 
 @dataclass(frozen=True)
@@ -45,10 +79,14 @@ class Grid:
     fastest; decision i is reading i // len(weights) at weight i % len(weights).
     """
 
-    def __init__(self, base: Decision, kinds: Iterable[Kind] = ()) -> None:
-        """`kinds`: of the requests there are enough of to fit decisions on; none keeps the persona's own decision."""
+    def __init__(self, base: Decision, kinds: Iterable[Kind] = (), *, changeable: bool = False) -> None:
+        """Args:
+        base: the persona's own decision.
+        kinds: of the requests there are enough of to fit decisions on; none keeps the persona's own decision.
+        changeable: whether the user was seen to change their mind; see `readings_of`.
+        """
         own: Reading = (base.half_life, base.neighbours)
-        others = [reading for kind in kinds for reading in READINGS[kind]]
+        others = readings_of(kinds, changeable)
         weights = WEIGHTS if others else ()
         self._base = base
         self.readings = tuple(dict.fromkeys([own, *others]))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alignment.candidates import READINGS, Reading
+from alignment.candidates import Reading, readings_of
 from alignment.gate import Acceptor, Table, Verdict, clearly_better
 from personaagent.types import Kind
 
@@ -22,7 +22,7 @@ __all__ = ["MOST", "Cohort", "Common", "Entry", "Member"]
 
 MOST = 40  # interactions of one user that are pooled
 
-Kinds = tuple[Kind, ...]
+Group = tuple[tuple[Kind, ...], bool]  # kinds of requests, and whether the users change their mind
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Entry:
 class Cohort:
     """The users of a batch, who wait for each other once: until memory has answered for all of them.
 
-    Users are compared within a group that has the same kinds of requests, by the rules for single users: a challenger
+    Users are compared within a group that has the same kinds of requests and does or does not change its mind
+    (`changes_mind`), by the rules for single users: a challenger
     must be clearly better where it was selected, and pass the gate where it was not. What a user gets was selected on
     the interactions of all others of the group, and the gate judges all users at once; so every interaction counts in it,
     and none was seen by the selection it judges. Users bring at most `MOST` interactions each, so that nobody outweighs
@@ -62,8 +63,8 @@ class Cohort:
         self._missing = size
         self._acceptor = acceptor
         self._min_gain = min_gain
-        self._groups: dict[Kinds, list[Entry]] = {}
-        self._found: dict[Kinds, dict[str, Common]] = {}
+        self._groups: dict[Group, list[Entry]] = {}
+        self._found: dict[Group, dict[str, Common]] = {}
         self._complete = asyncio.Event()
         if size == 0:
             self._complete.set()
@@ -77,16 +78,16 @@ class Cohort:
         if self._missing == 0:
             self._complete.set()
 
-    def _add(self, kinds: Kinds, entry: Entry) -> None:
-        self._groups.setdefault(kinds, []).append(entry)
+    def _add(self, group: Group, entry: Entry) -> None:
+        self._groups.setdefault(group, []).append(entry)
         self._arrive()
 
-    async def _common(self, kinds: Kinds, user: str) -> Common | None:
+    async def _common(self, group: Group, user: str) -> Common | None:
         await self._complete.wait()
-        if kinds not in self._found:
+        if group not in self._found:
             # Popped: the tables of all users would otherwise live as long as the slowest of them.
-            self._found[kinds] = pooled(kinds, self._groups.pop(kinds), self._acceptor, self._min_gain)
-        return self._found[kinds].get(user)
+            self._found[group] = pooled(group, self._groups.pop(group), self._acceptor, self._min_gain)
+        return self._found[group].get(user)
 
 
 class Member:
@@ -96,20 +97,20 @@ class Member:
         self._cohort = cohort
         self._arrived = False
 
-    async def join(self, kinds: Sequence[Kind], entry: Entry) -> Common | None:
+    async def join(self, group: Group, entry: Entry) -> Common | None:
         """Wait for the others, and learn what is better for all. Joining again, after a conflict, adds nothing.
 
         Args:
-            kinds: of requests that decisions can be fitted on.
-            entry: of the user; its readings include `READINGS` of all kinds.
+            group: kinds of requests that decisions can be fitted on, and whether the user changes their mind.
+            entry: of the user; its readings include `readings_of(*group)`.
 
         Returns:
             None if there is nothing better than what everyone has.
         """
         if not self._arrived:
             self._arrived = True
-            self._cohort._add(tuple(kinds), entry)
-        return await self._cohort._common(tuple(kinds), entry.user)
+            self._cohort._add(group, entry)
+        return await self._cohort._common(group, entry.user)
 
     def leave(self) -> None:
         """Do without; the others need not wait."""
@@ -124,16 +125,16 @@ class Member:
         self.leave()
 
 
-def pooled(kinds: Kinds, entries: Sequence[Entry], acceptor: Acceptor, min_gain: float) -> dict[str, Common]:
+def pooled(group: Group, entries: Sequence[Entry], acceptor: Acceptor, min_gain: float) -> dict[str, Common]:
     """What is better for each user than the reading they have, by user; nothing if it is not better for all together.
 
     Args:
-        kinds: that all entries share.
+        group: that all entries belong to.
         entries: of users; with fewer than two there is nothing to pool.
         acceptor: judges what was selected.
         min_gain: smallest mean difference that counts.
     """
-    readings = tuple(dict.fromkeys(reading for kind in kinds for reading in READINGS[kind]))
+    readings = readings_of(*group)
     tried = [e.scores.columns(np.asarray([e.readings.index(r) for r in readings])) for e in entries]
     own = [e.scores.column(0) for e in entries]
     chosen: list[tuple[int, Reading]] = []

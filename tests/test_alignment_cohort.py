@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.candidates import READINGS, Reading
+from alignment.candidates import READINGS, Grid, Reading, changes_mind, readings_of
 from alignment.cohort import Cohort, Entry, pooled
 from alignment.gate import Gate, Table
 from personaagent.errors import LLMError
 from personaagent.types import ChatRequest, Decision, Interaction, Kind, Outcome
-from tests.alignment_doubles import START, SecretLLM, World, note
+from tests.alignment_doubles import START, SecretLLM, World, drink, note
 
-KINDS = (Kind.CHOICE,)
+GROUP = ((Kind.CHOICE,), False)
 ALL = READINGS[Kind.CHOICE]
 BEST: Reading = (8.0, 8)
 
@@ -38,25 +38,25 @@ def drawn(user: str, gain: float, seed: int, rows: int = 20, readings: Sequence[
 
 def test_what_no_single_user_could_show_all_of_them_show() -> None:
     entries = [drawn(f"u{n}", 0.06, n) for n in range(40)]
-    found = pooled(KINDS, entries, Gate(0.0), 0.0)
+    found = pooled(GROUP, entries, Gate(0.0), 0.0)
     assert {c.reading for c in found.values()} == {BEST}
     assert set(found) == {f"u{n}" for n in range(40)}
     some = found["u0"]
     assert some.users == 40
     assert some.verdict.after > some.verdict.before
-    assert not pooled(KINDS, entries[:1], Gate(0.0), 0.0)  # one user has nobody to learn from
+    assert not pooled(GROUP, entries[:1], Gate(0.0), 0.0)  # one user has nobody to learn from
 
 
 def test_a_reading_that_helps_nobody_is_given_to_nobody() -> None:
-    assert not pooled(KINDS, [drawn(f"u{n}", 0.0, n) for n in range(30)], Gate(0.0), 0.0)
-    assert not pooled(KINDS, [drawn(f"u{n}", -0.3, n) for n in range(30)], Gate(0.0), 0.0)
+    assert not pooled(GROUP, [drawn(f"u{n}", 0.0, n) for n in range(30)], Gate(0.0), 0.0)
+    assert not pooled(GROUP, [drawn(f"u{n}", -0.3, n) for n in range(30)], Gate(0.0), 0.0)
 
 
 @given(seed=st.integers(0, 200), size=st.integers(2, 12))
 def test_nothing_is_adopted_that_scores_lower_over_all(seed: int, size: int) -> None:
     rng = np.random.default_rng(seed)
     entries = [entry(f"u{n}", rng.random((6, len(ALL))) < 0.5) for n in range(size)]
-    found = pooled(KINDS, entries, Gate(0.0), 0.0)
+    found = pooled(GROUP, entries, Gate(0.0), 0.0)
     before = [e.scores.hard[:, 0].mean() for e in entries if e.user in found]
     after = [e.column(found[e.user].reading).hard.mean() for e in entries if e.user in found]
     assert not found or np.mean(after) > np.mean(before)
@@ -65,7 +65,7 @@ def test_nothing_is_adopted_that_scores_lower_over_all(seed: int, size: int) -> 
 def test_a_user_has_no_say_in_what_they_get() -> None:
     entries = [drawn(f"u{n}", 0.2, n) for n in range(12)]
     loud = entry("loud", np.eye(len(ALL), dtype=np.float32)[[3] * 40])  # right only under another reading
-    found = pooled(KINDS, [*entries, loud], Gate(0.0), 0.0)
+    found = pooled(GROUP, [*entries, loud], Gate(0.0), 0.0)
     assert found["loud"].reading == BEST
 
 
@@ -73,13 +73,28 @@ def test_readings_are_compared_by_what_they_are_not_where_they_stand() -> None:
     own: Reading = (2.0, 5)  # of a persona that was fitted before
     entries = [drawn(f"u{n}", 0.2, n) for n in range(12)]
     fitted = drawn("fitted", 0.2, 99, readings=[own, *reversed(ALL)])
-    assert pooled(KINDS, [*entries, fitted], Gate(0.0), 0.0)["fitted"].reading == BEST
+    assert pooled(GROUP, [*entries, fitted], Gate(0.0), 0.0)["fitted"].reading == BEST
+
+
+def test_who_changes_their_mind_gets_no_longer_memory() -> None:
+    moody = [note("ann", 0), *(drink("ann", n) for n in range(6))]
+    again = [drink("ann", n, "water").model_copy(update={"id": f"again{n}"}) for n in range(6)]
+    assert not changes_mind(moody, 40)
+    assert changes_mind([*moody, *again], 40)
+    assert not changes_mind([*moody, *again], 3)  # too few to tell
+    assert not changes_mind([*moody, *(i.model_copy(update={"truth": "mint tea"}) for i in again)], 40)
+    assert BEST in readings_of([Kind.CHOICE], False)
+    kept = readings_of([Kind.CHOICE], True)
+    assert max(half_life or 0.0 for half_life, _ in kept) == 1.0
+    grid = Grid(Decision(half_life=8.0, neighbours=8), [Kind.CHOICE], changeable=True)
+    assert grid.readings[0] == BEST  # what the persona has stays among the candidates
+    assert set(grid.readings[1:]) == set(kept)
 
 
 async def test_members_wait_for_all_and_not_for_those_who_leave() -> None:
     cohort = Cohort(14, Gate(0.0), 0.0)
     entries = [drawn(f"u{n}", 0.3, n) for n in range(12)]
-    waiting = [asyncio.ensure_future(cohort.member().join(KINDS, e)) for e in entries]
+    waiting = [asyncio.ensure_future(cohort.member().join(GROUP, e)) for e in entries]
     with pytest.raises(LLMError), cohort.member():
         raise LLMError("gone")
     await asyncio.sleep(0.01)
