@@ -19,6 +19,7 @@ from actors.milvus_rows import Entity
 from actors.milvus_upkeep import UpkeepStore
 from personaagent import prompts
 from personaagent.errors import StoreError
+from personaagent.scoring import normalised
 from personaagent.store import Row, microseconds, row_key
 from personaagent.types import Interaction, Persona, Profile, user_key, utc_now
 
@@ -233,19 +234,19 @@ class Checkup:
                 self._tell("staleness", "interactions that the profile has not read", behind, problem=False)
 
     def _echoes(self, interactions: Sequence[Interaction]) -> None:
-        prompted = [_plain(text) for text in ECHOED]
-        personas = [text for p in self.personas if len(text := _plain(p.text)) >= QUOTED]
-        asked, wanted = (_plain(piece) for piece in _FRAME.split("|"))
+        prompted = [normalised(text) for text in ECHOED]
+        personas = [text for p in self.personas if len(text := normalised(p.text)) >= QUOTED]
+        asked, wanted = (normalised(piece) for piece in _FRAME.split("|"))
         echoes = []
         for i in interactions:
-            said = _plain(f"{i.query}\n{i.truth or ''}")
+            said = normalised(f"{i.query}\n{i.truth or ''}")
             recalled = asked in said and wanted in said
             if recalled or any(text in said for text in (*prompted, *personas)):
                 echoes.append(i.id)
         if echoes:
             self._tell("echoes", "interactions that restate prompts, a persona or recalled text", echoes, problem=False)
         facts = self.profile.facts if self.profile is not None else ()
-        if restated := [f.id for f in facts if any(t in _plain(f.text) for t in (*prompted, *personas))]:
+        if restated := [f.id for f in facts if any(t in normalised(f.text) for t in (*prompted, *personas))]:
             self._tell("echoes", "facts that restate prompts or a persona", restated, problem=False)
 
     def _tell(self, check: str, detail: str, ids: Iterable[str], problem: bool = True) -> None:
@@ -257,7 +258,3 @@ class Checkup:
 
 def _is_unit(vector: Any, dim: int, tolerance: float = UNIT) -> bool:
     return vector.shape == (dim,) and bool(abs(float(np.linalg.norm(vector.astype(np.float64))) - 1) <= tolerance)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())

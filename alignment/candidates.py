@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from personaagent.evidence import HALF_LIFE, normal
+from personaagent.evidence import HALF_LIFE
+from personaagent.scoring import normalised, same
 from personaagent.types import Decision, Interaction, Kind, Origin, PersonaDraft
 
 __all__ = ["DEMONSTRATIONS", "READINGS", "Arm", "Grid", "Reading", "changes_mind", "readings_of"]
@@ -48,13 +49,13 @@ def changes_mind(history: Sequence[Interaction], newest: int) -> bool:
         history: interactions with a truth, oldest first.
         newest: how many of them to look at.
     """
-    last: dict[tuple[str, ...], str] = {}
+    last: dict[str, str] = {}
     changed = []
     for position, interaction in enumerate(history):
-        words, truth = tuple(interaction.query.casefold().split()), normal(interaction.truth or "")
-        if interaction.kind is Kind.CHOICE and words in last and position >= len(history) - newest:
-            changed.append(last[words] != truth)
-        last[words] = truth
+        request, truth = normalised(interaction.query), interaction.truth or ""
+        if interaction.kind is Kind.CHOICE and request in last and position >= len(history) - newest:
+            changed.append(not same(last[request], truth))
+        last[request] = truth
     return len(changed) >= REPETITIONS and 2 * sum(changed) > len(changed)
 
 

@@ -14,6 +14,7 @@ from alignment.scorer import Evidence, Remembered, Scorer, Scores, closed_scores
 from alignment.textual import Case, unquoted
 from personaagent.agent import Agent, Replay
 from personaagent.errors import InvalidInput, LLMError
+from personaagent.scoring import normalised
 from personaagent.types import Interaction, Kind, RecallQuery
 
 __all__ = ["Rollouts", "reworded"]
@@ -66,15 +67,14 @@ class Rollouts:
 
     def scores(self, arm: Arm, interactions: Sequence[Interaction]) -> Table:
         """Scores of finished replays."""
-        rows = [self._done[arm, i.id] for i in interactions]
-        return Table(*(np.stack([getattr(r, name) for r in rows]) for name in ("hard", "soft", "kept")))
+        return _table([self._done[arm, i.id] for i in interactions])
 
     async def readings(self, interactions: Sequence[Interaction]) -> Table:
         """What memory alone would have answered closed requests, under the grid's readings: d of them, at no model calls."""
         await together(self._recall(i) for i in interactions if i.id not in self._remembered)
         at = np.arange(len(self._grid.readings)) * len(self._grid.weights)
-        rows = [closed_scores(i, None, self._remembered[i.id], self._grid) for i in interactions]
-        return Table(*(np.stack([getattr(r, name)[at] for r in rows]) for name in ("hard", "soft", "kept")))
+        scores = [closed_scores(i, None, self._remembered[i.id], self._grid) for i in interactions]
+        return _table(scores).columns(at)
 
     def silent(self, arm: Arm, interactions: Sequence[Interaction]) -> npt.NDArray[np.bool_]:
         """Decisions, (grid.size,), under which memory alone would have answered every one of finished replays alike."""
@@ -147,11 +147,11 @@ def reworded(text: str) -> str:
 
 def _left_out(history: Sequence[Interaction]) -> dict[str, tuple[str, ...]]:
     """Of each closed request, the interactions that asked the same in the same words, itself among them."""
-    alike: dict[tuple[str, ...], list[str]] = {}
+    alike: dict[str, list[str]] = {}
     for interaction in history:
-        alike.setdefault(_words(interaction.query), []).append(interaction.id)
-    return {i.id: tuple(alike[_words(i.query)]) for i in history if i.kind is not Kind.TEXT}
+        alike.setdefault(normalised(interaction.query), []).append(interaction.id)
+    return {i.id: tuple(alike[normalised(i.query)]) for i in history if i.kind is not Kind.TEXT}
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.casefold().split())
+def _table(rows: Sequence[Scores]) -> Table:
+    return Table(*(np.stack([getattr(r, name) for r in rows]) for name in ("hard", "soft", "kept")))

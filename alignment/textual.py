@@ -15,6 +15,7 @@ from personaagent.assembly import question
 from personaagent.errors import ContextLengthExceeded
 from personaagent.persona import clip, tokens
 from personaagent.protocols import LLM
+from personaagent.scoring import normalised
 from personaagent.types import ChatRequest, Interaction, Message
 
 __all__ = ["Case", "Proposals", "Proposer", "TextualProposer", "refusal", "tidy", "unquoted"]
@@ -174,13 +175,9 @@ def unquoted(text: str, interactions: Sequence[Interaction]) -> str:
     Personas made from the semantic profile say of past requests what was wanted. Whoever is asked such a request again, to
     see whether the persona helps, must not read the answer there.
     """
-    quotes = [quote for i in interactions if len(quote := _flat(i.query)[:200]) >= 12]
+    quotes = [quote for i in interactions if len(quote := normalised(i.query)[:200]) >= 12]
     parts = re.split(r"\n(?=[-*•] )", text)
-    return "\n".join(p for n, p in enumerate(parts) if n == 0 or not any(q in _flat(p) for q in quotes))
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.split()).casefold()
+    return "\n".join(p for n, p in enumerate(parts) if n == 0 or not any(q in normalised(p) for q in quotes))
 
 
 def _words(text: str) -> list[str]:

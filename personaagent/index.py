@@ -16,6 +16,7 @@ import numpy.typing as npt
 from personaagent.bm25 import Bm25
 from personaagent.errors import InvalidInput, NotFoundError
 from personaagent.evidence import evidence, truth_match, votes
+from personaagent.scoring import normalised
 from personaagent.settings import MemorySettings
 from personaagent.store import Row, Vector, microseconds, unpack
 from personaagent.types import Episode, Interaction, Kind, Recall, RecallQuery, choice_kind
@@ -351,7 +352,7 @@ class EpisodeIndex:
 
     def _group_code(self, interaction: Interaction) -> int:
         truth = interaction.truth
-        key = hash((" ".join(interaction.query.casefold().split()), truth and " ".join(truth.casefold().split())))
+        key = hash((normalised(interaction.query), truth and normalised(truth)))
         return self._group_codes.setdefault(key, len(self._group_codes))
 
     def _ranks(self) -> Ints:
