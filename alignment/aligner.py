@@ -49,9 +49,9 @@ class Aligner:
 
     Per user: replay the latest interactions under the persona, propose candidates (rewritten prose, demonstrations,
     decision parameters), select one, and let the gate compare it with the incumbent on interactions that neither rewriting
-    nor selection saw. Users aligned together (a cohort) also pool their replays: decision parameters that are better for
-    all of them pass selection and gate on far more interactions than one user has. With `settings.paper` the paper's loop
-    runs instead, which rewrites unconditionally.
+    nor selection saw. Users aligned together (a cohort) also pool what memory alone would have answered: a way to read it
+    that is better for all of them passes selection and gate on far more interactions than one user has. With
+    `settings.paper` the paper's loop runs instead, which rewrites unconditionally.
     """
 
     def __init__(
@@ -167,8 +167,7 @@ class Aligner:
                 await self._learn_profile(user, caller)
             persona = await caller.patiently(partial(self._agent.ensure_persona, user))
             try:
-                if self._settings.paper:
-                    member.leave()
+                if self._settings.paper:  # where nobody waits for the cohort
                     return await self._paper(persona, latest, run, caller)
                 return await self._gated(persona, latest, run, caller, member)
             except ConflictError:
@@ -260,7 +259,8 @@ class Aligner:
         if kinds and persona.decision.evidence_weight > 0:
             pool = [i for i in history if i.kind in kinds][-MOST:]
             shared = await member.join(group, Entry(user, grid.readings, await rollouts.readings(pool)))
-        member.leave()
+        else:
+            member.leave()
         learn = list({i.id: i for i in (*parts.rewrite, *parts.select)}.values())
         caller.budget.reserve(2 * len(parts.gate))  # a search that used up everything could not be judged
         with suppress(BudgetExceeded):  # the search will say so

@@ -51,11 +51,10 @@ class Cohort:
     """The users of a batch, who wait for each other once: until memory has answered for all of them.
 
     Users are compared within a group that has the same kinds of requests and does or does not change its mind
-    (`changes_mind`), by the rules for single users: a challenger
-    must be clearly better where it was selected, and pass the gate where it was not. What a user gets was selected on
-    the interactions of all others of the group, and the gate judges all users at once; so every interaction counts in it,
-    and none was seen by the selection it judges. Users bring at most `MOST` interactions each, so that nobody outweighs
-    the others. Not thread-safe: it belongs to one event loop.
+    (`changes_mind`), by the rules for single users: a challenger must be clearly better where it was selected, and pass
+    the gate where it was not. What a user gets was selected on the interactions of all others of the group, and the gate
+    judges all users at once; so every interaction counts in it, and none was seen by the selection it judges. Users bring
+    at most `MOST` interactions each, so that nobody outweighs the others. Not thread-safe: it belongs to one event loop.
     """
 
     def __init__(self, size: int, acceptor: Acceptor, min_gain: float) -> None:
@@ -66,8 +65,6 @@ class Cohort:
         self._groups: dict[Group, list[Entry]] = {}
         self._found: dict[Group, dict[str, Common]] = {}
         self._complete = asyncio.Event()
-        if size == 0:
-            self._complete.set()
 
     def member(self) -> Member:
         """A place in the cohort."""
@@ -135,24 +132,25 @@ def pooled(group: Group, entries: Sequence[Entry], acceptor: Acceptor, min_gain:
         min_gain: smallest mean difference that counts.
     """
     readings = readings_of(*group)
-    tried = [e.scores.columns(np.asarray([e.readings.index(r) for r in readings])) for e in entries]
-    own = [e.scores.column(0) for e in entries]
-    chosen: list[tuple[int, Reading]] = []
-    for n in range(len(entries)):
-        others = [i for i in range(len(entries)) if i != n]
-        if not others:
-            continue
-        sure = clearly_better(_stack([tried[i] for i in others]), _stack([own[i] for i in others]), min_gain)
+    if len(entries) < 2:
+        return {}
+    tried = _stack([e.scores.columns(np.asarray([e.readings.index(r) for r in readings])) for e in entries])
+    own = _stack([e.scores.column(0) for e in entries])
+    owner = np.repeat(np.arange(len(entries)), [len(e.scores.hard) for e in entries])
+    chosen: list[tuple[Entry, Reading]] = []
+    for n, entry in enumerate(entries):
+        sure = clearly_better(tried.rows(owner != n), own.rows(owner != n), min_gain)
         if sure.max() > -np.inf:
-            chosen.append((n, readings[int(sure.argmax())]))
+            chosen.append((entry, readings[int(sure.argmax())]))
     if not chosen:
         return {}
     verdict = acceptor.judge(
-        _stack([own[n] for n, _ in chosen]), _stack([entries[n].column(reading) for n, reading in chosen])
+        _stack([entry.scores.column(0) for entry, _ in chosen]),
+        _stack([entry.column(reading) for entry, reading in chosen]),
     )
     if not verdict.accepted:
         return {}
-    return {entries[n].user: Common(reading, len(chosen), verdict) for n, reading in chosen}
+    return {entry.user: Common(reading, len(chosen), verdict) for entry, reading in chosen}
 
 
 def _stack(tables: Sequence[Table]) -> Table:

@@ -34,6 +34,10 @@ class Table:
         """
         return np.asarray((self.hard + self.soft) / 2 + self.kept)
 
+    def rows(self, chosen: npt.NDArray[np.bool_]) -> Table:
+        """Some interactions, chosen by a mask, (n,)."""
+        return Table(self.hard[chosen], self.soft[chosen], self.kept[chosen])
+
     def columns(self, indices: npt.NDArray[np.intp]) -> Table:
         """Some decisions, d = len(indices)."""
         return Table(self.hard[:, indices], self.soft[:, indices], self.kept[:, indices])

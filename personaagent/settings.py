@@ -112,7 +112,7 @@ class AlignmentSettings(Section):
     iterations: Annotated[int, Field(ge=1, le=20)] = 1  # E
     batch: Annotated[int, Field(ge=1, le=64)] = 3  # n, interactions replayed per iteration
     held_out: Annotated[int, Field(ge=1, le=200)] = 8  # interactions the gate scores on
-    cohort: Annotated[int, Field(ge=1, le=1024)] = 64  # users whose replays are pooled; 1: each on their own
+    cohort: Annotated[int, Field(ge=1, le=1024)] = 64  # users who pool their interactions; 1: each on their own
     candidates: Annotated[int, Field(ge=1, le=16)] = 2  # rewritten personas per iteration
     min_gain: Annotated[float, Field(ge=0)] = 0.0  # a candidate must score better by more than this ...
     caution: Annotated[float, Field(ge=0)] = 1.0  # ... and by so many standard errors of the paired differences

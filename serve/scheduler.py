@@ -24,9 +24,7 @@ class ChatFirst(Scheduler):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._full_step: int = self.scheduler_config.max_num_scheduled_tokens or (
-            self.scheduler_config.max_num_batched_tokens
-        )
+        self._full_step: int = self.max_num_scheduled_tokens  # type: ignore[has-type]
         self._shared_step = int(self.vllm_config.additional_config[STEP_TOKENS])
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:

@@ -27,7 +27,6 @@ class Request:
 def scheduler(monkeypatch: pytest.MonkeyPatch) -> ChatFirst:
     def init(self: Any, *args: Any) -> None:
         self.vllm_config = SimpleNamespace(additional_config={"chat_step_tokens": 32})
-        self.scheduler_config = SimpleNamespace(max_num_scheduled_tokens=None, max_num_batched_tokens=FULL)
         self.max_num_scheduled_tokens = FULL
         self.running = []
         self.waiting = create_request_queue(SchedulingPolicy.PRIORITY)
