@@ -83,7 +83,7 @@ class Cohort:
         await self._complete.wait()
         if group not in self._found:
             # Popped: the tables of all users would otherwise live as long as the slowest of them.
-            self._found[group] = pooled(group, self._groups.pop(group), self._acceptor, self._min_gain)
+            self._found[group] = pooled(group, self._groups.pop(group, []), self._acceptor, self._min_gain)
         return self._found[group].get(user)
 
 

@@ -106,6 +106,16 @@ async def test_members_wait_for_all_and_not_for_those_who_leave() -> None:
     assert all(f is not None and f.reading == BEST for f in found)
 
 
+async def test_who_comes_back_as_another_kind_of_user_gets_nothing_that_was_found_for_others() -> None:
+    """A persona that changed meanwhile is aligned again, from interactions that may have changed as well."""
+    cohort = Cohort(2, Gate(0.0), 0.0)
+    first, second = cohort.member(), cohort.member()
+    second.leave()
+    assert await first.join(GROUP, drawn("ann", 0.3, 1)) is None
+    assert await first.join((GROUP[0], True), drawn("ann", 0.3, 1)) is None
+    assert await second.join(GROUP, drawn("bob", 0.3, 2)) is None
+
+
 class Fading(SecretLLM):
     """A model without any idea, so that memory alone answers."""
 
