@@ -12,7 +12,7 @@ import numpy as np
 
 from alignment.budget import Budget, Caller, together
 from alignment.candidates import Arm, Grid, changes_mind, readings_of
-from alignment.cohort import MOST, Cohort, Common, Entry, Member
+from alignment.cohort import MOST, Cohort, Entry, Member
 from alignment.gate import Acceptor, Gate, Table, clearly_better
 from alignment.rollouts import Rollouts
 from alignment.scorer import EmbeddingScorer, JudgeScorer, Scorer
@@ -255,10 +255,9 @@ class Aligner:
         texts = await self._from_profile(user, persona, caller)
         search = Search(self._settings, self._proposer, rollouts, caller, grid, texts)
 
-        shared: Common | None = None
         if kinds and persona.decision.evidence_weight > 0:
             pool = [i for i in history if i.kind in kinds][-MOST:]
-            shared = await member.join(group, Entry(user, grid.readings, await rollouts.readings(pool)))
+            member.join(group, Entry(user, grid.readings, await rollouts.readings(pool)))
         else:
             member.leave()
         learn = list({i.id: i for i in (*parts.rewrite, *parts.select)}.values())
@@ -268,6 +267,8 @@ class Aligner:
         caller.budget.reserve(len(parts.gate))
         await rollouts.run([base], parts.gate)
         own = rollouts.scores(base, parts.gate)
+        # Only now are the others waited for: meanwhile these replays kept the engine busy.
+        shared = await member.common()
         start = 0
         if shared is not None and rollouts.finished(base, learn):
             start = grid.index(shared.reading, persona.decision.evidence_weight)
@@ -289,8 +290,12 @@ class Aligner:
                 arm, index, after, shared = found.arm, found.index, challenger, None
             else:
                 log.debug("gate kept %s's persona: %.3f, not %.3f", user_key(user), verdict.before, verdict.after)
+        if shared is not None:
+            reason = f"{shared.verdict.reason} of {shared.users} users"
+        draft = grid.draft(index, arm)
+        sources = parts.rewrite if draft.text != persona.text else parts.select
         before = float(own.column(0).hard.mean())
-        kept = AlignmentResult(
+        result = AlignmentResult(
             user=user,
             outcome=Outcome.REJECTED,
             reason=reason,
@@ -301,17 +306,12 @@ class Aligner:
             held_out=len(parts.gate),
             candidates=found.candidates,
         )
-        draft = grid.draft(index, arm)
         if draft.text == persona.text and draft.decision == persona.decision:
-            return kept
-        sources = parts.rewrite if draft.text != persona.text else parts.select
+            return result
         scores = {"score_before": before, "score_after": float(after.hard.mean())}
         draft = draft.model_copy(update={**scores, "run": run, "sources": tuple(i.id for i in sources)})
         committed = await self._commit(user, draft, persona.number, caller)
-        if shared is not None:
-            reason = f"{shared.verdict.reason} of {shared.users} users"
-        news = {"outcome": Outcome.ACCEPTED, "reason": reason, "persona_after": committed.number, **scores}
-        return kept.model_copy(update=news)
+        return result.model_copy(update={"outcome": Outcome.ACCEPTED, "persona_after": committed.number, **scores})
 
 
 def _refused(scores: Table, index: int, min_gain: float) -> bool:

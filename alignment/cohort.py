@@ -93,24 +93,31 @@ class Member:
     def __init__(self, cohort: Cohort) -> None:
         self._cohort = cohort
         self._arrived = False
+        self._place: tuple[Group, str] | None = None
 
-    async def join(self, group: Group, entry: Entry) -> Common | None:
-        """Wait for the others, and learn what is better for all. Joining again, after a conflict, adds nothing.
+    def join(self, group: Group, entry: Entry) -> None:
+        """Bring one's entry. Joining again, after a conflict, adds nothing; nor does joining after leaving.
 
         Args:
             group: kinds of requests that decisions can be fitted on, and whether the user changes their mind.
             entry: of the user; its readings include `readings_of(*group)`.
-
-        Returns:
-            None if there is nothing better than what everyone has.
         """
+        self._place = group, entry.user
         if not self._arrived:
             self._arrived = True
             self._cohort._add(group, entry)
-        return await self._cohort._common(group, entry.user)
+
+    async def common(self) -> Common | None:
+        """Wait for the others, and learn what is better for all.
+
+        Returns:
+            None if there is nothing better than what everyone has, and for who left.
+        """
+        return await self._cohort._common(*self._place) if self._place else None
 
     def leave(self) -> None:
         """Do without; the others need not wait."""
+        self._place = None
         if not self._arrived:
             self._arrived = True
             self._cohort._arrive()

@@ -55,7 +55,7 @@ class LLMSettings(Section):
     max_replicas: Annotated[int, Field(ge=1)] = 1
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 512  # per replica
     target_ongoing_requests: Annotated[int, Field(ge=1)] = 48  # per replica; drives autoscaling
-    batch_share: Annotated[float, Field(gt=0, le=1)] = 0.75  # of max_num_seqs that alignment may take
+    batch_share: Annotated[float, Field(gt=0, le=1)] = 0.875  # of max_num_seqs that alignment may take
     # Tokens of alignment in an engine step while somebody chats; None: 32 on a CPU, no bound on a GPU.
     chat_step_tokens: Annotated[int, Field(ge=1)] | None = None
     timeout_s: Annotated[float, Field(gt=0)] = 300.0
@@ -128,7 +128,7 @@ class AlignmentSettings(Section):
     max_actors: Annotated[int, Field(ge=1)] = 1  # the population job's pool grows to so many
     actor_cpus: Annotated[float, Field(ge=0)] = 0.0  # logical CPUs an actor asks for; they mostly wait for the model
     users_per_batch: Annotated[int, Field(ge=1)] = 32
-    in_flight: Annotated[int, Field(ge=1)] = 96  # LLM calls per actor: twice what the engine takes, so it never waits
+    in_flight: Annotated[int, Field(ge=1)] = 112  # LLM calls per actor: twice what the engine takes, so it never waits
     online_every: Annotated[int, Field(ge=0)] = 0  # align after so many new truths; 0: only on request
     online_poll_s: Annotated[float, Field(gt=0)] = 15.0  # look for due users at least so often
     online_capacity: Annotated[int, Field(ge=1)] = 10_000  # users queued; further ones stay due and follow later

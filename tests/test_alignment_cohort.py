@@ -94,7 +94,10 @@ def test_who_changes_their_mind_gets_no_longer_memory() -> None:
 async def test_members_wait_for_all_and_not_for_those_who_leave() -> None:
     cohort = Cohort(14, Gate(0.0), 0.0)
     entries = [drawn(f"u{n}", 0.3, n) for n in range(12)]
-    waiting = [asyncio.ensure_future(cohort.member().join(GROUP, e)) for e in entries]
+    members = [cohort.member() for _ in entries]
+    for member, entry in zip(members, entries, strict=True):
+        member.join(GROUP, entry)
+    waiting = [asyncio.ensure_future(member.common()) for member in members]
     with pytest.raises(LLMError), cohort.member():
         raise LLMError("gone")
     await asyncio.sleep(0.01)
@@ -111,9 +114,11 @@ async def test_who_comes_back_as_another_kind_of_user_gets_nothing_that_was_foun
     cohort = Cohort(2, Gate(0.0), 0.0)
     first, second = cohort.member(), cohort.member()
     second.leave()
-    assert await first.join(GROUP, drawn("ann", 0.3, 1)) is None
-    assert await first.join((GROUP[0], True), drawn("ann", 0.3, 1)) is None
-    assert await second.join(GROUP, drawn("bob", 0.3, 2)) is None
+    for member, group in ((first, GROUP), (first, (GROUP[0], True)), (second, GROUP)):
+        member.join(group, drawn("ann", 0.3, 1))
+        assert await member.common() is None
+    first.leave()
+    assert await first.common() is None
 
 
 class Fading(SecretLLM):
