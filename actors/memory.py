@@ -23,7 +23,7 @@ from actors.identity import shard_of
 from actors.memory_shard import MemoryShard
 from actors.redaction import Redaction
 from actors.store import ShardConfig
-from personaagent.changes import embed_interactions, embed_recall
+from personaagent.changes import embed_interactions, embed_recalls
 from personaagent.errors import PersonaAgentError, StoreError, UnavailableError
 from personaagent.portable import parse_export
 from personaagent.protocols import Embedder
@@ -110,8 +110,13 @@ class ShardedMemory:
 
     async def recall(self, user: str, query: RecallQuery) -> Recall:
         """Episodes for a request, best first; empty for an unknown user."""
-        vector, choices = await embed_recall(self._embedder, query)
-        answer: Recall = await self._of(user, "recall", user, query, vector, choices, self._by)
+        return (await self.recall_many(user, [query]))[0]
+
+    async def recall_many(self, user: str, queries: Sequence[RecallQuery]) -> tuple[Recall, ...]:
+        """`recall` for many requests of one user, in their order."""
+        vectors = await embed_recalls(self._embedder, queries)
+        requests = [(query, *needed) for query, needed in zip(queries, vectors, strict=True)]
+        answer: tuple[Recall, ...] = await self._of(user, "recall", user, requests, self._by)
         return answer
 
     async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:

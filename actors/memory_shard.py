@@ -142,12 +142,17 @@ class MemoryShard:
     # Reads
 
     async def recall(
-        self, user: str, query: RecallQuery, vector: Vector, choices: Matrix, by: str = "service"
-    ) -> Recall:
-        """Episodes for a request; empty for an unknown user."""
+        self, user: str, requests: Sequence[tuple[RecallQuery, Vector, Matrix]], by: str = "service"
+    ) -> tuple[Recall, ...]:
+        """Episodes for requests (with the vectors of text and choices), in their order; empty for an unknown user."""
         self._log_read("recall", user, by)
-        self._counts["recalls"] += 1
-        return await self._read(user, lambda memory: memory.recall(query, vector, choices))
+        found = []
+        for n, (query, vector, choices) in enumerate(requests):
+            if n:
+                await asyncio.sleep(0)  # other users' calls get in between
+            self._counts["recalls"] += 1
+            found.append(await self._recall(user, query, vector, choices))
+        return tuple(found)
 
     async def latest(self, user: str, n: int, with_truth: bool, by: str = "service") -> tuple[Interaction, ...]:
         """The user's newest n interactions, oldest first."""
@@ -277,6 +282,9 @@ class MemoryShard:
                     if self._settings.retention_days is not None:
                         self._spawn(self._expiring(self._settings.retention_days), "housekeeping")
         return self._store
+
+    async def _recall(self, user: str, query: RecallQuery, vector: Vector, choices: Matrix) -> Recall:
+        return await self._read(user, lambda memory: memory.recall(query, vector, choices))
 
     async def _read(self, user: str, read: Callable[[User], T]) -> T:
         memory = self._active.get(user)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +10,9 @@ import numpy.typing as npt
 from alignment.budget import Caller, together
 from alignment.candidates import Arm, Grid
 from alignment.gate import Table
-from alignment.scorer import Evidence, Remembered, Scorer, Scores, closed_scores, constant
+from alignment.scorer import Remembered, Scorer, Scores, closed_scores, constant
 from alignment.textual import Case, unquoted
+from alignment.views import Recalled
 from personaagent.agent import Agent, Replay
 from personaagent.errors import InvalidInput, LLMError
 from personaagent.scoring import normalised
@@ -39,7 +40,8 @@ class Rollouts:
         self, agent: Agent, scorer: Scorer, caller: Caller, grid: Grid, history: Sequence[Interaction] = ()
     ) -> None:
         """`history`: the user's latest interactions; without it memory is read as it was before each replay."""
-        self._agent = agent
+        # Candidates differ in prose more than in what they recall, so nothing is looked up twice.
+        self._agent = Agent(agent.llm, Recalled(agent.memory), agent.settings)
         self._without = _left_out(history)
         self._scorer = scorer
         self._caller = caller
@@ -55,8 +57,9 @@ class Rollouts:
             InvalidInput, LLMError: more than half of the replays failed; the first of their errors.
             UnavailableError, StoreError: a part of the system is down.
         """
-        await together(self._recall(i) for i in interactions if i.id not in self._remembered)
+        await self._recall(interactions)
         missing = {(a, i.id): (a, i) for a in arms for i in interactions if (a, i.id) not in self._done}
+        await self._prefetch(missing.values())
         errors = [e for e in await together(self._one(a, i) for a, i in missing.values()) if e is not None]
         if 2 * len(errors) > len(missing):
             raise errors[0]
@@ -71,7 +74,7 @@ class Rollouts:
 
     async def readings(self, interactions: Sequence[Interaction]) -> Table:
         """What memory alone would have answered closed requests, under the grid's readings: d of them, at no model calls."""
-        await together(self._recall(i) for i in interactions if i.id not in self._remembered)
+        await self._recall(interactions)
         at = np.arange(len(self._grid.readings)) * len(self._grid.weights)
         scores = [closed_scores(i, None, self._remembered[i.id], self._grid) for i in interactions]
         return _table(scores).columns(at)
@@ -89,36 +92,43 @@ class Rollouts:
             result.append(Case(interaction, answer, float(done.hard[index])))
         return result
 
-    async def _recall(self, interaction: Interaction) -> None:
+    async def _recall(self, interactions: Iterable[Interaction]) -> None:
         """Read memory under all readings of the grid; they are the same for every arm."""
-        found = Remembered()
-        if interaction.kind is not Kind.TEXT:
-            without = self._without.get(interaction.id, ())
-            before = None if without else interaction.id
-            found = Remembered(replay=await self._evidence(interaction, before, without))
-        if interaction.kind is Kind.CHOICE:
-            found = Remembered(found.replay, await self._evidence(interaction, text=reworded(interaction.query)))
-        self._remembered[interaction.id] = found
+        missing = {i.id: i for i in interactions if i.id not in self._remembered}
+        self._remembered |= dict.fromkeys((i.id for i in missing.values() if i.kind is Kind.TEXT), Remembered())
+        closed = [i for i in missing.values() if i.kind is not Kind.TEXT]
+        if not closed:
+            return
+        again = [i for i in closed if i.kind is Kind.CHOICE]
+        queries = [self._evidence(i) for i in closed] + [self._evidence(i, reworded(i.query)) for i in again]
+        memory = self._agent.memory
+        found = await self._caller.patiently(lambda: memory.recall_many(closed[0].user, queries))
+        now = {i.id: recall.evidence for i, recall in zip(again, found[len(closed) :], strict=True)}
+        for interaction, recall in zip(closed, found, strict=False):
+            self._remembered[interaction.id] = Remembered(recall.evidence, now.get(interaction.id, ()))
 
-    async def _evidence(
-        self,
-        interaction: Interaction,
-        before: str | None = None,
-        without: tuple[str, ...] = (),
-        text: str | None = None,
-    ) -> Evidence:
-        query = RecallQuery(
-            text=text or interaction.query,
+    def _evidence(self, interaction: Interaction, again: str | None = None) -> RecallQuery:
+        """What memory says to the request as if it were new, or to the same in other words (`again`)."""
+        without = () if again else self._without.get(interaction.id, ())
+        return RecallQuery(
+            text=again or interaction.query,
             k=0,
             choices=interaction.choices,
             decisions=self._grid.queries(),
-            before=before,
+            before=None if again or without else interaction.id,
             exclude=without,
             with_truth=True,
         )
-        memory = self._agent.memory
-        recall = await self._caller.patiently(lambda: memory.recall(interaction.user, query))
-        return recall.evidence
+
+    async def _prefetch(self, pairs: Collection[tuple[Arm, Interaction]]) -> None:
+        """Have memory answer all at once what these replays will ask; it is kept in the view."""
+        queries = [
+            self._agent.replay_query(i, self._grid.draft(0, arm), without=self._without.get(i.id, ()))
+            for arm, i in pairs
+        ]
+        user = next((i.user for _, i in pairs), None)
+        if user is not None:
+            await self._caller.patiently(lambda: self._agent.memory.recall_many(user, queries))
 
     async def _one(self, arm: Arm, interaction: Interaction) -> InvalidInput | LLMError | None:
         draft = self._grid.draft(0, arm)

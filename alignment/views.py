@@ -25,7 +25,7 @@ from personaagent.types import (
     utc_now,
 )
 
-__all__ = ["View"]
+__all__ = ["Recalled", "View"]
 
 
 class View:
@@ -84,6 +84,14 @@ class View:
             left = None if left is None else left - cost
             newest.append(Episode(interaction=past, similarity=0.0, score=0.0, age=age))
         return Recall(episodes=tuple(newest), evidence=nothing, known=len(newest))
+
+    async def recall_many(self, user: str, queries: Sequence[RecallQuery]) -> tuple[Recall, ...]:
+        """See `Memory` and `recall`."""
+        if self._episodes != "retrieved":
+            return tuple([await self.recall(user, query) for query in queries])
+        asked = [query for query in queries if query.k or query.choices]
+        found = iter(await self._base.recall_many(self._memory_as.get(user, user), asked) if asked else ())
+        return tuple(next(found) if query.k or query.choices else Recall() for query in queries)
 
     async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
         """See `Memory`."""
@@ -157,6 +165,30 @@ class View:
     async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
         """Raises InvalidInput, as `append`."""
         _refuse()
+
+
+class Recalled(View):
+    """A view that looks each request up once and keeps what was found, for as long as it lives: one user's alignment.
+
+    So candidates are compared on the same recalled episodes, whatever is remembered meanwhile.
+    """
+
+    def __init__(self, base: Memory) -> None:
+        super().__init__(base)
+        self._found: dict[tuple[str, str], Recall] = {}
+
+    async def recall(self, user: str, query: RecallQuery) -> Recall:
+        """See `Memory`."""
+        return (await self.recall_many(user, [query]))[0]
+
+    async def recall_many(self, user: str, queries: Sequence[RecallQuery]) -> tuple[Recall, ...]:
+        """See `Memory`."""
+        keys = [(user, query.model_dump_json()) for query in queries]
+        missing = {key: q for key, q in zip(keys, queries, strict=True) if key not in self._found}
+        if missing:
+            found = await super().recall_many(user, list(missing.values()))
+            self._found.update(zip(missing, found, strict=True))
+        return tuple(self._found[key] for key in keys)
 
 
 def _refuse() -> NoReturn:

@@ -169,6 +169,10 @@ class MadeUpMemory:
         """See `Memory`."""
         return await (await self._of(user)).recall(user, query)
 
+    async def recall_many(self, user: str, queries: Sequence[RecallQuery]) -> tuple[Recall, ...]:
+        """See `Memory`."""
+        return await (await self._of(user)).recall_many(user, queries)
+
     async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
         """See `Memory`."""
         return await (await self._of(user)).latest(user, n, with_truth)

@@ -136,6 +136,25 @@ class Agent:
         """Like `respond`, in pieces of text as they are generated; the last item is the Reply."""
         return self._run(turn, streaming=True)
 
+    def replay_query(
+        self,
+        interaction: Interaction,
+        persona: PersonaDraft,
+        decisions: Sequence[Decision] = (),
+        without: Sequence[str] = (),
+    ) -> RecallQuery:
+        """What `replay`, called with the same, asks of memory; who replays much can look it up for all at once."""
+        query = self._query(interaction.query, interaction.choices, persona.decision)
+        if not interaction.choices:
+            return query.model_copy(update={"before": interaction.id})
+        return query.model_copy(
+            update={
+                "decisions": tuple(decisions) or query.decisions,
+                "before": None if without else interaction.id,
+                "exclude": tuple(without),
+            }
+        )
+
     async def replay(
         self,
         interaction: Interaction,
@@ -163,11 +182,8 @@ class Agent:
         decision = persona.decision
         decisions = tuple(decisions) or (decision,)
         messages = (Message(role="user", content=interaction.query),)
-        without = without if interaction.choices else ()
-        before = None if without else interaction.id
-        recall = await self._recall(
-            interaction.user, interaction.query, interaction.choices, decision, decisions, before, without
-        )
+        query = self.replay_query(interaction, persona, decisions, without)
+        recall = await self.memory.recall(interaction.user, query)
         if interaction.choices:
             lm: tuple[float, ...] | None = None
             usage = Usage()
@@ -200,7 +216,7 @@ class Agent:
         asked = utc_now()
         persona = await self.ensure_persona(turn.user)
         decision = persona.decision
-        recall = await self._recall(turn.user, query, turn.choices, decision, (decision,))
+        recall = await self.memory.recall(turn.user, self._query(query, turn.choices, decision))
         interaction = turn.interaction_id or uuid.uuid4().hex
         recalled = tuple(e.interaction.id for e in recall.episodes)
         if turn.choices:
@@ -253,28 +269,14 @@ class Agent:
             )
         yield reply
 
-    async def _recall(
-        self,
-        user: str,
-        query: str,
-        choices: Sequence[str] | None,
-        decision: Decision,
-        decisions: Sequence[Decision],
-        before: str | None = None,
-        without: Sequence[str] = (),
-    ) -> Recall:
-        return await self.memory.recall(
-            user,
-            RecallQuery(
-                text=query,
-                k=decision.episodes,
-                choices=tuple(choices) if choices else None,
-                decisions=tuple(decisions) if choices else (),
-                before=before,
-                exclude=tuple(without),
-                with_truth=True,  # an answer nobody confirmed must not become an example
-                max_tokens=self.settings.recall_tokens,
-            ),
+    def _query(self, text: str, choices: Sequence[str] | None, decision: Decision) -> RecallQuery:
+        return RecallQuery(
+            text=text,
+            k=decision.episodes,
+            choices=tuple(choices) if choices else None,
+            decisions=(decision,) if choices else (),
+            with_truth=True,  # an answer nobody confirmed must not become an example
+            max_tokens=self.settings.recall_tokens,
         )
 
     async def _option_scores(

@@ -42,7 +42,7 @@ __all__ = [
     "clock",
     "commit",
     "embed_interactions",
-    "embed_recall",
+    "embed_recalls",
     "plan_append",
     "plan_feedback",
     "plan_persona",
@@ -223,13 +223,21 @@ def incoming(interactions: Sequence[Interaction], vectors: Mapping[str, Vector])
     return [Incoming(i, vectors[i.query], None if i.truth is None else vectors[i.truth]) for i in interactions]
 
 
-async def embed_recall(embedder: Embedder, query: RecallQuery) -> tuple[Vector, Matrix]:
-    """The vectors a recall needs: (dim,) of its text and (m, dim) of its choices, (0, dim) where these are not read."""
+async def embed_recalls(embedder: Embedder, queries: Sequence[RecallQuery]) -> list[tuple[Vector, Matrix]]:
+    """The vectors each recall needs: (dim,) of its text and (m, dim) of its choices, (0, dim) where these are not read.
+
+    Equal texts are embedded once.
+    """
+    texts = [[query.text, *_compared(query)] for query in queries]
+    vectors = await _vectors(embedder, list(dict.fromkeys(text for wanted in texts for text in wanted)))
+    rows = [np.stack([vectors[text] for text in wanted]) for wanted in texts]
+    return [(row[0], row[1:]) for row in rows]
+
+
+def _compared(query: RecallQuery) -> tuple[str, ...]:
+    """The choices whose vectors are compared with past truths; grades are compared by their numbers."""
     choices = query.choices if query.choices and query.decisions else ()
-    if choice_kind(choices) is Kind.RATING:
-        choices = ()
-    matrix = np.asarray(await embedder.embed([query.text, *choices]), dtype=np.float32)
-    return matrix[0], matrix[1:]
+    return () if choice_kind(choices) is Kind.RATING else tuple(choices)
 
 
 async def _vectors(embedder: Embedder, texts: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:

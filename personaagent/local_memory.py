@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from personaagent.changes import Change, commit, embed_interactions, embed_recall
+from personaagent.changes import Change, commit, embed_interactions, embed_recalls
 from personaagent.errors import NotFoundError
 from personaagent.portable import parse_export
 from personaagent.protocols import Embedder
@@ -75,8 +75,13 @@ class LocalMemory:
 
     async def recall(self, user: str, query: RecallQuery) -> Recall:
         """Episodes for a request, best first; empty for an unknown user."""
-        vector, choices = await embed_recall(self._embedder, query)
-        return (await self._user(user)).recall(query, vector, choices)
+        return (await self.recall_many(user, [query]))[0]
+
+    async def recall_many(self, user: str, queries: Sequence[RecallQuery]) -> tuple[Recall, ...]:
+        """`recall` for many requests of one user, in their order."""
+        vectors = await embed_recalls(self._embedder, queries)
+        memory = await self._user(user)
+        return tuple(memory.recall(query, *needed) for query, needed in zip(queries, vectors, strict=True))
 
     async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
         """The user's newest n interactions, oldest first; empty for an unknown user."""

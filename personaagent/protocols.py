@@ -76,6 +76,10 @@ class Memory(Protocol):
         """Episodes for a request, best first; empty for an unknown user."""
         ...
 
+    async def recall_many(self, user: str, queries: Sequence[RecallQuery]) -> tuple[Recall, ...]:
+        """`recall` for many requests of one user, in their order: one round trip where memory is elsewhere."""
+        ...
+
     async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
         """The user's newest n interactions, oldest first; empty for an unknown user."""
         ...

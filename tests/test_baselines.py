@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from alignment.baselines import BASELINES, baseline
-from alignment.views import View
+from alignment.views import Recalled, View
 from personaagent import prompts
 from personaagent.errors import ConflictError, InvalidInput
 from personaagent.local_memory import LocalMemory
@@ -180,6 +180,32 @@ async def test_the_newest_episodes_keep_to_the_token_budget() -> None:
     view = View(await memory(), episodes="latest")
     found = await view.recall("ann", RecallQuery(text="x", k=4, max_tokens=16))
     assert [e.interaction.id for e in found.episodes] == ["ann3", "ann2"]
+
+
+async def test_many_requests_are_recalled_as_they_are_one_by_one() -> None:
+    held = await memory()
+    queries = [
+        RecallQuery(text=QUESTION.query, k=2, choices=OPTIONS, decisions=(Decision(),)),
+        RecallQuery(text="ship", k=0),
+        RecallQuery(text="ship", k=1, exclude=("ann1",)),
+        RecallQuery(text="captain", k=1, before="ann3"),
+    ]
+    plain = [await held.recall("ann", query) for query in queries]
+    assert await held.recall_many("ann", queries) == tuple(plain)
+    for view in (View(held), View(held, episodes="latest"), View(held, episodes="none"), Recalled(held)):
+        assert await view.recall_many("ann", queries) == tuple([await view.recall("ann", q) for q in queries])
+        assert await view.recall_many("ann", []) == ()
+
+
+async def test_what_was_recalled_once_stays_the_same_for_all_candidates() -> None:
+    held = await memory()
+    view, query = Recalled(held), RecallQuery(text="something for the ship", k=1)
+    before = await view.recall("ann", query)
+    await held.append("ann", [said("ann", 4, "something for the ship", "tea")])
+    assert await view.recall_many("ann", [query, query]) == (before, before)
+    assert await view.recall("ann", query.model_copy(update={"k": 2})) != before
+    assert (await view.recall("bob", query)).episodes != before.episodes
+    assert await Recalled(held).recall("ann", query) != before
 
 
 def test_an_unknown_baseline_is_refused() -> None:

@@ -238,7 +238,7 @@ class Memory(RuleBasedStateMachine):
                 truths = sum(1 for i in model.rows.values() if i.truth is not None)
                 assert (summary.interactions, summary.truths) == (len(model.rows), truths)
             vector = EMBEDDER.encode(["x"])[0]
-            recall = self.do(self.shard.recall(user, RecallQuery(text="x", k=9), vector, EMBEDDER.encode([])))
+            (recall,) = self.do(self.shard.recall(user, [(RecallQuery(text="x", k=9), vector, EMBEDDER.encode([]))]))
             found = [e.interaction for e in recall.episodes]
             assert all(i in model.latest() for i in found)
             assert recall.known == len(model.rows)

@@ -60,8 +60,9 @@ async def test_appended_interactions_are_recalled_and_survive_passivation(shard:
     rows = [interaction(str(i), minute=i, truth="x" if i % 2 else None) for i in range(20)]
     assert (await shard.append("ann", await batch(*rows), "test")).added == 20
     for _ in range(2):
-        recall = await shard.recall("ann", RecallQuery(text="query 7", k=1), EMBEDDER.encode(["query 7"])[0], NONE)
-        assert [e.interaction for e in recall.episodes] == [rows[7]]
+        asked = [(RecallQuery(text=t, k=1), EMBEDDER.encode([t])[0], NONE) for t in ("query 7", "query 3")]
+        found = await shard.recall("ann", asked)
+        assert [[e.interaction for e in recall.episodes] for recall in found] == [[rows[7]], [rows[3]]]
         assert [i.id for i in await shard.latest("ann", 2, False)] == ["18", "19"]
         assert await shard.passivate() == 1
     stats = await shard.stats()
@@ -249,7 +250,7 @@ async def test_a_large_user_is_searched_in_the_store_with_the_same_answers(tmp_p
     assert (await large.stats())["ram_bytes"] < (await small.stats())["ram_bytes"] / 3
     for query in queries:
         vector = EMBEDDER.encode([query.text])[0]
-        one, other = [await s.recall("ann", query, vector, NONE) for s in (small, large)]
+        (one,), (other,) = [await s.recall("ann", [(query, vector, NONE)]) for s in (small, large)]
         assert [(e.interaction, e.age) for e in one.episodes] == [(e.interaction, e.age) for e in other.episodes]
         np.testing.assert_allclose(one.evidence, other.evidence, atol=1e-5)
         assert one.known == other.known
@@ -259,7 +260,7 @@ async def test_a_large_user_is_searched_in_the_store_with_the_same_answers(tmp_p
     assert len(await large.export("ann")) == len(await small.export("ann"))
     vector = EMBEDDER.encode(["q"])[0]
     with pytest.raises(NotFoundError):
-        await large.recall("ann", RecallQuery(text="q", before="never"), vector, NONE)
+        await large.recall("ann", [(RecallQuery(text="q", before="never"), vector, NONE)])
     assert (await large.forget("ann", "user", "a")).interactions == 151
     for shard in (small, large):
         await shard.close()
