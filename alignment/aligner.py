@@ -290,12 +290,8 @@ class Aligner:
                 arm, index, after, shared = found.arm, found.index, challenger, None
             else:
                 log.debug("gate kept %s's persona: %.3f, not %.3f", user_key(user), verdict.before, verdict.after)
-        if shared is not None:
-            reason = f"{shared.verdict.reason} of {shared.users} users"
-        draft = grid.draft(index, arm)
-        sources = parts.rewrite if draft.text != persona.text else parts.select
         before = float(own.column(0).hard.mean())
-        result = AlignmentResult(
+        kept = AlignmentResult(
             user=user,
             outcome=Outcome.REJECTED,
             reason=reason,
@@ -306,12 +302,17 @@ class Aligner:
             held_out=len(parts.gate),
             candidates=found.candidates,
         )
+        draft = grid.draft(index, arm)
         if draft.text == persona.text and draft.decision == persona.decision:
-            return result
+            return kept
+        sources = parts.rewrite if draft.text != persona.text else parts.select
         scores = {"score_before": before, "score_after": float(after.hard.mean())}
         draft = draft.model_copy(update={**scores, "run": run, "sources": tuple(i.id for i in sources)})
         committed = await self._commit(user, draft, persona.number, caller)
-        return result.model_copy(update={"outcome": Outcome.ACCEPTED, "persona_after": committed.number, **scores})
+        if shared is not None:
+            reason = f"{shared.verdict.reason} of {shared.users} users"
+        news = {"outcome": Outcome.ACCEPTED, "reason": reason, "persona_after": committed.number, **scores}
+        return kept.model_copy(update=news)
 
 
 def _refused(scores: Table, index: int, min_gain: float) -> bool:

@@ -165,6 +165,17 @@ async def test_users_with_memories_alike_get_the_reading_that_suits_them() -> No
     assert (await alone.aligner().align(["ann"]))[0].outcome is Outcome.REJECTED
 
 
+async def test_a_budget_that_ends_before_the_pooled_reading_can_be_checked_is_what_the_result_names() -> None:
+    decision = Decision(episodes=0, evidence_weight=40.0, half_life=0.5)
+    world = World(Fading(teach=lambda r: ""), decision=decision, max_calls=30)
+    users = [f"u{n}" for n in range(8)]
+    for user in users:
+        await world.add(moods(user))
+    results = await world.aligner().align(users)
+    assert {r.outcome for r in results} == {Outcome.REJECTED}
+    assert all("budget" in r.reason for r in results)
+
+
 async def test_users_who_have_nothing_to_pool_keep_nobody_waiting() -> None:
     world = World(Fading())
     await world.add(moods("ann"))
