@@ -40,6 +40,7 @@ class Rollouts:
         self, agent: Agent, scorer: Scorer, caller: Caller, grid: Grid, history: Sequence[Interaction] = ()
     ) -> None:
         """`history`: the user's latest interactions; without it memory is read as it was before each replay."""
+        self._memory = agent.memory
         # Candidates differ in prose more than in what they recall, so nothing is looked up twice.
         self._agent = Agent(agent.llm, Recalled(agent.memory), agent.settings)
         self._without = _left_out(history)
@@ -59,6 +60,8 @@ class Rollouts:
         """
         await self._recall(interactions)
         missing = {(a, i.id): (a, i) for a in arms for i in interactions if (a, i.id) not in self._done}
+        if not missing:
+            return
         await self._prefetch(missing.values())
         errors = [e for e in await together(self._one(a, i) for a, i in missing.values()) if e is not None]
         if 2 * len(errors) > len(missing):
@@ -101,8 +104,7 @@ class Rollouts:
             return
         again = [i for i in closed if i.kind is Kind.CHOICE]
         queries = [self._evidence(i) for i in closed] + [self._evidence(i, reworded(i.query)) for i in again]
-        memory = self._agent.memory
-        found = await self._caller.patiently(lambda: memory.recall_many(closed[0].user, queries))
+        found = await self._caller.patiently(lambda: self._memory.recall_many(closed[0].user, queries))
         now = {i.id: recall.evidence for i, recall in zip(again, found[len(closed) :], strict=True)}
         for interaction, recall in zip(closed, found, strict=False):
             self._remembered[interaction.id] = Remembered(recall.evidence, now.get(interaction.id, ()))
@@ -121,14 +123,13 @@ class Rollouts:
         )
 
     async def _prefetch(self, pairs: Collection[tuple[Arm, Interaction]]) -> None:
-        """Have memory answer all at once what these replays will ask; it is kept in the view."""
+        """Have memory answer all at once what these replays, at least one, will ask; it is kept in the view."""
         queries = [
             self._agent.replay_query(i, self._grid.draft(0, arm), without=self._without.get(i.id, ()))
             for arm, i in pairs
         ]
-        user = next((i.user for _, i in pairs), None)
-        if user is not None:
-            await self._caller.patiently(lambda: self._agent.memory.recall_many(user, queries))
+        user = next(iter(pairs))[1].user
+        await self._caller.patiently(lambda: self._agent.memory.recall_many(user, queries))
 
     async def _one(self, arm: Arm, interaction: Interaction) -> InvalidInput | LLMError | None:
         draft = self._grid.draft(0, arm)

@@ -67,11 +67,21 @@ class View:
 
     async def recall(self, user: str, query: RecallQuery) -> Recall:
         """See `Memory`; what the view hides is not found, and gives no evidence."""
-        if query.k == 0 and not query.choices:
-            return Recall()  # nothing was asked for: no need to embed the text
+        return (await self.recall_many(user, [query]))[0]
+
+    async def recall_many(self, user: str, queries: Sequence[RecallQuery]) -> tuple[Recall, ...]:
+        """See `Memory` and `recall`."""
         whose = self._memory_as.get(user, user)
+        # Of a query that asks for nothing the text need not even be embedded.
+        asked = [query for query in queries if query.k or query.choices]
         if self._episodes == "retrieved":
-            return await self._base.recall(whose, query)
+            found = iter(await self._base.recall_many(whose, asked) if asked else ())
+        else:
+            found = iter([await self._shown(whose, query) for query in asked])
+        return tuple(next(found) if query.k or query.choices else Recall() for query in queries)
+
+    async def _shown(self, whose: str, query: RecallQuery) -> Recall:
+        """What is found without looking for what is similar: the newest episodes, or none."""
         nothing = tuple((0.0,) * len(query.choices or ()) for _ in query.decisions)
         if self._episodes == "none":
             return Recall(evidence=nothing)
@@ -84,14 +94,6 @@ class View:
             left = None if left is None else left - cost
             newest.append(Episode(interaction=past, similarity=0.0, score=0.0, age=age))
         return Recall(episodes=tuple(newest), evidence=nothing, known=len(newest))
-
-    async def recall_many(self, user: str, queries: Sequence[RecallQuery]) -> tuple[Recall, ...]:
-        """See `Memory` and `recall`."""
-        if self._episodes != "retrieved":
-            return tuple([await self.recall(user, query) for query in queries])
-        asked = [query for query in queries if query.k or query.choices]
-        found = iter(await self._base.recall_many(self._memory_as.get(user, user), asked) if asked else ())
-        return tuple(next(found) if query.k or query.choices else Recall() for query in queries)
 
     async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
         """See `Memory`."""
@@ -177,13 +179,10 @@ class Recalled(View):
         super().__init__(base)
         self._found: dict[tuple[str, str], Recall] = {}
 
-    async def recall(self, user: str, query: RecallQuery) -> Recall:
-        """See `Memory`."""
-        return (await self.recall_many(user, [query]))[0]
-
     async def recall_many(self, user: str, queries: Sequence[RecallQuery]) -> tuple[Recall, ...]:
         """See `Memory`."""
-        keys = [(user, query.model_dump_json()) for query in queries]
+        # Its metadata keep a query from being hashed; JSON would refuse what a model's tool call may contain.
+        keys = [(user, repr(query)) for query in queries]
         missing = {key: q for key, q in zip(keys, queries, strict=True) if key not in self._found}
         if missing:
             found = await super().recall_many(user, list(missing.values()))

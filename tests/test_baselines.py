@@ -206,6 +206,8 @@ async def test_what_was_recalled_once_stays_the_same_for_all_candidates() -> Non
     assert await view.recall("ann", query.model_copy(update={"k": 2})) != before
     assert (await view.recall("bob", query)).episodes != before.episodes
     assert await Recalled(held).recall("ann", query) != before
+    broken = RecallQuery(text="half a character \ud83d", k=1)  # as a model's tool call may have it
+    assert await view.recall("ann", broken) == await held.recall("ann", broken)
 
 
 def test_an_unknown_baseline_is_refused() -> None:
