@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from alignment.budget import Budget, Caller, together
+from alignment.budget import Budget, Caller
 from alignment.candidates import Arm, Grid, changes_mind, readings_of
 from alignment.cohort import MOST, Cohort, Entry, Member
 from alignment.gate import Acceptor, Gate, Table, clearly_better
@@ -26,6 +26,7 @@ from personaagent.persona import initial_persona
 from personaagent.profile import build_profile
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AlignmentSettings
+from personaagent.tasks import together
 from personaagent.types import (
     AlignmentResult,
     ChatRequest,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from alignment.slots import Slots
 from personaagent.errors import BudgetExceeded, UnavailableError
 from personaagent.types import Usage
 
-__all__ = ["Budget", "Caller", "patiently", "together"]
+__all__ = ["Budget", "Caller", "patiently"]
 
 T = TypeVar("T")
 
@@ -133,15 +133,3 @@ async def patiently(make: Callable[[], Awaitable[T]], retry_s: float, pause_s: f
                 raise
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, 10.0)
-
-
-async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Results in order. The first error ends the others, waits until they have ended, and is raised as it is."""
-    tasks = [asyncio.ensure_future(w) for w in work]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

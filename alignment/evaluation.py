@@ -15,7 +15,6 @@ from typing import Any, Literal
 from alignment.aligner import Aligner
 from alignment.baselines import ABLATIONS, BASELINES, METHODS, Answer, Answering, Method, agent_settings, method_of
 from alignment.benchmarks import Benchmark, Phase, floors, load_benchmark, spoil, spread
-from alignment.budget import together
 from alignment.metering import CachedEmbedder, Meter, SharedLLM, spent
 from alignment.metrics import Scored, gain, outcomes, summary
 from alignment.segments import Groups, group_users, segment_scores
@@ -27,6 +26,7 @@ from personaagent.models import model_name
 from personaagent.profile import build_profile
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import Settings
+from personaagent.tasks import together
 from personaagent.types import AlignmentResult, Interaction, Kind
 
 __all__ = ["ABLATIONS", "METHODS", "Evaluation", "run_evaluation"]

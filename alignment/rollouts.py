@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from alignment.budget import Caller, together
+from alignment.budget import Caller
 from alignment.candidates import Arm, Grid
 from alignment.gate import Table
 from alignment.scorer import Remembered, Scorer, Scores, closed_scores, constant
@@ -16,6 +16,7 @@ from alignment.views import Recalled
 from personaagent.agent import Agent, Replay
 from personaagent.errors import InvalidInput, LLMError
 from personaagent.scoring import normalised
+from personaagent.tasks import together
 from personaagent.types import Interaction, Kind, RecallQuery
 
 __all__ = ["Rollouts", "reworded"]

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from alignment.budget import Caller, together
+from alignment.budget import Caller
 from personaagent import prompts
 from personaagent.assembly import question
 from personaagent.errors import ContextLengthExceeded
 from personaagent.persona import clip, tokens
 from personaagent.protocols import LLM
 from personaagent.scoring import normalised
+from personaagent.tasks import together
 from personaagent.types import ChatRequest, Interaction, Message
 
 __all__ = ["Case", "Proposals", "Proposer", "TextualProposer", "refusal", "tidy", "unquoted"]

@@ -18,6 +18,7 @@ from personaagent.errors import LLMError
 from personaagent.evidence import normal
 from personaagent.persona import ranked, tokens
 from personaagent.protocols import LLM, Embedder, Matrix, Memory
+from personaagent.tasks import together
 from personaagent.types import ChatRequest, Fact, Interaction, Kind, Message, Profile, Usage, interaction_id
 
 __all__ = ["BATCH", "ProfileBuild", "build_profile", "extract_facts", "parse_facts", "trim"]
@@ -73,8 +74,8 @@ async def build_profile(
     usage = Usage()
     if llm is not None:
         recent = new[-BATCH * MAX_CALLS :]
-        for start in range(0, len(recent), BATCH):
-            written, cost = await _ask(llm, recent[start : start + BATCH], priority)
+        batches = [recent[start : start + BATCH] for start in range(0, len(recent), BATCH)]
+        for written, cost in await together(_ask(llm, batch, priority) for batch in batches):
             usage = usage + cost
             facts = _merge(facts, written)
     profile = Profile(

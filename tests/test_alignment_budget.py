@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from alignment.budget import Budget, Caller, together
+from alignment.budget import Budget, Caller
 from alignment.slots import Slots
 from personaagent.errors import BudgetExceeded, LLMError, UnavailableError
 from personaagent.types import Usage
@@ -86,23 +86,3 @@ async def test_errors_that_stay_are_raised_and_cost_nothing(error: Exception) ->
     with pytest.raises(type(error)):
         await caller(budget).call(fail, lambda u: u)
     assert budget.calls == 0
-
-
-async def test_together_ends_the_others_before_it_raises() -> None:
-    ended = []
-
-    async def slow(i: int) -> int:
-        try:
-            await asyncio.sleep(3600)
-        finally:
-            ended.append(i)
-        return i
-
-    async def fail() -> int:
-        await asyncio.sleep(0)
-        raise LLMError("broken")
-
-    with pytest.raises(LLMError):
-        await together([slow(1), fail(), slow(2)])
-    assert ended == [1, 2]
-    assert await together(give(Usage(calls=i)) for i in range(3)) == [Usage(calls=i) for i in range(3)]

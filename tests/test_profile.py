@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given, settings
@@ -7,8 +8,8 @@ from hypothesis import strategies as st
 
 from personaagent.local_memory import LocalMemory
 from personaagent.persona import initial_persona, tokens
-from personaagent.profile import build_profile, parse_facts, trim
-from personaagent.types import Decision, Fact, Interaction
+from personaagent.profile import BATCH, build_profile, parse_facts, trim
+from personaagent.types import ChatRequest, ChatResult, Decision, Fact, Interaction
 from tests.agent_doubles import FakeLLM
 from tests.doubles import HashEmbedder
 
@@ -57,6 +58,28 @@ async def test_nothing_new_costs_nothing() -> None:
     calls = len(llm.requests)
     again = await build_profile(memory, embedder, "ada", llm)
     assert (again.read, len(llm.requests)) == (0, calls)
+
+
+class MeetingLLM(FakeLLM):
+    """Answers nobody before `parties` have asked."""
+
+    def __init__(self, parties: int) -> None:
+        super().__init__(lambda request: "- likes black coffee [1]")
+        self._all = asyncio.Barrier(parties)
+
+    async def chat(self, request: ChatRequest) -> ChatResult:
+        async with asyncio.timeout(5):
+            await self._all.wait()
+        return await super().chat(request)
+
+
+async def test_a_long_history_is_read_in_calls_side_by_side_and_no_fact_counts_twice() -> None:
+    memory, embedder, llm = LocalMemory(HashEmbedder()), HashEmbedder(), MeetingLLM(3)
+    await memory.append("ada", [settled(n, f"drink {n}", "black coffee") for n in range(2 * BATCH + 1)])
+    built = await build_profile(memory, embedder, "ada", llm, budget=10_000)
+    assert built.usage.calls == 3
+    (written,) = [f for f in built.profile.current if f.source != "extracted"]
+    assert set(written.evidence) == {"i0", f"i{BATCH}", f"i{2 * BATCH}"}
 
 
 def test_only_grounded_lines_of_a_model_are_kept() -> None:
