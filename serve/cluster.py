@@ -249,11 +249,13 @@ def stop(mark: str | None, patience_s: float) -> None:
         mark: given to `init_ray`, to end that Ray with everything in it; None for a cluster of others.
         patience_s: how long its processes may take to end by themselves; 0 for a start that is broken off.
     """
-    if ray.is_initialized():
-        _forget_serve()
-        ray.shutdown()
-    if mark is not None:
-        end(mark, patience_s)
+    try:
+        if ray.is_initialized():
+            _forget_serve()
+            ray.shutdown()
+    finally:  # a Ray that was interrupted while it started may fail to shut down
+        if mark is not None:
+            end(mark, patience_s)
 
 
 def _forget_serve() -> None:
