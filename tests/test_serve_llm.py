@@ -283,18 +283,20 @@ async def main():
 
 asyncio.run(main())
 """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        code,
-        str(folder / f"home-{mark}"),
-        str(folder / "scripted"),
-        cwd=ROOT,
-        env={**os.environ, **ENGINE, "PERSONAAGENT_TEST_MARK": mark},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    words = folder / f"stderr-{mark}"
+    with words.open("wb") as said:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            code,
+            str(folder / f"home-{mark}"),
+            str(folder / "scripted"),
+            cwd=ROOT,
+            env={**os.environ, **ENGINE, "PERSONAAGENT_TEST_MARK": mark},
+            stdout=subprocess.PIPE,
+            stderr=said,
+            start_new_session=True,
+        )
     assert process.stdout is not None
     while line := await process.stdout.readline():
         if line.decode().startswith(stage):
@@ -305,8 +307,9 @@ asyncio.run(main())
     else:
         process.send_signal(number)
     await process.communicate()
+    left = marked(mark)
     assert process.returncode not in (0, None)
-    assert marked(mark) == []
+    assert left == [], f"exit code {process.returncode}: {words.read_text(errors='replace')[-2000:]}"
 
 
 def marked(mark: str) -> list[str]:
