@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import ray
 from ray import serve
+from ray._private import auto_init_hook
 from ray._raylet import Config  # type: ignore[attr-defined]  # it has no stub
 from ray.exceptions import RayError
 from ray.serve.context import _get_global_client, _set_global_client
@@ -249,17 +250,17 @@ def stop(mark: str | None, patience_s: float) -> None:
         mark: given to `init_ray`, to end that Ray with everything in it; None for a cluster of others.
         patience_s: how long its processes may take to end by themselves; 0 for a start that is broken off.
     """
-    try:
-        if ray.is_initialized():
-            _forget_serve()
-            ray.shutdown()
-    finally:  # a Ray that was interrupted while it started may fail to shut down
-        if mark is not None:
-            end(mark, patience_s)
+    if ray.is_initialized():
+        # A call that a thread behind a handle makes from here on would start another Ray, which nobody ends.
+        auto_init_hook.enable_auto_connect = False
+        _forget_serve()
+        ray.shutdown()
+    if mark is not None:
+        end(mark, patience_s)
 
 
 def _forget_serve() -> None:
-    """End the threads behind Serve handles: left alone, they would call Ray, and Ray would start anew for them."""
+    """End the threads behind Serve handles: left alone, they would go on calling Ray."""
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is not None:
         client.shutdown_cached_handles()

@@ -312,6 +312,42 @@ asyncio.run(main())
     assert left == [], f"exit code {process.returncode}: {words.read_text(errors='replace')[-2000:]}"
 
 
+async def test_a_call_that_comes_after_the_end_starts_no_other_ray(folder: Path) -> None:
+    """As threads behind a handle make it, when a start is broken off."""
+    mark = uuid.uuid4().hex
+    code = """
+import asyncio, sys
+from pathlib import Path
+import ray
+from ray.exceptions import RaySystemError
+from personaagent.settings import load_settings
+from serve.system import System
+
+async def main():
+    system = await System.start(load_settings(home=Path(sys.argv[1])), llm=False)
+    await system.close()
+    try:
+        ray.get_actor("late")
+    except RaySystemError:
+        print("refused")
+
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        code,
+        str(folder / f"home-{mark}"),
+        cwd=ROOT,
+        env={**os.environ, "PERSONAAGENT_TEST_MARK": mark},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    said, _ = await process.communicate()
+    assert said.decode().split() == ["refused"]
+    assert marked(mark) == []
+
+
 def marked(mark: str) -> list[str]:
     """Command lines of living processes that inherited a mark in their environment."""
     found = []
