@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import os
@@ -17,6 +18,7 @@ from ray import serve
 from ray._private import auto_init_hook
 from ray._raylet import Config  # type: ignore[attr-defined]  # it has no stub
 from ray.exceptions import RayError
+from ray.serve._private.router import SingletonThreadRouter
 from ray.serve.context import _get_global_client, _set_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
@@ -48,6 +50,7 @@ log = logging.getLogger(__name__)
 
 NAMESPACE = "personaagent"
 _MARK = "PERSONAAGENT_SYSTEM"  # environment variable
+HANDLES_END_S = 5.0  # for what is under way through handles to be cancelled
 # Above the ports of Ray's workers, below those that Linux, macOS and Windows give to outgoing connections.
 LISTENING_PORTS = range(20_000, 32_768)
 _ROOT = str(Path(__file__).resolve().parent.parent)
@@ -251,8 +254,7 @@ def stop(mark: str | None, patience_s: float) -> None:
         patience_s: how long its processes may take to end by themselves; 0 for a start that is broken off.
     """
     if ray.is_initialized():
-        # A call that a thread behind a handle makes from here on would start another Ray, which nobody ends.
-        auto_init_hook.enable_auto_connect = False
+        auto_init_hook.enable_auto_connect = False  # a late call would start another Ray, which nobody ends
         _forget_serve()
         ray.shutdown()
     if mark is not None:
@@ -260,11 +262,30 @@ def stop(mark: str | None, patience_s: float) -> None:
 
 
 def _forget_serve() -> None:
-    """End the threads behind Serve handles: left alone, they would go on calling Ray."""
+    """End the thread behind Serve handles: a call it makes to a Ray that was left ends this process on the spot."""
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is not None:
         client.shutdown_cached_handles()
         _set_global_client(None)
+    loop, SingletonThreadRouter._asyncio_loop = SingletonThreadRouter._asyncio_loop, None
+    if loop is not None:
+        asyncio.run_coroutine_threadsafe(_wind_up(), loop)
+        deadline = time.monotonic() + HANDLES_END_S
+        while loop.is_running() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if loop.is_running():
+            log.debug("calls through Serve handles did not end")
+        else:
+            loop.close()  # a handle that is used now says so
+
+
+async def _wind_up() -> None:
+    """Cancel the other tasks of this event loop, and end it with them."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    asyncio.get_running_loop().stop()
 
 
 def end(mark: str, patience_s: float) -> None:
