@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from typing import Any, ClassVar
 
 import pytest
 import yaml
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from personaagent.agent import Agent
@@ -517,3 +519,31 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(capsys: pytest.Captu
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == ["aligning 1/500", "aligning 500/500 3.0 users/s"]
+
+
+def test_a_stage_that_goes_on_or_stays_whole_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with Output(json=True).progress() as tell:
+        tell("none", 12, 16, "12 of 32 answers")
+        for _ in range(3):
+            tell("none", 16, 16, "16 of 32 answers")
+        tell("rag", 0, 16, "16 of 32 answers")
+    assert capsys.readouterr().err.splitlines() == [
+        "none 12/16 12 of 32 answers",
+        "none 16/16 16 of 32 answers",
+        "rag 0/16 16 of 32 answers",
+    ]
+
+
+def test_progress_in_a_terminal_keeps_one_bar_below_the_stages_that_are_done() -> None:
+    output = Output()
+    output.err = Console(file=io.StringIO(), force_terminal=True, width=120, height=10)
+    with output.progress() as tell:
+        for stage in range(30):  # more than the terminal has lines
+            tell(f"stage {stage}", 3, 8, "")
+            tell(f"stage {stage}", 8, 8, f"{stage} of 30 answers")
+    shown = output.err.file.getvalue()  # type: ignore[attr-defined]
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]+", shown)]
+    assert [line.strip() for line in lines if re.fullmatch(r"stage \d+ 8/8 *", line)] == [
+        f"stage {n} 8/8" for n in range(29)
+    ]
+    assert "29 of 30 answers" in [line for line in lines if line.strip()][-1]
