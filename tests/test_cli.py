@@ -25,11 +25,12 @@ from personaagent.cli import app
 from personaagent.cli.options import parse_assignment
 from personaagent.cli.output import Output
 from personaagent.cli.serving import _split
-from personaagent.errors import InvalidInput
+from personaagent.errors import InvalidInput, UnavailableError
 from personaagent.local_memory import LocalMemory
 from personaagent.settings import Settings
 from tests.agent_doubles import FakeLLM
 from tests.doubles import HashEmbedder
+from tests.eval_doubles import history_file
 
 Invoke = Callable[..., Result]
 
@@ -365,6 +366,64 @@ def test_chat_answers_and_remembers(invoke: Invoke, system: type[FakeSystem]) ->
     assert reply["text"] in ("soup", "salad")
     assert set(reply["scores"]) == {"soup", "salad"}
     assert json.loads(invoke("users", "--json").stdout)["users"][0]["interactions"] == 2
+
+
+# Evaluation
+
+
+def test_an_evaluation_goes_on_where_it_stopped(
+    invoke: Invoke, system: type[FakeSystem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ("eval", "history", "--data", history_file(tmp_path), "--methods", "none,rag", "--json")
+    wanted = {"failing": 5}
+    answer = FakeLLM.chat
+
+    async def chat(self: FakeLLM, request: Any) -> Any:
+        if wanted["failing"]:
+            wanted["failing"] -= 1
+            raise UnavailableError("did not answer in time")
+        return await answer(self, request)
+
+    monkeypatch.setattr(FakeLLM, "chat", chat)
+    first = invoke(*args)
+    assert first.exit_code == 1
+    missing = json.loads(first.stdout)["missing"]
+    assert sum(missing.values()) == 5
+    assert "32 answers, kept in" in first.stderr
+    named = ", ".join(f"{name} {count}" for name, count in missing.items())
+    assert f"answers missing, counted as wrong: {named}; the same command tries them again" in first.stderr
+
+    second = invoke(*args)
+    assert second.exit_code == 0, second.stderr
+    assert "going on: 27 of 32 answers are there" in second.stderr
+    assert json.loads(second.stdout)["missing"] == {}
+    assert len(system.started) == 2
+
+    third = invoke(*args)
+    assert len(system.started) == 2
+    assert "--restart runs it again" in one_line(third.stderr)
+    assert third.stdout == second.stdout
+    with monkeypatch.context() as patched:
+        patched.setattr("alignment.evaluation.code_digest", lambda: "other")
+        assert "the program has changed" in invoke(*args).stderr
+
+    assert "32 answers, kept in" in invoke(*args, "--restart").stderr
+    assert len(system.started) == 3
+    folder = next((tmp_path / "home" / "evaluations").iterdir())
+    refused = invoke(*args, "--seed", 7, "--run-folder", folder)
+    assert refused.exit_code == 2
+    assert "options.seed is 0 there and 7 here" in one_line(refused.stderr)
+    assert len(system.started) == 3
+
+
+def test_an_evaluation_without_a_model_starts_none(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    data = history_file(tmp_path)
+    result = invoke("eval", "history", "--data", data, "--methods", "evidence", "--run-folder", folder)
+    assert result.exit_code == 0, result.stderr
+    assert "evidence" in result.stdout
+    assert [parts["llm"] for parts in system.started] == [False]
+    assert (folder / "journal.jsonl").exists()
 
 
 class Command:
