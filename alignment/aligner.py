@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 
 import numpy as np
@@ -87,17 +87,20 @@ class Aligner:
         users: Sequence[str],
         run: str | None = None,
         on_result: Callable[[AlignmentResult], None] | None = None,
+        within: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> list[AlignmentResult]:
         """Align users; one result per user, in their order. A user named twice is aligned once.
 
         Users are worked on in cohorts of at most `settings.cohort`, two cohorts at a time, so memory does not grow with their
         number and the engine has work while the last users of a cohort finish. One user's failure is a result with outcome
-        FAILED and touches nobody else. Only cancellation is raised.
+        FAILED and touches nobody else. Of the work itself only cancellation is raised.
 
         Args:
             users: user ids.
             run: kept with the personas that are committed; a run that resumes finds them by it.
-            on_result: called with each result as soon as it is there, in order of completion.
+            on_result: called with each result as soon as it is there, in order of completion. What it raises ends the others
+                and is raised.
+            within: makes a context for a user, inside which all work on that user is done.
         """
         names = list(dict.fromkeys(users))
         budget = self._budget(run)
@@ -106,7 +109,7 @@ class Aligner:
         waiting = iter([names[n::count] for n in range(count)])
 
         async def one(user: str, member: Member) -> None:
-            with member:
+            with member, within(user):
                 results[user] = await self._guarded(user, run, budget, member)
             if on_result is not None:
                 on_result(results[user])

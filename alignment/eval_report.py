@@ -75,9 +75,12 @@ def _sections(result: Mapping[str, Any]) -> list[Section]:
 def _about(result: Mapping[str, Any]) -> str:
     mode = "the paper's loop, without a gate" if result["paper"] else "gated"
     noise = f" {result['noise']:.0%} of the learned truths of every other user are random." if result["noise"] else ""
+    model = f"model {result['model']}, alignment: {mode}" if result["model"] else "no model"
+    lost = sum(result["missing"].values())
+    missing = f" {lost} {'answers are' if lost > 1 else 'answer is'} missing and counted as wrong." if lost else ""
     return (
-        f"{result['users']} users, model {result['model']}, alignment: {mode}, seed {result['seed']}. All methods use the "
-        f"same model, tools and token limits. Intervals are 95 % bootstrap intervals over users.{noise}"
+        f"{result['users']} users, {model}, seed {result['seed']}. All methods use the same model, tools and token limits. "
+        f"Intervals are 95 % bootstrap intervals over users.{noise}{missing}"
     )
 
 

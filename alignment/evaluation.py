@@ -1,78 +1,91 @@
 """The evaluation of PersonaAgent against baselines: learn in time order, test on what came later.
 
 All methods run in this process over one memory in RAM, with one model and the agent that serves users. Nothing is
-fitted on a test item, and no test item enters memory before or after it is asked.
+fitted on a test item, and no test item enters memory before or after it is asked. What is found out is kept in a journal
+as it comes; with the same journal an evaluation that was cut short goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Literal
 
 from alignment.aligner import Aligner
-from alignment.baselines import ABLATIONS, BASELINES, METHODS, Answer, Answering, Method, agent_settings, method_of
-from alignment.benchmarks import Benchmark, Phase, floors, load_benchmark, spoil, spread
-from alignment.metering import CachedEmbedder, Meter, SharedLLM, spent
-from alignment.metrics import Scored, gain, outcomes, summary
-from alignment.segments import Groups, group_users, segment_scores
+from alignment.baselines import ABLATIONS, METHODS, Answer, Answering, Method, agent_settings, method_of
+from alignment.benchmarks import Phase
+from alignment.eval_plan import (
+    COLD,
+    Asked,
+    EvaluationOptions,
+    Plan,
+    code_digest,
+    cold_stage,
+    needs_model,
+    plan_evaluation,
+)
+from alignment.eval_records import Aligned, Answered, Built, Records
+from alignment.eval_result import result_of
+from alignment.eval_watch import Outage, Progress, Watch
+from alignment.journal import Journal
+from alignment.metering import CachedEmbedder, SharedLLM, Tally, counted
+from alignment.metrics import Scored
+from alignment.segments import Groups, group_users
 from alignment.views import View
 from personaagent.agent import Agent
-from personaagent.errors import InvalidInput, LLMError
+from personaagent.errors import InvalidInput, LLMError, UnavailableError
 from personaagent.local_memory import LocalMemory
-from personaagent.models import model_name
 from personaagent.profile import build_profile
 from personaagent.protocols import LLM, Embedder, Memory
-from personaagent.settings import Settings
 from personaagent.tasks import together
-from personaagent.types import AlignmentResult, Interaction, Kind
+from personaagent.types import AlignmentResult, Interaction, Kind, user_key, utc_now
 
-__all__ = ["ABLATIONS", "METHODS", "Evaluation", "run_evaluation"]
+__all__ = [
+    "ABLATIONS",
+    "METHODS",
+    "Evaluation",
+    "EvaluationOptions",
+    "Plan",
+    "answers_there",
+    "code_changed",
+    "needs_model",
+    "plan_evaluation",
+    "run_evaluation",
+]
 
-COLD = (0, 1, 3, 10)  # learned interactions
-COLD_ITEMS = 10  # test items per user of the cold start
-READ_PROFILE = frozenset({"pag", "react", "persona"})  # baselines that pay for the profile
+log = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, int], None]
+TELL_S = 1.0  # between two looks at how far it is
+NOTE_S = 10.0  # between two notes of the time spent
+
+_MISSED = (LLMError, InvalidInput, UnavailableError)  # one call failed, and the others may well succeed
 
 
 async def run_evaluation(
-    dataset: str,
-    path: Path | str | None,
-    methods: Sequence[str],
-    users: int | None,
+    plan: Plan,
     llm: LLM,
     embedder: Embedder,
-    settings: Settings,
+    journal: Journal | None = None,
     *,
-    paper: bool = False,
-    ablate: Sequence[str] = (),
-    seed: int = 0,
     progress: Progress | None = None,
-    cold_start: bool = True,
-    controls: bool = True,
-    noise: float = 0.0,
     teacher: LLM | None = None,
 ) -> dict[str, Any]:
-    """Evaluate methods on a data set.
+    """Evaluate methods on a data set, or go on with an evaluation.
+
+    A call that fails is one missing answer: it is scored as a wrong one, counted in `missing`, and asked again when the same
+    journal is given again. So are profiles and alignments that failed, with everything that rests on them. Of users who
+    are aligned together those who were done before an interruption keep their result, and the others are aligned in a
+    smaller cohort; their personas may differ slightly from those of a run that was not interrupted.
 
     Args:
-        dataset: `pahf`, `movielens`, `lamp` or `history`.
-        path: the data set's folder or file.
-        methods: of `METHODS`.
-        users: how many, in the data set's order; None: all.
-        llm: the model that all methods use.
+        plan: what to do.
+        llm: the model that all methods use; never called if the plan needs no model.
         embedder: of memory and of free-text scores.
-        settings: agent, memory and alignment settings.
-        paper: align as in the paper, without the gate.
-        ablate: of `ABLATIONS`; each adds a method `without_<part>`.
-        seed: of alignment, noise and intervals.
-        progress: called with what is being done, steps done and steps in all.
-        cold_start: also test with 0, 1, 3 and 10 learned interactions.
-        controls: also answer every user with another user's persona and memory.
-        noise: share of the learned truths of every other user that are replaced by random ones.
+        journal: of this plan's key; None: nothing is kept.
+        progress: called with what is being done, steps done and steps in all, and how far the whole is.
         teacher: another model for loss and rewrite.
 
     Returns:
@@ -85,267 +98,274 @@ async def run_evaluation(
         `cost[method]`: calls, tokens and engine seconds in all, and `per_user` for answering, profile and alignment.
         `cold_start[learned][method]`: scores, if asked for.
         `alignment[method][phase]`: accepted share, outcomes, gate scores, calls, tokens.
-        And `dataset`, `users`, `methods`, `model`, `paper`, `noise`, `seed`, `seconds`, `requests_sent`.
+        `missing[method]`: answers that failed, where some did; `failed`: how many `profiles` and `alignments` did.
+        And `dataset`, `key`, `users`, `methods`, `model` (None if none was needed), `paper`, `noise`, `seed`; and over all
+        runs, what was lost included, `seconds` and `requests_sent`.
 
     Raises:
-        InvalidInput: unknown data set, method or ablation, or files that cannot be read.
-        UnavailableError: the model or embedder is down; a test with missing answers would mean nothing.
+        UnavailableError: the model or the embedder is down, not for one call only; what was answered is in the journal.
+        LLMError, InvalidInput: not one answer is there; the last error.
+        StoreError: the journal cannot be written.
     """
-    _known("method", methods, METHODS)
-    _known("ablation", ablate, ABLATIONS)
-    if not methods:
-        raise InvalidInput(f"name at least one method of {', '.join(METHODS)}")
-    if path is None:
-        raise InvalidInput(f"say where the data of {dataset} is, with --data PATH")
-    benchmark = await asyncio.to_thread(load_benchmark, dataset, Path(path), users)
-    noisy: frozenset[str] = frozenset()
-    if noise > 0:
-        benchmark, noisy = spoil(benchmark, noise, seed)
-    run = Evaluation(benchmark, methods, ablate, llm, embedder, settings, paper, seed, progress, teacher, noisy)
-    started = time.perf_counter()
-    await run.phases(controls)
-    result = run.result()
-    if cold_start:
-        result["cold_start"] = await run.cold_start()
-    head = {
-        "dataset": dataset,
-        "users": len(benchmark.users),
-        "methods": list(run.names),
-        "model": model_name(settings),
-        "paper": paper,
-        "noise": noise,
-        "seed": seed,
-        "seconds": round(time.perf_counter() - started, 2),
-        "requests_sent": run.shared.sent,
-    }
-    return {**head, **result}
+    return await Evaluation(plan, llm, embedder, journal or Journal(), progress, teacher).run()
+
+
+def answers_there(plan: Plan, journal: Journal) -> int:
+    """How many of a plan's answers a journal holds."""
+    return Records(plan, journal).answered
+
+
+def code_changed(journal: Journal) -> bool:
+    """Whether the program was another one, of the same version, when some of a journal was written."""
+    now = code_digest()
+    return any(entry.value.get("code") != now for _, entry in journal.all("run"))
 
 
 class Evaluation:
-    """One run: the memory, the methods over it, what they answered and what it cost."""
+    """One run: the memory, the methods over it, and the records of what they answered."""
 
     def __init__(
         self,
-        benchmark: Benchmark,
-        methods: Sequence[str],
-        ablate: Sequence[str],
+        plan: Plan,
         llm: LLM,
         embedder: Embedder,
-        settings: Settings,
-        paper: bool,
-        seed: int,
-        progress: Progress | None,
-        teacher: LLM | None,
-        noisy: frozenset[str],
+        journal: Journal,
+        progress: Progress | None = None,
+        teacher: LLM | None = None,
     ) -> None:
-        self.shared = SharedLLM(llm)
-        self._teacher = SharedLLM(teacher) if teacher is not None else None
-        self.names = tuple(dict.fromkeys((*methods, *(f"without_{part}" for part in ablate))))
-        self._benchmark = benchmark
+        self._shared = [SharedLLM(model) for model in (llm, teacher) if model is not None]
+        self._llm, *taught = [shared.meter() for shared in self._shared]
+        self._teacher = taught[0] if taught else None
+        self._plan = plan
         self._embedder = CachedEmbedder(embedder)
-        self._settings = settings
+        self._agent = plan.settings.agent
         # Profiles are built once for all methods that read them, and each is charged for them.
-        changed = {"paper": paper or settings.alignment.paper, "seed": seed, "profile": False}
-        self._alignment = settings.alignment.model_copy(update=changed)
-        self._seed = seed
-        self._progress = progress or (lambda what, done, total: None)
-        self._noisy = noisy
-        self._slots = asyncio.Semaphore(settings.alignment.in_flight)
-        self._memory = LocalMemory(self._embedder, settings.memory)
-        self._meters: dict[tuple[str, str], Meter] = {}
+        changed = {"paper": plan.paper, "seed": plan.options.seed, "profile": False}
+        self._alignment = plan.settings.alignment.model_copy(update=changed)
+        self._slots = asyncio.Semaphore(self._alignment.in_flight)
+        self._memory = LocalMemory(self._embedder, plan.settings.memory)
         self._aligned: dict[str, View] = {}
-        self._answers: dict[str, dict[str, list[Scored]]] = {}
-        self._control: dict[str, dict[str, list[Scored]]] = {}
-        self._alignments: dict[str, dict[str, list[AlignmentResult]]] = {}
         self._groups: dict[str, Groups] = {}
+        self._journal = journal
+        self._records = Records(plan, journal)
+        if self._records.damaged:
+            log.warning("%d lines of the journal cannot be read; their work is done again", self._records.damaged)
+        tell: Progress = progress or _silent
+        self._watch = Watch(tell, plan.answers, self._records.answered, self._sent)
+        self._outage = Outage()
+        self._last: LLMError | InvalidInput | UnavailableError | None = None
+        self._code = code_digest()
+        self._began, self._started = utc_now().isoformat(), time.perf_counter()
 
-    async def phases(self, controls: bool) -> None:
-        """Learn and test every phase in its order; memory keeps what earlier phases taught."""
-        await self._warm()
-        for phase in self._benchmark.phases:
-            await self._memory.append_many(phase.learn)
-            await self._build_profiles(self._memory, phase.name)
-            for name in self._learners():
-                await self._align(name, phase.name)
-            answers = self._answers[phase.name] = {}
-            for name in self.names:
-                llm = self._meter(name, "answer")
-                method = method_of(name, llm, self._memory, self._aligned, self._settings.agent)
-                answers[name] = await self._answer_all(method, phase.test, f"{phase.name}: {name}")
-            decision = self._settings.agent.decision
-            self._groups[phase.name] = await group_users(self._memory, self._benchmark.users, decision, self._noisy)
-            if controls and len(self._benchmark.users) > 1 and {"persona", "personaagent"} & set(self.names):
-                self._control[phase.name] = await self._controls(phase)
+    async def run(self) -> dict[str, Any]:
+        """Learn and test every phase in its order, then the cold start. Returns and raises as `run_evaluation`."""
+        self._note_time()
+        beating = asyncio.ensure_future(self._beat())
+        try:
+            await self._warm()
+            for phase in self._plan.benchmark.phases:
+                await self._phase(phase)
+            for learned in COLD:
+                await self._cold_start(learned)
+        finally:
+            beating.cancel()
+            with suppress(asyncio.CancelledError):
+                await beating
+            self._note_time()
+        if self._last is not None and not self._records.answered:
+            raise self._last
+        result = self._result()
+        self._journal.finish(result, complete=not (result["missing"] or result["failed"]))
+        return result
 
-    def result(self) -> dict[str, Any]:
-        """Everything but the cold start, JSON-able."""
-        results: dict[str, Any] = {}
-        differences: dict[str, Any] = {}
-        segments: dict[str, Any] = {}
-        for phase, answers in self._answers.items():
-            results[phase] = {name: summary(items, self._seed) for name, items in answers.items()}
-            if ours := answers.get("personaagent"):
-                others = {name: items for name, items in answers.items() if name != "personaagent"}
-                differences[phase] = {name: gain(ours, items, self._seed) for name, items in others.items()}
-            segments[phase] = segment_scores(self._groups[phase], answers, self._seed)
+    def _result(self) -> dict[str, Any]:
+        plan, runs = self._plan, [entry.value for _, entry in self._journal.all("run")]
         return {
-            "results": results,
-            "floors": {p.name: floors(self._benchmark, p, self._seed) for p in self._benchmark.phases},
-            "differences": differences,
-            "control": {
-                phase: {name: summary(items, self._seed) for name, items in wrong.items()}
-                for phase, wrong in self._control.items()
-            },
-            "segments": segments,
-            "cost": {name: self._cost(name) for name in self.names},
-            "alignment": {
-                name: {phase: outcomes(results) for phase, results in by_phase.items()}
-                for name, by_phase in self._alignments.items()
-            },
+            "dataset": plan.options.dataset,
+            "key": plan.key,
+            "users": len(plan.benchmark.users),
+            "methods": list(plan.options.names),
+            "model": plan.model,
+            "paper": plan.paper,
+            "noise": plan.options.noise,
+            "seed": plan.options.seed,
+            "seconds": round(sum(run["seconds"] for run in runs), 2),
+            "requests_sent": sum(run["requests"] for run in runs),
+            **result_of(plan, self._records, self._groups),
         }
 
-    async def cold_start(self) -> dict[str, Any]:
-        """The first phase's test with only the newest 0, 1, 3, 10 learned interactions of each user."""
-        phase = self._benchmark.phases[0]
-        names = [n for n in ("persona", "personaagent") if n in self.names]
-        items = tuple(i for user in self._benchmark.users for i in spread(phase.test_of(user), COLD_ITEMS))
-        result: dict[str, Any] = {}
-        for n in COLD if names else ():
-            memory = LocalMemory(self._embedder, self._settings.memory)
-            await memory.append_many([i for u in self._benchmark.users for i in phase.learn_of(u)[-n:] if n])
-            await self._build_profiles(memory, f"cold start {n}")
-            cell = result[str(n)] = {}
-            for name in names:
-                view = View(memory)
-                agent = Agent(self._meter(name, f"cold {n}"), view, self._settings.agent)
-                if name == "personaagent":
-                    await self._aligner(f"cold {n}", agent, view).align(self._benchmark.users, f"cold-{n}")
-                answered = await self._answer_all(Answering(agent), items, f"cold start {n}: {name}")
-                cell[name] = summary(answered, self._seed)
-        return result
+    async def _beat(self) -> None:
+        """Say how far it is also while nothing ends, and note the time, of which a run that is killed has no last word."""
+        noted = time.monotonic()
+        while True:
+            await asyncio.sleep(TELL_S)
+            self._watch.again()
+            if time.monotonic() > noted + NOTE_S:
+                noted = time.monotonic()
+                self._note_time()
+
+    def _sent(self) -> int:
+        """Requests that went to the engine in this run."""
+        return sum(shared.sent for shared in self._shared)
+
+    def _note_time(self) -> None:
+        seconds = round(time.perf_counter() - self._started, 3)
+        value = {"seconds": seconds, "requests": self._sent(), "code": self._code}
+        self._journal.write(("run", self._began), value)
+
+    # Stages
+
+    async def _phase(self, phase: Phase) -> None:
+        """One phase of the data set; memory keeps what earlier phases taught."""
+        plan, memory = self._plan, self._memory
+        await memory.append_many(phase.learn)
+        await self._build_profiles(memory, phase.name)
+        for name in plan.learners:  # its personas go on from those of the phase before
+            episodes: Literal["retrieved", "none"] = "none" if name == "without_memory" else "retrieved"
+            view = self._aligned.setdefault(name, View(memory, episodes=episodes))
+            await self._align(phase.name, name, view)
+        own = self._aligned.get("personaagent") or View(memory)
+        other = plan.neighbours
+        wrong = {
+            "wrong_user": View(memory, personas_of=own, memory_as=other, persona_as=other),
+            "wrong_persona": View(memory, personas_of=own, persona_as=other),
+        }
+        for asked in plan.asked_in(phase.name):
+            if asked.name in wrong:  # a control: every user is answered as the next one
+                method: Method = Answering(Agent(self._llm, wrong[asked.name], self._agent))
+            else:
+                method = method_of(asked.name, self._llm, memory, self._aligned, self._agent)
+            await self._answer_all(asked, method)
+        users = plan.benchmark.users
+        self._groups[phase.name] = await group_users(memory, users, self._agent.decision, plan.noisy)
+
+    async def _cold_start(self, learned: int) -> None:
+        """The first phase's test with only the newest few learned interactions of each user."""
+        stage = cold_stage(learned)
+        tests = self._plan.asked_in(stage)
+        if all(self._records.answer(asked, n) is not None for asked in tests for n in range(len(asked.items))):
+            return
+        phase, users = self._plan.benchmark.phases[0], self._plan.benchmark.users
+        memory = LocalMemory(self._embedder, self._plan.settings.memory)
+        await memory.append_many([i for u in users for i in phase.learn_of(u)[-learned:] if learned])
+        await self._build_profiles(memory, stage)
+        for asked in tests:
+            view = View(memory)
+            if asked.name == "personaagent":
+                await self._align(stage, asked.name, view)
+            await self._answer_all(asked, Answering(Agent(self._llm, view, self._agent)))
 
     # Learning
 
     async def _warm(self) -> None:
         """Embed every text of the data set in bulk; one by one would take many times as long."""
         texts: dict[str, None] = {}
-        for phase in self._benchmark.phases:
+        for phase in self._plan.benchmark.phases:
             for item in (*phase.learn, *phase.test):
                 texts[item.query] = None
                 texts.update(dict.fromkeys([item.truth] if item.truth else []))
                 texts.update(dict.fromkeys(item.choices or ()))
-        await self._embedder.warm(list(texts), lambda done, total: self._progress("embedding", done, total))
+        await self._embedder.warm(list(texts), lambda done, total: self._watch.stage("embedding", done, total))
 
-    def _learners(self) -> list[str]:
-        wanted = {"personaagent" if n == "without_persona" else n for n in self.names}
-        return [n for n in ("personaagent", "without_memory", "without_actions") if n in wanted]
-
-    async def _build_profiles(self, memory: Memory, label: str) -> None:
-        if not any(n in READ_PROFILE or n not in BASELINES for n in self.names):
+    async def _build_profiles(self, memory: Memory, stage: str) -> None:
+        """Build the profiles that are not there yet, and put back the others. A user whose build fails goes on without."""
+        if not self._plan.profiles:
             return
-        meter = self._meter("", "profile")
-        users = self._benchmark.users
+        users, missing = self._plan.benchmark.users, []
+        for user in users:
+            built = self._records.profile(stage, user)
+            current = await memory.profile(user)
+            if built is None:
+                missing.append(user)
+            elif built.profile is not None and built.profile.version > current.version:
+                await memory.commit_profile(user, built.profile, current.version)
 
         async def one(user: str) -> None:
+            profile = error = None
             async with self._slots:
-                await build_profile(memory, self._embedder, user, meter, self._settings.alignment.profile_tokens)
+                with counted() as spent:
+                    try:
+                        budget = self._alignment.profile_tokens
+                        profile = (await build_profile(memory, self._embedder, user, self._llm, budget)).profile
+                    except _MISSED as e:
+                        error = e
+                        log.warning("the profile of user %s could not be built: %s", user_key(user), e.code)
+            self._records.add_profile(stage, user, Built(profile, error.code if error else None, spent))
+            self._watch.step()
+            self._outage.saw(error)
 
-        await self._together((one(u) for u in users), len(users), f"{label}: profiles")
+        self._begin(f"{stage}: profiles", len(users) - len(missing), len(users))
+        await together(one(user) for user in missing)
 
-    async def _align(self, name: str, phase: str) -> None:
-        """Align for the method `name`; its personas go on from those of the phase before."""
-        episodes: Literal["retrieved", "none"] = "none" if name == "without_memory" else "retrieved"
-        view = self._aligned.setdefault(name, View(self._memory, episodes=episodes))
-        agent = Agent(self._meter(name, "align"), view, agent_settings(name, self._settings.agent))
-        users, done = self._benchmark.users, 0
+    async def _align(self, stage: str, name: str, view: View) -> None:
+        """Align in a view for the method `name` who is not aligned yet, and put back the personas of the others."""
+        agent = Agent(self._llm, view, agent_settings(name, self._agent))
+        aligner = Aligner(agent, view, self._embedder, self._alignment, self._teacher)
+        users, missing = self._plan.benchmark.users, []
+        for user in users:
+            if (done := self._records.alignment(stage, name, user)) is not None:
+                view.restore(user, done.personas)
+            else:
+                missing.append(user)
+                # Now and not at the first answer, so that it is in the record, also of who cannot be aligned.
+                await agent.ensure_persona(user)
+        tallies: dict[str, Tally] = {}
+
+        def within(user: str) -> AbstractContextManager[None]:
+            return _counted_for(user, tallies)
 
         def on_result(result: AlignmentResult) -> None:
-            nonlocal done
-            done += 1
-            self._progress(f"{phase}: align {name}", done, len(users))
+            done = Aligned(result, view.own_personas(result.user), tallies.pop(result.user))
+            self._records.add_alignment(stage, name, done)
+            self._watch.step()
+            down = done.failure == UnavailableError.code
+            self._outage.saw(UnavailableError(f"alignment failed ({done.failure})") if down else None)
 
-        results = await self._aligner(name, agent, view).align(users, f"eval-{phase}", on_result)
-        self._alignments.setdefault(name, {})[phase] = results
-
-    def _aligner(self, name: str, agent: Agent, memory: Memory) -> Aligner:
-        teacher = self._meter(name, "teach", self._teacher) if self._teacher is not None else None
-        return Aligner(agent, memory, self._embedder, self._alignment, teacher)
+        self._begin(f"{stage}: align {name}", len(users) - len(missing), len(users))
+        await aligner.align(missing, f"eval-{stage}", on_result, within)
 
     # Testing
 
-    async def _controls(self, phase: Phase) -> dict[str, list[Scored]]:
-        """Every user answered as the next one: with their persona and memory, and with their persona alone."""
-        users = self._benchmark.users
-        other = dict(zip(users, (*users[1:], users[0]), strict=True))
-        own = self._aligned.get("personaagent") or View(self._memory)
-        wrong = {
-            "wrong_user": View(self._memory, personas_of=own, memory_as=other, persona_as=other),
-            "wrong_persona": View(self._memory, personas_of=own, persona_as=other),
-        }
-        answers: dict[str, list[Scored]] = {}
-        for name, view in wrong.items():
-            agent = Agent(self._meter(name, "answer"), view, self._settings.agent)
-            answers[name] = await self._answer_all(Answering(agent), phase.test, f"{phase.name}: {name}")
-        return answers
-
-    async def _answer_all(self, method: Method, items: Sequence[Interaction], label: str) -> list[Scored]:
+    async def _answer_all(self, asked: Asked, method: Method) -> None:
         """All items of all users in flight together, a user's items next to each other for the prefix cache."""
+        items = asked.items
+        missing = [n for n in range(len(items)) if self._records.answer(asked, n) is None]
 
-        async def one(item: Interaction) -> Scored:
+        async def one(number: int) -> None:
+            error: LLMError | InvalidInput | UnavailableError | None = None
             async with self._slots:
-                try:
-                    answer = await method.answer(item)
-                except (LLMError, InvalidInput):  # this prompt failed, not the engine: a wrong answer
-                    return await self._score(item, None)
-                return await self._score(item, answer)
+                with counted() as spent:
+                    try:
+                        scored = await self._score(items[number], await method.answer(items[number]))
+                    except _MISSED as e:
+                        error, scored = e, self._plan.benchmark.scored(items[number], None, None, None)
+            self._records.add_answer(asked, number, Answered(scored, error.code if error else None, spent))
+            self._last = error or self._last
+            self._watch.step(answered=error is None)
+            self._outage.saw(error)
 
-        return await self._together((one(i) for i in items), len(items), label)
+        self._begin(asked.label, len(items) - len(missing), len(items))
+        await together(one(number) for number in missing)
 
-    async def _score(self, item: Interaction, answer: Answer | None) -> Scored:
-        if answer is None:
-            return self._benchmark.scored(item, None, None, None)
+    async def _score(self, item: Interaction, answer: Answer) -> Scored:
         similarity: float | None = None
         if item.kind is Kind.TEXT:
             similarity = 0.0
             if answer.text.strip():
                 a, b = await self._embedder.embed([answer.text, item.truth or ""])
                 similarity = float(a @ b)
-        return self._benchmark.scored(item, answer.text, answer.expected, similarity)
+        return self._plan.benchmark.scored(item, answer.text, answer.expected, similarity)
 
-    # Counting
-
-    def _meter(self, name: str, part: str, shared: SharedLLM | None = None) -> Meter:
-        return self._meters.setdefault((name, part), (shared or self.shared).meter())
-
-    def _cost(self, name: str) -> dict[str, Any]:
-        """What a method would have cost alone: calls, tokens and its share of the engine's busy seconds."""
-        ours = "personaagent" if name == "without_persona" else name  # whose aligned persona it borrows
-        profile = READ_PROFILE if name in BASELINES else {name}
-        parts = {
-            "answer": spent([self._meters.get((name, "answer"))]),
-            "profile": spent([self._meters.get(("", "profile"))] if name in profile else []),
-            "align": spent([self._meters.get((ours, part)) for part in ("align", "teach")]),
-        }
-        users = len(self._benchmark.users)
-        per_user = {part: {key: round(value / users, 4) for key, value in cost.items()} for part, cost in parts.items()}
-        total = {key: round(sum(cost[key] for cost in parts.values()), 4) for key in parts["answer"]}
-        return {**total, "per_user": per_user}
-
-    async def _together(self, work: Iterable[Any], total: int, label: str) -> list[Any]:
-        done = 0
-        self._progress(label, 0, total)
-
-        async def counted(one: Any) -> Any:
-            nonlocal done
-            result = await one
-            done += 1
-            self._progress(label, done, total)
-            return result
-
-        return await together(counted(w) for w in work)
+    def _begin(self, label: str, done: int, total: int) -> None:
+        self._watch.stage(label, done, total)
+        self._outage.begin()
 
 
-def _known(what: str, names: Sequence[str], valid: Sequence[str]) -> None:
-    for name in names:
-        if name not in valid:
-            raise InvalidInput(f"there is no {what} {name!r}; choose from {', '.join(valid)}")
+@contextmanager
+def _counted_for(user: str, tallies: dict[str, Tally]) -> Iterator[None]:
+    with counted() as tallies[user]:
+        yield
+
+
+def _silent(stage: str, done: int, total: int, note: str = "") -> None:
+    """Tells nobody."""

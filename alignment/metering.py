@@ -9,7 +9,9 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +19,32 @@ import numpy as np
 from personaagent.protocols import LLM, Embedder, Matrix
 from personaagent.types import ChatRequest, ChatResult, Usage
 
-__all__ = ["CachedEmbedder", "Meter", "SharedLLM", "spent"]
+__all__ = ["CachedEmbedder", "Meter", "SharedLLM", "Tally", "counted", "spent"]
+
+
+@dataclass
+class Tally:
+    """What some work cost: calls and tokens, and `seconds` of the engine's time."""
+
+    usage: Usage = field(default_factory=Usage)
+    seconds: float = 0.0
+
+
+_TALLY: ContextVar[Tally | None] = ContextVar("tally", default=None)
+
+
+@contextmanager
+def counted() -> Iterator[Tally]:
+    """Count what the work inside, and the tasks it starts, sends through any meter.
+
+    Work side by side in other tasks is not counted, so the cost of one item among many in flight is known.
+    """
+    tally = Tally()
+    token = _TALLY.set(tally)
+    try:
+        yield tally
+    finally:
+        _TALLY.reset(token)
 
 
 @dataclass
@@ -128,6 +155,10 @@ class Meter:
         result, seconds = await self._shared.ask(request)
         self.usage = self.usage + result.usage
         self.seconds += seconds
+        tally = _TALLY.get()
+        if tally is not None:
+            tally.usage = tally.usage + result.usage
+            tally.seconds += seconds
         return result
 
     async def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
@@ -137,16 +168,16 @@ class Meter:
         yield result
 
 
-def spent(meters: Iterable[Meter | None]) -> dict[str, float]:
-    """What went through some meters together: calls, tokens, seconds of the engine's time."""
-    used = [m for m in meters if m is not None]
-    usage = sum((m.usage for m in used), Usage())
+def spent(tallies: Iterable[Tally]) -> dict[str, float]:
+    """Some tallies together: calls, tokens, seconds of the engine's time."""
+    added = list(tallies)
+    usage = sum((t.usage for t in added), Usage())
     return {
         "calls": usage.calls,
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "cached_tokens": usage.cached_tokens,
-        "seconds": sum(m.seconds for m in used),
+        "seconds": sum(t.seconds for t in added),
     }
 
 

@@ -128,6 +128,14 @@ class View:
         self._personas[self._persona_as.get(user, user)] = [*versions, persona]
         return persona
 
+    def own_personas(self, user: str) -> tuple[Persona, ...]:
+        """The versions that were committed in this view, oldest first."""
+        return tuple(self._personas.get(user, ()))
+
+    def restore(self, user: str, personas: Sequence[Persona]) -> None:
+        """Put back what `own_personas` gave, instead of what the view has of the user."""
+        self._personas[user] = list(personas)
+
     async def profile(self, user: str) -> Profile:
         """See `Memory`; it goes with the persona, which is first made from it."""
         whose = self._persona_as.get(user, user)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from typing import Any, ClassVar
 
 import pytest
 import yaml
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from personaagent.agent import Agent
@@ -23,11 +25,12 @@ from personaagent.cli import app
 from personaagent.cli.options import parse_assignment
 from personaagent.cli.output import Output
 from personaagent.cli.serving import _split
-from personaagent.errors import InvalidInput
+from personaagent.errors import InvalidInput, UnavailableError
 from personaagent.local_memory import LocalMemory
 from personaagent.settings import Settings
 from tests.agent_doubles import FakeLLM
 from tests.doubles import HashEmbedder
+from tests.eval_doubles import history_file
 
 Invoke = Callable[..., Result]
 
@@ -365,6 +368,64 @@ def test_chat_answers_and_remembers(invoke: Invoke, system: type[FakeSystem]) ->
     assert json.loads(invoke("users", "--json").stdout)["users"][0]["interactions"] == 2
 
 
+# Evaluation
+
+
+def test_an_evaluation_goes_on_where_it_stopped(
+    invoke: Invoke, system: type[FakeSystem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ("eval", "history", "--data", history_file(tmp_path), "--methods", "none,rag", "--json")
+    wanted = {"failing": 5}
+    answer = FakeLLM.chat
+
+    async def chat(self: FakeLLM, request: Any) -> Any:
+        if wanted["failing"]:
+            wanted["failing"] -= 1
+            raise UnavailableError("did not answer in time")
+        return await answer(self, request)
+
+    monkeypatch.setattr(FakeLLM, "chat", chat)
+    first = invoke(*args)
+    assert first.exit_code == 1
+    missing = json.loads(first.stdout)["missing"]
+    assert sum(missing.values()) == 5
+    assert "32 answers, kept in" in first.stderr
+    named = ", ".join(f"{name} {count}" for name, count in missing.items())
+    assert f"answers missing, counted as wrong: {named}; the same command tries them again" in first.stderr
+
+    second = invoke(*args)
+    assert second.exit_code == 0, second.stderr
+    assert "going on: 27 of 32 answers are there" in second.stderr
+    assert json.loads(second.stdout)["missing"] == {}
+    assert len(system.started) == 2
+
+    third = invoke(*args)
+    assert len(system.started) == 2
+    assert "--restart runs it again" in one_line(third.stderr)
+    assert third.stdout == second.stdout
+    with monkeypatch.context() as patched:
+        patched.setattr("alignment.evaluation.code_digest", lambda: "other")
+        assert "the program has changed" in invoke(*args).stderr
+
+    assert "32 answers, kept in" in invoke(*args, "--restart").stderr
+    assert len(system.started) == 3
+    folder = next((tmp_path / "home" / "evaluations").iterdir())
+    refused = invoke(*args, "--seed", 7, "--run-folder", folder)
+    assert refused.exit_code == 2
+    assert "options.seed is 0 there and 7 here" in one_line(refused.stderr)
+    assert len(system.started) == 3
+
+
+def test_an_evaluation_without_a_model_starts_none(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    data = history_file(tmp_path)
+    result = invoke("eval", "history", "--data", data, "--methods", "evidence", "--run-folder", folder)
+    assert result.exit_code == 0, result.stderr
+    assert "evidence" in result.stdout
+    assert [parts["llm"] for parts in system.started] == [False]
+    assert (folder / "journal.jsonl").exists()
+
+
 class Command:
     """A command in a process of its own, with the scripted engine; knows whether anything of it is left."""
 
@@ -517,3 +578,31 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(capsys: pytest.Captu
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == ["aligning 1/500", "aligning 500/500 3.0 users/s"]
+
+
+def test_a_stage_that_goes_on_or_stays_whole_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with Output(json=True).progress() as tell:
+        tell("none", 12, 16, "12 of 32 answers")
+        for _ in range(3):
+            tell("none", 16, 16, "16 of 32 answers")
+        tell("rag", 0, 16, "16 of 32 answers")
+    assert capsys.readouterr().err.splitlines() == [
+        "none 12/16 12 of 32 answers",
+        "none 16/16 16 of 32 answers",
+        "rag 0/16 16 of 32 answers",
+    ]
+
+
+def test_progress_in_a_terminal_keeps_one_bar_below_the_stages_that_are_done() -> None:
+    output = Output()
+    output.err = Console(file=io.StringIO(), force_terminal=True, width=120, height=10)
+    with output.progress() as tell:
+        for stage in range(30):  # more than the terminal has lines
+            tell(f"stage {stage}", 3, 8, "")
+            tell(f"stage {stage}", 8, 8, f"{stage} of 30 answers")
+    shown = output.err.file.getvalue()  # type: ignore[attr-defined]
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]+", shown)]
+    assert [line.strip() for line in lines if re.fullmatch(r"stage \d+ 8/8 *", line)] == [
+        f"stage {n} 8/8" for n in range(29)
+    ]
+    assert "29 of 30 answers" in [line for line in lines if line.strip()][-1]

@@ -8,12 +8,14 @@ import pytest
 
 from alignment.benchmarks import load_benchmark, spoil
 from alignment.eval_report import markdown, write_eval_report
-from alignment.evaluation import ABLATIONS, METHODS, run_evaluation
-from alignment.metering import CachedEmbedder, SharedLLM
+from alignment.eval_watch import Progress
+from alignment.evaluation import ABLATIONS, METHODS, EvaluationOptions, plan_evaluation, run_evaluation
+from alignment.metering import CachedEmbedder, SharedLLM, counted
 from alignment.metrics import Scored, gain, summary
 from personaagent import prompts
 from personaagent.errors import InvalidInput, LLMError, UnavailableError
 from personaagent.settings import Settings
+from personaagent.tasks import together
 from personaagent.types import ChatRequest, Kind, Message
 from tests.doubles import HashEmbedder
 from tests.eval_doubles import (
@@ -29,10 +31,17 @@ from tests.eval_doubles import (
 SETTINGS = Settings()
 
 
-async def evaluate(dataset: str, path: Path, methods: tuple[str, ...], llm: CopyingLLM, **more: Any) -> dict[str, Any]:
-    options: dict[str, Any] = {"cold_start": False, "controls": False, **more}
-    embedder = HashEmbedder(64)
-    return await run_evaluation(dataset, path, methods, options.pop("users", None), llm, embedder, SETTINGS, **options)
+async def evaluate(
+    dataset: str,
+    path: Path | None,
+    methods: tuple[str, ...],
+    llm: CopyingLLM,
+    progress: Progress | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    options = EvaluationOptions(dataset=dataset, methods=methods, **{"cold_start": False, "controls": False, **more})
+    plan = plan_evaluation(options, path, SETTINGS)
+    return await run_evaluation(plan, llm, HashEmbedder(64), progress=progress)
 
 
 def value(result: dict[str, Any], phase: str, method: str, name: str = "accuracy") -> float:
@@ -163,7 +172,7 @@ async def test_paper_mode_and_progress(tmp_path: Path) -> None:
         ("personaagent",),
         CopyingLLM(),
         paper=True,
-        progress=lambda what, done, total: seen.append((what, done, total)),
+        progress=lambda what, done, total, note="": seen.append((what, done, total)),
     )
     assert result["paper"] is True
     assert ("newest: personaagent", 16, 16) in seen
@@ -233,6 +242,23 @@ async def test_shared_calls_are_charged_to_every_meter_with_their_share_of_time(
     assert shared.sent == len(llm.requests) == 3  # a sampled answer is drawn anew every time
     assert (one.usage.calls, two.usage.calls) == (1, 3)
     assert (one.seconds, two.seconds) == (1.0, 3.0)
+
+
+async def test_the_cost_of_one_item_among_many_in_flight_is_known() -> None:
+    meter = SharedLLM(CopyingLLM()).meter()
+
+    async def ask(text: str, times: int) -> None:
+        request = ChatRequest(messages=(Message(role="user", content=text),))
+        await together(meter.chat(request) for _ in range(times))
+
+    async def item(text: str, times: int) -> int:
+        with counted() as spent:
+            await ask(text, times)
+        await ask(text, 1)  # afterwards, so not its cost
+        return spent.usage.calls
+
+    assert await together(item(f"item {n}", n) for n in range(4)) == [0, 1, 2, 3]
+    assert meter.usage.calls == 6 + 4
 
 
 async def test_a_failed_call_is_not_kept() -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json as jsonlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from personaagent.cli.output import check_report
-from personaagent.cli.runtime import Json, Run, command
+from personaagent.cli.runtime import EXIT_ERROR, Json, Run, command
 from personaagent.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from alignment.evaluation import Plan
+    from alignment.journal import Journal
     from personaagent.report import Table
     from personaagent.settings import Settings
 
@@ -60,15 +62,25 @@ async def evaluate(
     seed: Annotated[int, typer.Option(help="Of alignment, noise and intervals.")] = 0,
     controls: Annotated[bool, typer.Option(help="Also answer every user with another user's persona.")] = True,
     cold_start: Annotated[bool, typer.Option(help="Also test with 0, 1, 3 and 10 interactions.")] = True,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew instead of going on where the same command stopped.")
+    ] = False,
+    run_folder: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where answers are kept as they come; default: one below the home folder."),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Write an HTML report there, and beside it Markdown and a plot.")
     ] = None,
     json: Json = False,
-) -> None:
-    """Learn users in time order, test on what came later, compare methods."""
+) -> int | None:
+    """Learn users in time order, test on what came later, compare methods.
+
+    Answers are kept as they come: the same command goes on where it stopped, and shows a finished result at once.
+    """
     from alignment.eval_report import eval_tables, write_eval_report
-    from alignment.evaluation import ABLATIONS, METHODS, run_evaluation
-    from personaagent.llm import teacher_llm
+    from alignment.evaluation import ABLATIONS, METHODS, EvaluationOptions, code_changed, plan_evaluation
+    from alignment.journal import Journal
 
     chosen = _names("method", methods, METHODS)
     left_out = _names("ablation", ablate, ABLATIONS)
@@ -77,31 +89,65 @@ async def evaluate(
     settings = run.settings(alignment={"paper": True} if paper else {})
     if dataset is Dataset.RETRIEVAL:
         await _retrieval(run, settings, path, users)
-        return
-    async with run.system(settings) as system:
-        with run.output.progress() as tell:
-            result = await run_evaluation(
-                dataset.value,
-                path,
-                chosen,
-                users,
-                system.llm,
-                system.embedder,
-                settings,
-                paper=paper,
-                ablate=left_out,
-                seed=seed,
-                progress=tell,
-                cold_start=cold_start,
-                controls=controls,
-                noise=noise,
-                teacher=teacher_llm(settings.alignment.teacher, settings.llm.timeout_s),
+        return None
+    options = EvaluationOptions(
+        dataset=dataset.value,
+        methods=tuple(chosen),
+        ablate=tuple(left_out),
+        users=users,
+        paper=paper,
+        noise=noise,
+        seed=seed,
+        cold_start=cold_start,
+        controls=controls,
+    )
+    plan = await run.in_thread(lambda: plan_evaluation(options, path, settings))
+    folder = run_folder.expanduser().absolute() if run_folder else settings.home / "evaluations" / plan.key
+    with Journal(folder, plan.key, plan.about, restart) as journal:
+        if code_changed(journal):
+            run.output.note(
+                "the program has changed since this evaluation began; --restart begins anew", style="yellow"
             )
+        if (done := journal.finished) is not None:
+            run.output.note(
+                f"finished {done.time.astimezone():%Y-%m-%d %H:%M}, read from {folder}; --restart runs it again"
+            )
+            result = done.result
+        else:
+            result = await _evaluate(run, plan, journal, folder)
     run.output.result(result)
     _show(run, eval_tables(result))
     if report is not None:
         page, text, plot = write_eval_report(result, report)
         run.output.note(f"report: {page}, {text.name}, {plot.name}")
+    return _missing(run, result)
+
+
+async def _evaluate(run: Run, plan: Plan, journal: Journal, folder: Path) -> dict[str, Any]:
+    """Begin an evaluation or go on with one; with the engine only if a method needs it."""
+    from alignment.evaluation import answers_there, run_evaluation
+    from personaagent.llm import teacher_llm
+
+    settings = plan.settings
+    teacher = teacher_llm(settings.alignment.teacher, settings.llm.timeout_s) if plan.needs_model else None
+    if there := answers_there(plan, journal):
+        run.output.note(f"going on: {there:,} of {plan.answers:,} answers are there, in {folder}")
+    else:
+        run.output.note(f"{plan.answers:,} answers, kept in {folder}; if interrupted, the same command goes on")
+    async with run.system(settings, llm=plan.needs_model) as system:
+        with run.output.progress() as tell:
+            return await run_evaluation(plan, system.llm, system.embedder, journal, progress=tell, teacher=teacher)
+
+
+def _missing(run: Run, result: Mapping[str, Any]) -> int | None:
+    """Say in one line what is missing in a result; the exit code."""
+    missing, failed = result["missing"], result["failed"]
+    if not missing and not failed:
+        return None
+    parts = [f"answers missing, counted as wrong: {_counts(missing)}"] if missing else []
+    parts += [f"failed: {_counts(failed)}"] if failed else []
+    run.output.note(f"{'; '.join(parts)}; the same command tries them again", style="yellow")
+    return EXIT_ERROR
 
 
 async def _retrieval(run: Run, settings: Settings, data: Path, users: int | None) -> None:
@@ -113,6 +159,10 @@ async def _retrieval(run: Run, settings: Settings, data: Path, users: int | None
             result = await retrieval.run(data, system.embedder, settings=settings.memory, progress=tell, **more)
     run.output.result(result)
     run.output.show(jsonlib.dumps(result, indent=2, ensure_ascii=False))
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def _names(what: str, given: str, known: Sequence[str]) -> list[str]:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -32,12 +32,12 @@ class Tell(Protocol):
     """`tell(stage, done, total)`: `done` steps of `total` of a stage are done; total 0 means that it is not known."""
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """`note` stands behind the bar."""
+        """`note` stands below the bar, or behind the line."""
         ...
 
 
 WIDE = 10_000
-LINE_EVERY_S = 15.0  # of progress, where there is no terminal
+LINE_EVERY_S = 10.0  # of progress, where there is no terminal
 OWN_LOGGERS = ("personaagent", "actors", "alignment", "serve")
 
 
@@ -130,39 +130,47 @@ class Output:
 
     @contextmanager
     def progress(self, stage: str | None = None, total: int = 0) -> Iterator[Tell]:
-        """A progress bar on stderr; one bar per stage, where a stage's name changes. Now and then a line where stderr is no
-        terminal, as in the logs of a job."""
+        """A progress bar on stderr for the stage under way; stages before it are lines above. Where stderr is no terminal, as
+        in the logs of a job, a line now and then."""
         if not self.err.is_terminal:
             yield self._lines()
             return
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=self.err) as bar:
+        with _Bar(*columns, console=self.err) as bar:
             if stage is not None:
                 bar.add_task(stage, total=total or None, note="")
 
             def tell(stage: str, done: int, total: int, note: str = "") -> None:
-                if not bar.tasks or stage != bar.tasks[-1].description:
-                    bar.add_task(stage, note="")
-                bar.update(bar.tasks[-1].id, completed=done, total=total or None, note=note)
+                current = bar.tasks[-1] if bar.tasks else None
+                if current is not None and current.description == stage:
+                    bar.update(current.id, completed=done, total=total or None, note=note)
+                    return
+                if current is not None:
+                    # As a line: more bars than the terminal has lines would hide the one that moves.
+                    if current.completed:
+                        self.note(_steps(current.description, int(current.completed), int(current.total or 0)))
+                    bar.remove_task(current.id)
+                # What was done before, by an earlier run, is not this one's speed.
+                bar.add_task(stage, completed=done, total=total or None, note=note)
 
             yield tell
 
     def _lines(self) -> Tell:
-        shown, due = "", 0.0
+        shown, due, whole = "", 0.0, False
 
         def tell(stage: str, done: int, total: int, note: str = "") -> None:
-            nonlocal shown, due
+            nonlocal shown, due, whole
             now = time.monotonic()
-            if stage != shown or now >= due or done == total > 0:
-                shown, due = stage, now + LINE_EVERY_S
-                self.note(" ".join(filter(None, [stage, f"{done}/{total}" if total else "", note])))
+            ends = done == total > 0
+            if stage != shown or now >= due or (ends and not whole):
+                shown, due, whole = stage, now + LINE_EVERY_S, ends
+                self.note(_steps(stage, done, total, note))
 
         return tell
 
@@ -206,6 +214,22 @@ class Output:
             self.note(f"what the parts of the system printed is in {self._log}")
         else:
             self._log.unlink(missing_ok=True)
+
+
+class _Bar(Progress):
+    """A bar with its note on a line of its own: beside it the note would push the numbers out of a narrow terminal."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """See `Progress`."""
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if note := task.fields["note"]:
+                yield Text(f"  {note}", style="dim", overflow="ellipsis", no_wrap=True)
+
+
+def _steps(stage: str, done: int, total: int, note: str = "") -> str:
+    """A line of progress."""
+    return " ".join(filter(None, [stage, f"{done}/{total}" if total else "", note]))
 
 
 def number(value: float | None, digits: int = 3) -> str:
