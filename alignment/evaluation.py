@@ -95,9 +95,7 @@ async def run_evaluation(
     _known("ablation", ablate, ABLATIONS)
     if not methods:
         raise InvalidInput(f"name at least one method of {', '.join(METHODS)}")
-    if path is None:
-        raise InvalidInput(f"say where the data of {dataset} is, with --data PATH")
-    benchmark = await asyncio.to_thread(load_benchmark, dataset, Path(path), users)
+    benchmark = await asyncio.to_thread(load_benchmark, dataset, None if path is None else Path(path), users)
     noisy: frozenset[str] = frozenset()
     if noise > 0:
         benchmark, noisy = spoil(benchmark, noise, seed)
