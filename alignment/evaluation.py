@@ -168,7 +168,7 @@ class Evaluation:
             answers = self._answers[phase.name] = {}
             for name in self.names:
                 llm = self._meter(name, "answer")
-                method = method_of(name, llm, self._memory, self._aligned, self._settings.agent)
+                method = method_of(name, llm, self._memory, self._aligned, self._settings.agent, self._embedder)
                 answers[name] = await self._answer_all(method, phase.test, f"{phase.name}: {name}")
             decision = self._settings.agent.decision
             self._groups[phase.name] = await group_users(self._memory, self._benchmark.users, decision, self._noisy)
