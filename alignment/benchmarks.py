@@ -14,7 +14,7 @@ from alignment.metrics import Scored, summary
 from personaagent.errors import InvalidInput
 from personaagent.readers import lamp_tests, movielens_split, pahf_phase, read, sample_path
 from personaagent.readers.lamp import lamp_label
-from personaagent.scoring import absolute_error, score
+from personaagent.scoring import absolute_error, normalised, score
 from personaagent.types import Frozen, Interaction, Kind
 
 __all__ = ["Benchmark", "Phase", "floors", "load_benchmark", "spoil", "spread"]
@@ -47,14 +47,26 @@ class Benchmark(Frozen):
     phases: tuple[Phase, ...]
     discrete: bool = False
 
-    def scored(self, item: Interaction, answer: str | None, expected: float | None, similarity: float | None) -> Scored:
-        """An answered item. `answer` None: there was none, which counts as wrong, or as the furthest rating."""
+    def scored(
+        self,
+        item: Interaction,
+        answer: str | None,
+        expected: float | None,
+        similarity: float | None,
+        probabilities: Sequence[float] | None = None,
+    ) -> Scored:
+        """An answered item. `answer` None: there was none, which counts as wrong, or as the furthest rating.
+
+        `probabilities` are those of the item's options, as the method sees them.
+        """
         truth, text = item.truth or "", answer or ""
         error: float | None = None
         if item.kind is Kind.RATING:
             by_value = expected is not None and not self.discrete
             error = abs(expected - float(truth)) if by_value and expected is not None else None
             error = absolute_error(text, truth, item.choices or ()) if error is None else error
+        options = [normalised(c) for c in item.choices or ()]
+        given = dict(zip(options, probabilities, strict=True)) if probabilities is not None else None
         labels = item.metadata.get("labels")
         return Scored(
             user=item.user,
@@ -66,6 +78,9 @@ class Benchmark(Frozen):
             score=0.0 if answer is None else score(item.kind, text, truth, similarity, item.choices),
             error=error,
             failed=answer is None,
+            probability=given.get(normalised(truth), 0.0) if given is not None else None,
+            top=given.get(normalised(text), 0.0) if given is not None else None,
+            regret=_regret(item, options, text),
         )
 
 
@@ -161,6 +176,16 @@ def floors(benchmark: Benchmark, phase: Phase, seed: int = 0) -> dict[str, Any]:
 def spread(items: Sequence[Interaction], n: int) -> list[Interaction]:
     """At most n of the items, evenly over them."""
     return list(items) if len(items) <= n else [items[i * len(items) // n] for i in range(n)]
+
+
+def _regret(item: Interaction, options: Sequence[str], answer: str) -> float | None:
+    """How much better the best option is, as a share of the range; all of it for what is no option."""
+    known = item.metadata.get("utilities")
+    if not isinstance(known, list) or len(known) != len(options):
+        return None
+    utilities = dict(zip(options, (float(str(u)) for u in known), strict=True))
+    low, high = min(utilities.values()), max(utilities.values())
+    return (high - utilities.get(normalised(answer), low)) / (high - low) if high > low else 0.0
 
 
 def _number(text: str) -> bool:

@@ -308,7 +308,7 @@ class Evaluation:
             if answer.text.strip():
                 a, b = await self._embedder.embed([answer.text, item.truth or ""])
                 similarity = float(a @ b)
-        return self._benchmark.scored(item, answer.text, answer.expected, similarity)
+        return self._benchmark.scored(item, answer.text, answer.expected, similarity, answer.probabilities)
 
     # Counting
 
