@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from alignment.baselines import MODEL_FREE
 from alignment.benchmarks import load_benchmark
+from alignment.evaluation import run_evaluation
 from alignment.film_choices import film_choices
 from alignment.synthetic import WORLDS, synthetic
 from personaagent.cli.evaluating import Dataset
 from personaagent.errors import InvalidInput
 from personaagent.readers import read
+from personaagent.settings import Settings
 from personaagent.types import Kind
-from tests.eval_doubles import movielens_folder
+from tests.doubles import HashEmbedder
+from tests.eval_doubles import CopyingLLM, movielens_folder
 
 
 def test_made_up_worlds_need_no_path() -> None:
@@ -83,3 +88,15 @@ def test_the_command_line_knows_every_data_set() -> None:
         *("pahf", "movielens", "movielens-choices", "lamp", "history", "sample", "retrieval"),
         *made_up,
     }
+
+
+async def test_methods_without_a_model_are_evaluated_on_a_made_up_world() -> None:
+    llm = CopyingLLM()
+    result = await run_evaluation("synthetic-change", None, MODEL_FREE, 3, llm, HashEmbedder(64), Settings())
+    assert json.loads(json.dumps(result)) == result
+    assert llm.requests == []
+    assert list(result["results"]) == ["learned", "shifted"]
+    for scores in result["results"]["shifted"].values():
+        assert scores["n"] == 36
+        assert 0 <= scores["regret"]["value"] <= 1
+    assert "log_score" in result["results"]["learned"]["counting"]
