@@ -1,26 +1,26 @@
 """The methods that an evaluation compares: the same agent with less of what PersonaAgent gives it.
 
-Every method answers closed choices by the model's option scores under its own prompt, with the same model, tools,
-number of episodes and token limits; only `persona` and `personaagent` read memory as evidence too. None of them
-remembers what it is asked.
+Every method that has a model answers closed choices by the model's option scores under its own prompt, with the same
+model, tools, number of episodes and token limits; only `persona` and `personaagent` read memory as evidence too. Those of
+`MODEL_FREE` read memory alone. None of them remembers what it is asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Protocol
 
+from alignment.choice_baselines import CHOICE_BASELINES, choice_baseline
+from alignment.methods import Answer, Method, softmax
 from alignment.views import View
 from personaagent import prompts
 from personaagent.agent import Agent, Turn
 from personaagent.assembly import question
 from personaagent.decision import decide, score_options
-from personaagent.protocols import LLM, Memory
+from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AgentSettings
 from personaagent.types import (
     ChatRequest,
     ChatResult,
-    Frozen,
     Interaction,
     Kind,
     Message,
@@ -33,6 +33,7 @@ __all__ = [
     "ABLATIONS",
     "BASELINES",
     "METHODS",
+    "MODEL_FREE",
     "Answer",
     "Answering",
     "EvidenceAlone",
@@ -45,24 +46,10 @@ __all__ = [
 
 THOUGHT = 64  # tokens of one ReAct step on a closed choice, where the answer itself needs no words
 PRIORITY = 10  # as replays: an evaluation beside a live server must not delay chat
-BASELINES = ("evidence", "none", "icl", "rag", "pag", "react", "persona")
+MODEL_FREE = ("evidence", *CHOICE_BASELINES)  # need no language model
+BASELINES = (*MODEL_FREE, "none", "icl", "rag", "pag", "react", "persona")
 METHODS = (*BASELINES, "personaagent")
 ABLATIONS = ("alignment", "persona", "memory", "actions")  # methods `without_<part>`
-
-
-class Answer(Frozen):
-    """What a method answered; `expected` is the expected value of a rating."""
-
-    text: str
-    expected: float | None = None
-
-
-class Method(Protocol):
-    """Answers test items. Raises `personaagent.errors` types when the model or the prompt fails; the caller counts them."""
-
-    async def answer(self, item: Interaction) -> Answer:
-        """The answer to `item.query`; `item.truth` and `item.response` are not read, and nothing is remembered."""
-        ...
 
 
 class Answering:
@@ -74,7 +61,8 @@ class Answering:
     async def answer(self, item: Interaction) -> Answer:
         """See `Method`."""
         reply = await self._agent.respond(_turn(item, item.query, item.choices))
-        return Answer(text=reply.text, expected=reply.expected)
+        scores = tuple((reply.scores or {}).values())
+        return Answer(text=reply.text, expected=reply.expected, probabilities=softmax(scores) if scores else None)
 
 
 class EvidenceAlone:
@@ -100,7 +88,7 @@ class EvidenceAlone:
             return Answer(text=item.choices[len(item.choices) // 2])
         # Without the model's log-probabilities beside it the evidence needs a scale; a high weight makes it decide.
         made = decide(item.choices, None, found.evidence[0], max(self._decision.evidence_weight, 1.0))
-        return Answer(text=made.answer, expected=made.expected)
+        return Answer(text=made.answer, expected=made.expected, probabilities=softmax(tuple(made.scores.values())))
 
 
 class ReAct:
@@ -129,7 +117,7 @@ class ReAct:
         )
         scored = await score_options(self._llm, trail, item.choices, PRIORITY)
         made = decide(item.choices, scored.logprobs, None, 0.0)
-        return Answer(text=made.answer, expected=made.expected)
+        return Answer(text=made.answer, expected=made.expected, probabilities=softmax(tuple(made.scores.values())))
 
 
 class _LastRequest:
@@ -152,7 +140,14 @@ class _LastRequest:
         return self._llm.stream(request)
 
 
-def method_of(name: str, llm: LLM, memory: Memory, aligned: Mapping[str, View], settings: AgentSettings) -> Method:
+def method_of(
+    name: str,
+    llm: LLM,
+    memory: Memory,
+    aligned: Mapping[str, View],
+    settings: AgentSettings,
+    embedder: Embedder | None = None,
+) -> Method:
     """Any method: a baseline, `personaagent`, or PersonaAgent without one of its parts.
 
     `without_alignment` is `persona`; `without_persona` keeps what alignment fitted, but not the text; `without_memory` and
@@ -164,10 +159,11 @@ def method_of(name: str, llm: LLM, memory: Memory, aligned: Mapping[str, View], 
         memory: what was learned.
         aligned: views with aligned personas, by the method they were aligned for.
         settings: of the agent.
+        embedder: of methods that compare texts themselves.
     """
     settings = agent_settings(name, settings)
     if name in BASELINES or name == "without_alignment":
-        return baseline("persona" if name == "without_alignment" else name, llm, memory, settings)
+        return baseline("persona" if name == "without_alignment" else name, llm, memory, settings, embedder)
     if name == "without_persona":
         view = View(memory, profile=False, personas_of=aligned["personaagent"], text=prompts.NO_PERSONA)
         return Answering(Agent(llm, view, settings))
@@ -187,7 +183,7 @@ def _without_evidence(settings: AgentSettings) -> AgentSettings:
     return settings.model_copy(update={"decision": decision})
 
 
-def baseline(name: str, llm: LLM, memory: Memory, settings: AgentSettings) -> Method:
+def baseline(name: str, llm: LLM, memory: Memory, settings: AgentSettings, embedder: Embedder | None = None) -> Method:
     """A method that learns nothing beyond memory and profile.
 
     - `none`: neither memory nor persona.
@@ -197,10 +193,13 @@ def baseline(name: str, llm: LLM, memory: Memory, settings: AgentSettings) -> Me
     - `react`: the action loop with tools over memory.
     - `persona`: PersonaAgent with the persona it starts with, not aligned.
     - `evidence`: memory's evidence alone, for reference.
+    - `last`, `frequent`, `counting`, `knn`, `rules`: see `choice_baseline`; the last two need the embedder.
 
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name, or no embedder where one is needed.
     """
+    if name in CHOICE_BASELINES:
+        return choice_baseline(name, memory, embedder)
     blind = _without_evidence(settings)
     neutral = PersonaDraft(text=prompts.NO_PERSONA, origin=Origin.INITIAL, decision=blind.decision)
     empty = neutral.model_copy(update={"decision": blind.decision.model_copy(update={"episodes": 0})})

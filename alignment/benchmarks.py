@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from types import MappingProxyType
 from typing import Any
 
+from alignment.film_choices import film_choices
 from alignment.metrics import Scored, summary
 from personaagent.errors import InvalidInput
-from personaagent.readers import lamp_tests, movielens_split, pahf_phase, read
+from personaagent.readers import lamp_tests, movielens_split, pahf_phase, read, sample_path
 from personaagent.readers.lamp import lamp_label
-from personaagent.scoring import absolute_error, score
+from personaagent.scoring import absolute_error, normalised, score
 from personaagent.types import Frozen, Interaction, Kind
 
 __all__ = ["Benchmark", "Phase", "floors", "load_benchmark", "spoil", "spread"]
 
 TEST_SHARE = 0.2  # newest of each user, where the data set has no test of its own
+SAMPLE_SHARE = 0.25  # of the bundled histories, which are short
 
 
 class Phase(Frozen):
@@ -45,14 +47,26 @@ class Benchmark(Frozen):
     phases: tuple[Phase, ...]
     discrete: bool = False
 
-    def scored(self, item: Interaction, answer: str | None, expected: float | None, similarity: float | None) -> Scored:
-        """An answered item. `answer` None: there was none, which counts as wrong, or as the furthest rating."""
+    def scored(
+        self,
+        item: Interaction,
+        answer: str | None,
+        expected: float | None,
+        similarity: float | None,
+        probabilities: Sequence[float] | None = None,
+    ) -> Scored:
+        """An answered item. `answer` None: there was none, which counts as wrong, or as the furthest rating.
+
+        `probabilities` are those of the item's options, as the method sees them.
+        """
         truth, text = item.truth or "", answer or ""
         error: float | None = None
         if item.kind is Kind.RATING:
             by_value = expected is not None and not self.discrete
             error = abs(expected - float(truth)) if by_value and expected is not None else None
             error = absolute_error(text, truth, item.choices or ()) if error is None else error
+        options = [normalised(c) for c in item.choices or ()]
+        given = dict(zip(options, probabilities, strict=True)) if probabilities is not None else None
         labels = item.metadata.get("labels")
         return Scored(
             user=item.user,
@@ -64,25 +78,40 @@ class Benchmark(Frozen):
             score=0.0 if answer is None else score(item.kind, text, truth, similarity, item.choices),
             error=error,
             failed=answer is None,
+            probability=given.get(normalised(truth), 0.0) if given is not None else None,
+            top=given.get(normalised(text), 0.0) if given is not None else None,
+            regret=_regret(item, options, text),
         )
 
 
-def load_benchmark(name: str, path: Path, users: int | None = None) -> Benchmark:
-    """Read a data set.
+def load_benchmark(name: str, path: Path | None, users: int | None = None) -> Benchmark:
+    """Read a data set, or make it up.
 
     Args:
-        name: `pahf`, `movielens`, `lamp` or `history`.
-        path: its file or folder; the folder that holds several data sets will do.
+        name: `pahf`, `movielens`, `movielens-choices` (the same ratings as choices among films), `lamp`, `history`,
+            `sample` (the bundled histories), or `synthetic-<world>` (see `alignment.synthetic`).
+        path: its file or folder; the folder that holds several data sets will do. The last two kinds need none.
         users: only the first so many.
 
     Raises:
-        InvalidInput: the name is unknown, the files cannot be read, or there is nothing to learn or to test.
+        InvalidInput: the name is unknown, the path is missing, the files cannot be read, or there is nothing to learn or
+            to test.
     """
-    if name not in _LOADERS:
-        raise InvalidInput(f"there is no data set {name!r}; choose from {', '.join(_LOADERS)}")
+    from alignment.synthetic import WORLDS, synthetic  # it makes what this module defines
+
+    made_up = {f"synthetic-{world}": world for world in WORLDS}
+    if name not in _LOADERS and name not in made_up and name != "sample":
+        raise InvalidInput(f"there is no data set {name!r}; choose from {', '.join((*_LOADERS, 'sample', *made_up))}")
     if users is not None and users < 1:
         raise InvalidInput(f"the number of users must be at least 1, not {users}")
-    phases = _LOADERS[name](path, users)
+    if name in made_up:
+        return synthetic(made_up[name]) if users is None else synthetic(made_up[name], users)
+    if name == "sample":
+        phases = _history(sample_path(), users, SAMPLE_SHARE)
+    elif path is None:
+        raise InvalidInput(f"say where the data of {name} is, with --data PATH")
+    else:
+        phases = _LOADERS[name](path, users)
     names = tuple(dict.fromkeys(i.user for i in phases[0].test))
     kept = frozenset(names)
     phases = tuple(
@@ -94,7 +123,7 @@ def load_benchmark(name: str, path: Path, users: int | None = None) -> Benchmark
         for p in phases
     )
     if not names or not any(p.learn for p in phases):
-        raise InvalidInput(f"{path} leaves nothing to learn or nothing to test on")
+        raise InvalidInput(f"{path or name} leaves nothing to learn or nothing to test on")
     return Benchmark(name=name, users=names, phases=phases, discrete=name == "lamp")
 
 
@@ -149,6 +178,16 @@ def spread(items: Sequence[Interaction], n: int) -> list[Interaction]:
     return list(items) if len(items) <= n else [items[i * len(items) // n] for i in range(n)]
 
 
+def _regret(item: Interaction, options: Sequence[str], answer: str) -> float | None:
+    """How much better the best option is, as a share of the range; all of it for what is no option."""
+    known = item.metadata.get("utilities")
+    if not isinstance(known, list) or len(known) != len(options):
+        return None
+    utilities = dict(zip(options, (float(str(u)) for u in known), strict=True))
+    low, high = min(utilities.values()), max(utilities.values())
+    return (high - utilities.get(normalised(answer), low)) / (high - low) if high > low else 0.0
+
+
 def _number(text: str) -> bool:
     try:
         float(text)
@@ -173,24 +212,38 @@ def _pahf(path: Path, users: int | None) -> tuple[Phase, ...]:
 def _movielens(path: Path, users: int | None) -> tuple[Phase, ...]:
     folder = path / "movielens" if (path / "movielens").is_dir() else path
     zips = sorted(folder.glob("*.zip")) if folder.is_dir() else []
-    learn, test = movielens_split(read("movielens", zips[0] if len(zips) == 1 else folder, users), TEST_SHARE)
-    return (Phase(name="newest", learn=tuple(learn), test=tuple(test)),)
+    return _newest(read("movielens", zips[0] if len(zips) == 1 else folder, users))
+
+
+def _movielens_choices(path: Path, users: int | None) -> tuple[Phase, ...]:
+    (ratings,) = _movielens(path, users)
+    return _newest(film_choices((*ratings.learn, *ratings.test)))
 
 
 def _lamp(path: Path, users: int | None) -> tuple[Phase, ...]:
     return (Phase(name="test", learn=tuple(read("lamp", path, users)), test=tuple(lamp_tests(path, users))),)
 
 
-def _history(path: Path, users: int | None) -> tuple[Phase, ...]:
-    """The newest part of each user's interactions with a truth is the test; what has none, or is later, is left out."""
+def _history(path: Path, users: int | None, share: float = TEST_SHARE) -> tuple[Phase, ...]:
+    """What has no truth is left out."""
+    return _newest((item for item in read("history", path, users) if item.truth), share)
+
+
+def _newest(items: Iterable[Interaction], share: float = TEST_SHARE) -> tuple[Phase, ...]:
+    """The newest part of each user's interactions is the test; who has only one is left out."""
     by_user: dict[str, list[Interaction]] = {}
-    for item in read("history", path, users):
-        if item.truth:
-            by_user.setdefault(item.user, []).append(item)
-    learn, test = movielens_split((i for items in by_user.values() if len(items) > 1 for i in items), TEST_SHARE)
+    for item in items:
+        by_user.setdefault(item.user, []).append(item)
+    learn, test = movielens_split((i for own in by_user.values() if len(own) > 1 for i in own), share)
     return (Phase(name="newest", learn=tuple(learn), test=tuple(test)),)
 
 
 _LOADERS: Mapping[str, Callable[[Path, int | None], tuple[Phase, ...]]] = MappingProxyType(
-    {"pahf": _pahf, "movielens": _movielens, "lamp": _lamp, "history": _history}
+    {
+        "pahf": _pahf,
+        "movielens": _movielens,
+        "movielens-choices": _movielens_choices,
+        "lamp": _lamp,
+        "history": _history,
+    }
 )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignment.baselines import ABLATIONS, BASELINES, METHODS
+from alignment.baselines import ABLATIONS, BASELINES, METHODS, MODEL_FREE
 from alignment.benchmarks import Benchmark, load_benchmark, spoil, spread
 from personaagent import __version__
 from personaagent.errors import InvalidInput
@@ -58,7 +58,7 @@ class EvaluationOptions(Frozen):
     """What an evaluation compares, and how.
 
     Args:
-        dataset: `pahf`, `movielens`, `lamp` or `history`.
+        dataset: a name that `load_benchmark` knows.
         methods: of `METHODS`.
         ablate: of `ABLATIONS`; each adds a method `without_<part>`.
         users: how many, in the data set's order; None: all.
@@ -87,7 +87,7 @@ class EvaluationOptions(Frozen):
 
 def needs_model(methods: Sequence[str], ablate: Sequence[str] = ()) -> bool:
     """Whether any of these methods asks the language model."""
-    return bool(ablate) or any(name != "evidence" for name in methods)
+    return bool(ablate) or any(name not in MODEL_FREE for name in methods)
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def plan_evaluation(options: EvaluationOptions, path: Path | None, settings: Set
 
     Args:
         options: what to compare.
-        path: the data set's folder or file.
+        path: the data set's folder or file; None for those that need none.
         settings: agent, memory and alignment settings, and the model's name.
 
     Raises:
@@ -206,8 +206,6 @@ def plan_evaluation(options: EvaluationOptions, path: Path | None, settings: Set
     _known("ablation", options.ablate, ABLATIONS)
     if not options.methods:
         raise InvalidInput(f"name at least one method of {', '.join(METHODS)}")
-    if path is None:
-        raise InvalidInput(f"say where the data of {options.dataset} is, with --data PATH")
     benchmark = load_benchmark(options.dataset, path, options.users)
     about = _about(options, benchmark, settings)
     noisy: frozenset[str] = frozenset()

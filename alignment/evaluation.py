@@ -234,7 +234,7 @@ class Evaluation:
             if asked.name in wrong:  # a control: every user is answered as the next one
                 method: Method = Answering(Agent(self._llm, wrong[asked.name], self._agent))
             else:
-                method = method_of(asked.name, self._llm, memory, self._aligned, self._agent)
+                method = method_of(asked.name, self._llm, memory, self._aligned, self._agent, self._embedder)
             await self._answer_all(asked, method)
         users = plan.benchmark.users
         self._groups[phase.name] = await group_users(memory, users, self._agent.decision, plan.noisy)
@@ -354,7 +354,7 @@ class Evaluation:
             if answer.text.strip():
                 a, b = await self._embedder.embed([answer.text, item.truth or ""])
                 similarity = float(a @ b)
-        return self._plan.benchmark.scored(item, answer.text, answer.expected, similarity)
+        return self._plan.benchmark.scored(item, answer.text, answer.expected, similarity, answer.probabilities)
 
     def _begin(self, label: str, done: int, total: int) -> None:
         self._watch.stage(label, done, total)

@@ -5,6 +5,7 @@ Plain numbers in, JSON-able dictionaries out; it knows nothing of models, memori
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from personaagent.scoring import normalised
+from personaagent.scoring import normalised, same
 from personaagent.stats import bootstrap, mean_interval
 from personaagent.types import AlignmentResult, Kind, Outcome
 
@@ -21,10 +22,17 @@ __all__ = ["Scored", "gain", "outcomes", "primary", "summary"]
 
 Array = npt.NDArray[np.float64]
 
+LEAST = 1e-6  # a probability below counts as this much: one certainty that was wrong must not outweigh all else
+BINS = 10
+
 
 @dataclass(frozen=True)
 class Scored:
-    """One answered item. `score` is in [0, 1], higher is better; `error` is absolute, for ratings."""
+    """One answered item. `score` is in [0, 1], higher is better; `error` is absolute, for ratings.
+
+    `probability` was given to the truth and `top` to the answer, where a method says so; `regret` is how much better the
+    best option would have been, as a share of the range of utilities, where these are known.
+    """
 
     user: str
     item: str
@@ -35,6 +43,9 @@ class Scored:
     score: float = 0.0
     error: float | None = None
     failed: bool = False
+    probability: float | None = None
+    top: float | None = None
+    regret: float | None = None
 
 
 def summary(items: Sequence[Scored], seed: int = 0, f1: bool = True) -> dict[str, Any]:
@@ -48,7 +59,9 @@ def summary(items: Sequence[Scored], seed: int = 0, f1: bool = True) -> dict[str
     Returns:
         `accuracy` and `macro_f1` for closed choices, `mae` and `rmse` for ratings, `similarity` for free text, each
         `{"value", "low", "high"}`; `score`, the mean score of all items, where kinds are mixed; `n` items, `users`, `failed`
-        items.
+        items. Where items have what it takes: `log_score`, the mean log-probability of the truth, and `regret`, both with
+        intervals; `calibration`, ten bins `{"expected", "observed", "n"}` of equal width by the probability of the answer,
+        and `ece`, how far expected and observed are apart on average.
     """
     result: dict[str, Any] = {}
     by_kind = {kind: [i for i in items if i.kind is kind] for kind in Kind}
@@ -65,6 +78,15 @@ def summary(items: Sequence[Scored], seed: int = 0, f1: bool = True) -> dict[str
         result["similarity"] = _mean([i.score for i in free], free, seed)
     if len({i.kind for i in items}) > 1:
         result["score"] = _mean([i.score for i in items], items, seed)
+    if told := [i for i in items if i.probability is not None]:
+        logs = [math.log(max(i.probability or 0.0, LEAST)) for i in told]
+        result["log_score"] = _mean(logs, told, seed)
+    if known := [i for i in items if i.regret is not None]:
+        result["regret"] = _mean([i.regret or 0.0 for i in known], known, seed)
+    if sure := [i for i in items if i.top is not None]:
+        result["calibration"] = bins = _calibration(sure)
+        gaps = [b["n"] * abs(b["expected"] - b["observed"]) for b in bins if b["n"]]
+        result["ece"] = math.fsum(gaps) / len(sure)
     result["n"] = len(items)
     result["users"] = len({i.user for i in items})
     result["failed"] = sum(i.failed for i in items)
@@ -112,6 +134,21 @@ def outcomes(results: Sequence[AlignmentResult]) -> dict[str, Any]:
 
 def _mean(values: Sequence[float], items: Sequence[Scored], seed: int) -> dict[str, float]:
     return asdict(mean_interval(values, [i.user for i in items], seed=seed))
+
+
+def _calibration(items: Sequence[Scored]) -> list[dict[str, Any]]:
+    """How often answers were right, beside how sure of them the method was; an empty bin has neither number."""
+    bins: list[list[Scored]] = [[] for _ in range(BINS)]
+    for item in items:
+        bins[min(BINS - 1, int((item.top or 0.0) * BINS))].append(item)
+    return [
+        {
+            "expected": float(np.mean([i.top or 0.0 for i in held])) if held else None,
+            "observed": float(np.mean([same(i.answer, i.truth) for i in held])) if held else None,
+            "n": len(held),
+        }
+        for held in bins
+    ]
 
 
 def _macro_f1(items: Sequence[Scored], seed: int) -> dict[str, float]:

@@ -116,7 +116,7 @@ async def test_memory_keeps_what_it_learned_before_a_shift(tmp_path: Path) -> No
 async def test_ratings_are_scored_by_their_error(tmp_path: Path) -> None:
     result = await evaluate("movielens", movielens_folder(tmp_path), ("evidence", "none", "personaagent"), CopyingLLM())
     scores = result["results"]["newest"]["evidence"]
-    assert set(scores) == {"mae", "rmse", "n", "users", "failed"}
+    assert set(scores) == {"mae", "rmse", "log_score", "calibration", "ece", "n", "users", "failed"}
     assert scores["mae"]["value"] <= scores["rmse"]["value"]
     assert scores["mae"]["value"] < value(result, "newest", "none", "mae")
     floors = result["floors"]["newest"]

@@ -30,8 +30,23 @@ class Dataset(StrEnum):
 
     PAHF = "pahf"
     MOVIELENS = "movielens"
+    MOVIELENS_CHOICES = "movielens-choices"
     LAMP = "lamp"
     HISTORY = "history"
+    SAMPLE = "sample"
+    SYNTHETIC_BUNDLES = "synthetic-bundles"
+    SYNTHETIC_DOMINANT = "synthetic-dominant"
+    SYNTHETIC_CONTEXTS = "synthetic-contexts"
+    SYNTHETIC_CHANGE = "synthetic-change"
+    SYNTHETIC_DRIFT = "synthetic-drift"
+    SYNTHETIC_NOISE = "synthetic-noise"
+    SYNTHETIC_FEW = "synthetic-few"
+    SYNTHETIC_UNSEEN = "synthetic-unseen"
+    SYNTHETIC_HABITS = "synthetic-habits"
+    SYNTHETIC_MANY = "synthetic-many"
+    SYNTHETIC_CONSTANT = "synthetic-constant"
+    SYNTHETIC_RANDOM = "synthetic-random"
+    SYNTHETIC_RATINGS = "synthetic-ratings"
     RETRIEVAL = "retrieval"  # recall alone, on pahf and movielens, without a model
 
 
@@ -84,10 +99,10 @@ async def evaluate(
 
     chosen = _names("method", methods, METHODS)
     left_out = _names("ablation", ablate, ABLATIONS)
-    path = _data(dataset, data)
+    path = None if dataset is Dataset.SAMPLE or dataset.startswith("synthetic-") else _data(dataset, data)
     check_report(report)
     settings = run.settings(alignment={"paper": True} if paper else {})
-    if dataset is Dataset.RETRIEVAL:
+    if dataset is Dataset.RETRIEVAL and path is not None:
         await _retrieval(run, settings, path, users)
         return None
     options = EvaluationOptions(
@@ -176,7 +191,9 @@ def _data(dataset: Dataset, data: Path | None) -> Path:
     """The data set's file or folder: as given, or where it usually is."""
     if data is None:
         below = [Path(folder) for folder in (os.environ.get("PERSONAAGENT_DATA"), "data") if folder]
-        places = below if dataset is Dataset.RETRIEVAL else [folder / dataset for folder in below]
+        places = (
+            below if dataset is Dataset.RETRIEVAL else [folder / dataset.removesuffix("-choices") for folder in below]
+        )
         data = next((place for place in places if place.exists()), None)
         if data is None:
             raise InvalidInput(f"no {dataset} data found; name its file or folder with --data PATH")

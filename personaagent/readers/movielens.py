@@ -22,11 +22,12 @@ from personaagent.errors import InvalidInput
 from personaagent.readers.base import ReadResult, why
 from personaagent.types import Interaction
 
-__all__ = ["RATINGS", "Movie", "movielens_split", "read", "split_newest"]
+__all__ = ["QUESTION", "RATINGS", "Movie", "movielens_split", "read", "split_newest"]
 
 WANTED = "MovieLens' zip (such as ml-latest-small.zip) or the folder unpacked from it"
 FILES = ("ratings.csv", "movies.csv")
 RATINGS = tuple(f"{half / 2:.1f}" for half in range(1, 11))  # "0.5" ... "5.0"
+QUESTION = "How would you rate the movie {}?"
 _YEAR = re.compile(r"\s*\((\d{4})\)$")
 _ARTICLE = re.compile(
     r"(?P<aka>a\.k\.a\. )?(?P<rest>[^()]+), (?P<article>The|An?|L[ae]|Les|L'|El|Los|Las|Il|Das|Der|Die|Une?)(?=\)| \(|$)"
@@ -54,7 +55,7 @@ class Movie:
     def question(self) -> str:
         """The request for a rating."""
         about = ", ".join(part for part in (self.year, *self.genres) if part)
-        return f"How would you rate the movie {self.title}{f' ({about})' if about else ''}?"
+        return QUESTION.format(f"{self.title} ({about})" if about else self.title)
 
 
 def read(path: Path, limit_users: int | None = None) -> ReadResult:
