@@ -8,7 +8,7 @@ import pytest
 
 from alignment.baselines import MODEL_FREE
 from alignment.benchmarks import load_benchmark
-from alignment.evaluation import run_evaluation
+from alignment.evaluation import EvaluationOptions, plan_evaluation, run_evaluation
 from alignment.film_choices import film_choices
 from alignment.synthetic import WORLDS, synthetic
 from personaagent.cli.evaluating import Dataset
@@ -92,7 +92,8 @@ def test_the_command_line_knows_every_data_set() -> None:
 
 async def test_methods_without_a_model_are_evaluated_on_a_made_up_world() -> None:
     llm = CopyingLLM()
-    result = await run_evaluation("synthetic-change", None, MODEL_FREE, 3, llm, HashEmbedder(64), Settings())
+    options = EvaluationOptions(dataset="synthetic-change", methods=tuple(MODEL_FREE), users=3)
+    result = await run_evaluation(plan_evaluation(options, None, Settings()), llm, HashEmbedder(64))
     assert json.loads(json.dumps(result)) == result
     assert llm.requests == []
     assert list(result["results"]) == ["learned", "shifted"]
