@@ -9,19 +9,24 @@ import numpy as np
 
 from personaagent.changes import Incoming
 from personaagent.protocols import Matrix
-from personaagent.store import pack, unpack
+from personaagent.store import Quantised, pack, unpack
 
 __all__ = ["Batch"]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """n interactions. `vectors` holds each different vector once; the index arrays say which is whose, -1 for none."""
+    """n interactions. `vectors` holds each different vector once; the index arrays say which is whose, -1 for none.
+
+    `options` holds each different option once; `offered` says which an interaction has, None for no closed choice.
+    """
 
     payloads: list[bytes]
     vectors: Matrix
     query: list[int]
     truth: list[int]
+    options: Quantised
+    offered: list[list[int] | None]
     arrived: list[int | None]
     truth_arrived: list[int | None]
 
@@ -41,11 +46,20 @@ class Batch:
 
         query = [place(i.query_vector) for i in items]
         truth = [place(i.truth_vector) for i in items]
+        options: dict[bytes, int] = {}
+        offered = [
+            None
+            if i.option_vectors is None
+            else [options.setdefault(row.tobytes(), len(options)) for row in i.option_vectors]
+            for i in items
+        ]
         return cls(
             payloads=[pack(i.interaction) for i in items],
             vectors=np.stack(rows) if rows else np.zeros((0, 0), dtype=np.float32),
             query=query,
             truth=truth,
+            options=np.frombuffer(b"".join(options), dtype=np.int8).reshape(len(options), -1 if options else 0),
+            offered=offered,
             arrived=[i.arrived for i in items],
             truth_arrived=[i.truth_arrived for i in items],
         )
@@ -59,8 +73,9 @@ class Batch:
                 truth_vector=self.vectors[truth] if truth >= 0 else None,
                 arrived=arrived,
                 truth_arrived=known,
+                option_vectors=None if offered is None else self.options[offered],
             )
-            for payload, query, truth, arrived, known in zip(
-                self.payloads, self.query, self.truth, self.arrived, self.truth_arrived, strict=True
+            for payload, query, truth, offered, arrived, known in zip(
+                self.payloads, self.query, self.truth, self.offered, self.arrived, self.truth_arrived, strict=True
             )
         ]

@@ -18,6 +18,7 @@ from actors import milvus_rows as rows
 from actors.milvus_rows import Entity
 from actors.milvus_upkeep import UpkeepStore
 from personaagent import prompts
+from personaagent.changes import option_texts
 from personaagent.errors import StoreError
 from personaagent.scoring import normalised
 from personaagent.store import Row, microseconds, row_key
@@ -128,6 +129,8 @@ class Checkup:
             yield "query vectors of a wrong length, or with numbers that are none"
         if row.truth_vector is not None and not _is_unit(row.truth_vector, self.store.dim, 1e-2):
             yield "truth vectors of a wrong length, or with numbers that are none"
+        if row.option_vectors is not None and len(row.option_vectors) != len(option_texts(interaction)):
+            yield "vectors of options that are not those of the interaction"
         known = interaction.truth is not None
         if known != (row.truth_vector is not None) or known != (row.truth_arrived > 0):
             yield "truths that disagree with their vector or time of arrival"

@@ -21,7 +21,7 @@ import numpy as np
 from pymilvus import DataType, MilvusClient
 
 from personaagent.errors import StoreError
-from personaagent.store import Row, Vector
+from personaagent.store import Quantised, Row, Vector
 from personaagent.types import user_key
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "record",
     "records_schema",
     "row_of",
+    "row_text",
     "split_body",
 ]
 
@@ -52,6 +53,7 @@ EPISODE_SCALARS = ["pk", "user_key", "time", "arrived", "truth_arrived"]
 EPISODE_FIELDS = [*EPISODE_SCALARS, "parts", "body", "truth_vector", "vector"]
 RECORD_FIELDS = ["pk", "user_key", "kind", "number", "parts", "body"]
 _DUMMY = [1.0, 0.0]
+_OPTIONS = b'{"choices":"'  # no payload begins so: choices are a list or null
 
 Entity = dict[str, Any]
 
@@ -179,11 +181,31 @@ def pk_of(user: str, digest: bytes) -> str:
     return user_key(user) + digest.hex()
 
 
-def episode(row: Row) -> tuple[Entity, list[Entity]]:
-    """The entity of a row, and the records that hold the rest of a long text."""
+def row_text(row: Row) -> bytes:
+    """The text of a row: its payload and, if it has any, the vectors of its options in base64.
+
+    They stand before everything else, as a value of `choices` that the real one behind it takes the place of. So a version
+    that knows nothing of them, which may use the same server for a while, reads the interaction as it is.
+    """
+    if row.option_vectors is None:
+        return row.payload
+    return _OPTIONS + base64.b64encode(row.option_vectors.tobytes()) + b'",' + row.payload[1:]
+
+
+def _split(text: bytes, dim: int) -> tuple[bytes, Quantised | None]:
+    """Payload and option vectors of a text from `row_text`. Raises ValueError if it is damaged."""
+    if not text.startswith(_OPTIONS):
+        return text, None
+    packed, payload = text[len(_OPTIONS) :].split(b'",', 1)
+    numbers = np.frombuffer(base64.b64decode(packed, validate=True), dtype=np.int8)
+    return b"{" + payload, numbers.reshape(-1, dim)
+
+
+def episode(row: Row, text: bytes) -> tuple[Entity, list[Entity]]:
+    """The entity of a row and the records that hold the rest of a long text; `text` is its `row_text`, perhaps sealed."""
     user, digest = row.key
     pk, key = pk_of(user, digest), user_key(user)
-    body, parts, rest = split_body(pk, row.payload)
+    body, parts, rest = split_body(pk, text)
     entity = {
         "pk": pk,
         "user_key": key,
@@ -198,8 +220,9 @@ def episode(row: Row) -> tuple[Entity, list[Entity]]:
     return entity, [_entity(pk, key, "part", 0, 0, text) for pk, text in rest]
 
 
-def row_of(entity: Mapping[str, Any], payload: bytes) -> Row:
-    """The row of an entity whose text is `payload`."""
+def row_of(entity: Mapping[str, Any], text: bytes) -> Row:
+    """The row of an entity with this text, from `row_text`. Raises ValueError, KeyError or TypeError if it is none."""
+    payload, options = _split(text, len(entity["vector"]))
     content = json.loads(payload)
     packed = entity["truth_vector"]
     return Row(
@@ -211,6 +234,7 @@ def row_of(entity: Mapping[str, Any], payload: bytes) -> Row:
         payload=payload,
         query_vector=np.asarray(entity["vector"], dtype=np.float32),
         truth_vector=_decode(packed) if packed else None,
+        option_vectors=options,
     )
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +100,7 @@ class MilvusStore:
         batch: list[Entity] = []
         rest: list[Entity] = []
         for row in items:
-            entity, parts = rows.episode(replace(row, payload=self._sealed(row.payload)) if self._cipher else row)
+            entity, parts = rows.episode(row, self._sealed(rows.row_text(row)))
             batch.append(entity)
             rest += parts
         with self._milvus.writing:

@@ -218,7 +218,8 @@ def _verify(sources: Sequence[UpkeepStore], targets: Sequence[UpkeepStore], move
 def _row_parts(row: Row) -> list[bytes]:
     numbers = np.array([row.time, row.arrived, row.truth_arrived], dtype="<i8").tobytes()
     truth = b"" if row.truth_vector is None else row.truth_vector.astype("<f4").tobytes()
-    return [row.id.encode(), numbers, row.payload, row.query_vector.astype("<f4").tobytes(), truth]
+    options = b"" if row.option_vectors is None else row.option_vectors.tobytes()
+    return [row.id.encode(), numbers, row.payload, row.query_vector.astype("<f4").tobytes(), truth, options]
 
 
 def _feed(digest: Any, parts: Iterable[bytes]) -> None:

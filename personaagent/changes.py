@@ -11,10 +11,11 @@ The caller runs one change of a user at a time; reads may come at any moment bet
 
 from __future__ import annotations
 
+import hashlib
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -23,7 +24,7 @@ from pydantic import ValidationError
 
 from personaagent.errors import ConflictError, InvalidInput, NotFoundError
 from personaagent.protocols import Embedder, Matrix
-from personaagent.store import Row, Store, Vector, half, microseconds, pack
+from personaagent.store import Quantised, Row, Store, Vector, half, microseconds, pack, quantised
 from personaagent.types import (
     AppendResult,
     Interaction,
@@ -36,6 +37,7 @@ from personaagent.types import (
 )
 
 __all__ = [
+    "MAX_OPTIONS",
     "Change",
     "Clock",
     "Incoming",
@@ -43,11 +45,15 @@ __all__ = [
     "commit",
     "embed_interactions",
     "embed_recalls",
+    "kept_options",
+    "option_texts",
     "plan_append",
     "plan_feedback",
     "plan_persona",
     "plan_profile",
 ]
+
+MAX_OPTIONS = 12  # of one interaction whose vectors are kept; what else was refused adds little
 
 Clock = Callable[[], int]  # microseconds since 1970
 
@@ -66,6 +72,7 @@ class Incoming:
     truth_vector: Vector | None
     arrived: int | None = None
     truth_arrived: int | None = None
+    option_vectors: Quantised | None = None  # of `option_texts`; None if there are none
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +105,8 @@ def plan_append(
 ) -> Change:
     """What an append writes, given a way to look up rows that are there already.
 
-    A repeated id changes nothing, except that a missing truth or response is filled in.
+    A repeated id changes nothing, except that a missing truth or response is filled in, and then also missing vectors of
+    the same options.
 
     Args:
         user: whose interactions these are.
@@ -136,15 +144,15 @@ def plan_append(
             continue
         merged = stored.model_copy(update=fill)
         known = old.truth_arrived or (0 if merged.truth is None else item.truth_arrived or now)
-        rows[interaction.id] = Row(
-            user=user,
-            id=old.id,
-            time=old.time,
-            arrived=old.arrived,
+        options = old.option_vectors
+        if options is None and interaction.choices == stored.choices:
+            options = item.option_vectors
+        rows[interaction.id] = replace(
+            old,
             truth_arrived=known,
             payload=pack(merged),
-            query_vector=old.query_vector,
             truth_vector=old.truth_vector if stored.truth is not None else _half(item.truth_vector),
+            option_vectors=options,
         )
         updated += 1
     return Change(
@@ -164,6 +172,7 @@ def _row(interaction: Interaction, item: Incoming, arrived: int, truth_arrived: 
         payload=pack(interaction),
         query_vector=item.query_vector,
         truth_vector=_half(item.truth_vector) if interaction.truth is not None else None,
+        option_vectors=item.option_vectors,
     )
 
 
@@ -178,16 +187,7 @@ def plan_feedback(old: Row | None, interaction: str, truth: str, truth_vector: V
         told = Interaction.model_validate({**dict(stored), "truth": truth})
     except ValidationError as e:
         raise InvalidInput(f"truth: {e.errors()[0]['msg']}") from e
-    row = Row(
-        user=old.user,
-        id=old.id,
-        time=old.time,
-        arrived=old.arrived,
-        truth_arrived=now,
-        payload=pack(told),
-        query_vector=old.query_vector,
-        truth_vector=half(truth_vector),
-    )
+    row = replace(old, truth_arrived=now, payload=pack(told), truth_vector=half(truth_vector))
     return Change(user=old.user, rows=(row,), added=AppendResult(added=0, repeated=0, updated=1))
 
 
@@ -211,16 +211,50 @@ def _half(vector: Vector | None) -> Vector | None:
     return None if vector is None else half(vector)
 
 
+def kept_options(choices: Sequence[str]) -> tuple[int, ...]:
+    """Positions of the options whose vectors are kept, ascending: all, or `MAX_OPTIONS` of a longer list.
+
+    Which ones follows from the texts alone, not from the truth, which may come later and has a vector of its own.
+    """
+    if len(choices) <= MAX_OPTIONS:
+        return tuple(range(len(choices)))
+    digests = [hashlib.blake2b(choice.encode("utf-8"), digest_size=8).digest() for choice in choices]
+    return tuple(sorted(sorted(range(len(choices)), key=digests.__getitem__)[:MAX_OPTIONS]))
+
+
+def option_texts(interaction: Interaction) -> tuple[str, ...]:
+    """The options whose vectors are kept with an interaction; none for ratings and free text."""
+    choices = interaction.choices
+    if choices is None or choice_kind(choices) is not Kind.CHOICE:
+        return ()
+    return tuple(choices[position] for position in kept_options(choices))
+
+
 async def embed_interactions(embedder: Embedder, interactions: Sequence[Interaction]) -> list[Incoming]:
-    """Interactions with the vectors of their queries and truths; equal texts are embedded once."""
+    """Interactions with the vectors of their queries, truths and options; equal texts are embedded once."""
     texts = {i.query for i in interactions} | {i.truth for i in interactions if i.truth is not None}
+    texts.update(option for i in interactions for option in option_texts(i))
     vectors = await _vectors(embedder, sorted(texts))
     return incoming(interactions, vectors)
 
 
 def incoming(interactions: Sequence[Interaction], vectors: Mapping[str, Vector]) -> list[Incoming]:
     """Interactions with vectors that are known already, by text."""
-    return [Incoming(i, vectors[i.query], None if i.truth is None else vectors[i.truth]) for i in interactions]
+    matrices: dict[tuple[str, ...], Quantised] = {}  # the same options are often on offer again
+    items = []
+    for interaction in interactions:
+        options = option_texts(interaction)
+        if options and options not in matrices:
+            matrices[options] = quantised(np.stack([vectors[option] for option in options]))
+        items.append(
+            Incoming(
+                interaction=interaction,
+                query_vector=vectors[interaction.query],
+                truth_vector=None if interaction.truth is None else vectors[interaction.truth],
+                option_vectors=matrices.get(options),
+            )
+        )
+    return items
 
 
 async def embed_recalls(embedder: Embedder, queries: Sequence[RecallQuery]) -> list[tuple[Vector, Matrix]]:

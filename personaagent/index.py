@@ -7,6 +7,7 @@ matrix-vector product, a BM25 lookup and a fusion of the two rankings; nothing l
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from personaagent.bm25 import Bm25
+from personaagent.changes import MAX_OPTIONS, option_texts
 from personaagent.errors import InvalidInput, NotFoundError
 from personaagent.evidence import evidence, truth_match, votes
 from personaagent.scoring import normalised
 from personaagent.settings import MemorySettings
-from personaagent.store import Row, Vector, microseconds, unpack
+from personaagent.store import Quantised, Row, Vector, microseconds, unpack
 from personaagent.types import Episode, Interaction, Kind, Recall, RecallQuery, choice_kind
 
 __all__ = ["CHARS_PER_TOKEN", "EpisodeIndex", "episode_tokens"]
@@ -78,6 +80,11 @@ class EpisodeIndex:
         self._truth = _Column(np.int32)  # code of the truth, -1 while unknown
         self._truth_codes: dict[str, int] = {}
         self._truth_vectors = _Column(np.float32, dim)
+        # So do equal options of closed choices.
+        self._options = _Column(np.int32, MAX_OPTIONS)  # codes of the kept options, -1 behind the last
+        self._option_codes: dict[str, int] = {}
+        self._option_vectors = _Column(np.int8, dim)
+        self._option_bytes = 0  # of their texts
         # Episodes with the same query and truth form a group, of which a recall returns only the newest.
         self._group = _Column(np.int32)
         self._group_codes: dict[int, int] = {}
@@ -113,12 +120,26 @@ class EpisodeIndex:
         return int(self._times.view.max()) if len(self) else None
 
     @property
+    def option_vectors(self) -> Quantised:
+        """(n, dim) of all different options of closed choices, by their code. A view: copy what must not change."""
+        return self._option_vectors.view
+
+    def options(self, slots: Ints) -> npt.NDArray[np.int32]:
+        """Codes of the options whose vectors these episodes keep, (len(slots), MAX_OPTIONS), in the order of the choices.
+
+        -1 stands behind the last, and everywhere for an episode without vectors.
+        """
+        codes: npt.NDArray[np.int32] = self._options.view[slots]
+        return codes
+
+    @property
     def ram_bytes(self) -> int:
         """Estimated size."""
         columns = (self._vectors, self._times, self._arrived, self._truth_arrived, self._truth, self._group)
         return (
-            sum(c.nbytes for c in (*columns, self._truth_vectors))
+            sum(c.nbytes for c in (*columns, self._truth_vectors, self._options, self._option_vectors))
             + self._payload_bytes
+            + self._option_bytes
             + 350 * len(self)  # id, dictionary entries, list slots, object headers
             + (self._bm25.ram_bytes if self._bm25 is not None else 0)
         )
@@ -141,6 +162,8 @@ class EpisodeIndex:
             if row.truth_vector is None:
                 raise InvalidInput("a known truth needs its vector")
             self._check(row.truth_vector)
+        if row.option_vectors is not None and row.option_vectors.shape[1:] != (self._dim,):
+            raise InvalidInput(f"options need vectors of {self._dim} numbers, not of shape {row.option_vectors.shape}")
         slot = self._slots.get(row.id)
         if slot is not None:
             self._replace(slot, row, interaction)
@@ -153,6 +176,7 @@ class EpisodeIndex:
         self._arrived.append(row.arrived)
         self._truth_arrived.append(row.truth_arrived)
         self._truth.append(self._truth_code(interaction.truth, row.truth_vector))
+        self._options.append(self._codes(interaction, row.option_vectors))
         self._group.append(self._group_code(interaction))
         self._rank = None
         if self._bm25 is not None:
@@ -320,6 +344,7 @@ class EpisodeIndex:
         self._payloads[slot] = row.payload
         self._truth_arrived.view[slot] = row.truth_arrived
         self._truth.view[slot] = self._truth_code(interaction.truth, row.truth_vector)
+        self._options.view[slot] = self._codes(interaction, row.option_vectors)
         self._group.view[slot] = self._group_code(interaction)
         if self._bm25 is not None:
             self._bm25.replace(slot, _words(old), _words(interaction))
@@ -327,6 +352,8 @@ class EpisodeIndex:
     def _row(self, slot: int, interaction: str) -> Row:
         payload = self._payloads[slot]
         code = int(self._truth.view[slot])
+        options = self._options.view[slot]
+        options = options[options >= 0]
         return Row(
             user=json.loads(payload)["user"],
             id=interaction,
@@ -336,6 +363,7 @@ class EpisodeIndex:
             payload=payload,
             query_vector=self._vectors.view[slot].copy(),
             truth_vector=self._truth_vectors.view[code].copy() if code >= 0 else None,
+            option_vectors=self._option_vectors.view[options] if len(options) else None,
         )
 
     def _check(self, vector: Vector) -> None:
@@ -349,6 +377,19 @@ class EpisodeIndex:
             self._truth_vectors.append(vector)
             self._truth_codes[truth] = len(self._truth_codes)
         return self._truth_codes[truth]
+
+    def _codes(self, interaction: Interaction, vectors: Quantised | None) -> npt.NDArray[np.int32]:
+        codes = np.full(MAX_OPTIONS, -1, dtype=np.int32)
+        texts = option_texts(interaction)
+        if vectors is None or len(vectors) != len(texts):
+            return codes  # of another number than this version keeps nobody can say which is whose
+        for place, (text, vector) in enumerate(zip(texts, vectors, strict=True)):
+            if text not in self._option_codes:
+                self._option_vectors.append(vector)
+                self._option_codes[text] = len(self._option_codes)
+                self._option_bytes += 100 + sys.getsizeof(text)  # 100 for the dictionary's entry
+            codes[place] = self._option_codes[text]
+        return codes
 
     def _group_code(self, interaction: Interaction) -> int:
         truth = interaction.truth
