@@ -62,11 +62,11 @@ class Answering:
         """See `Method`."""
         reply = await self._agent.respond(_turn(item, item.query, item.choices))
         scores = tuple((reply.scores or {}).values())
-        return Answer(text=reply.text, expected=reply.expected, probabilities=softmax(scores) if scores else None)
+        return Answer(text=reply.text, expected=reply.expected, probabilities=scores or None)
 
 
 class EvidenceAlone:
-    """Memory's evidence without any model: what nearest neighbours know. Free text gets the most similar truth."""
+    """Memory's evidence without any language model. Free text gets the most similar truth."""
 
     def __init__(self, memory: Memory, settings: AgentSettings) -> None:
         self._memory = memory
@@ -84,11 +84,8 @@ class EvidenceAlone:
         found = await self._memory.recall(item.user, asked)
         if not item.choices:
             return Answer(text=(found.episodes[0].interaction.truth or "") if found.episodes else "")
-        if item.kind is Kind.RATING and not found.known:
-            return Answer(text=item.choices[len(item.choices) // 2])
-        # Without the model's log-probabilities beside it the evidence needs a scale; a high weight makes it decide.
-        made = decide(item.choices, None, found.evidence[0], max(self._decision.evidence_weight, 1.0))
-        return Answer(text=made.answer, expected=made.expected, probabilities=softmax(tuple(made.scores.values())))
+        made = decide(item.choices, None, found.evidence[0], 0.0)
+        return Answer(text=made.answer, expected=made.expected, probabilities=tuple(made.probabilities.values()))
 
 
 class ReAct:
@@ -117,7 +114,7 @@ class ReAct:
         )
         scored = await score_options(self._llm, trail, item.choices, PRIORITY)
         made = decide(item.choices, scored.logprobs, None, 0.0)
-        return Answer(text=made.answer, expected=made.expected, probabilities=softmax(tuple(made.scores.values())))
+        return Answer(text=made.answer, expected=made.expected, probabilities=tuple(made.probabilities.values()))
 
 
 class _LastRequest:
@@ -179,7 +176,7 @@ def agent_settings(name: str, settings: AgentSettings) -> AgentSettings:
 
 def _without_evidence(settings: AgentSettings) -> AgentSettings:
     """The same settings, with answers that come from the model alone."""
-    decision = settings.decision.model_copy(update={"evidence_weight": 0.0})
+    decision = settings.decision.model_copy(update={"evidence": False})
     return settings.model_copy(update={"decision": decision})
 
 

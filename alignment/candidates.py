@@ -2,61 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from personaagent.evidence import HALF_LIFE
-from personaagent.scoring import normalised, same
-from personaagent.types import Decision, Interaction, Kind, Origin, PersonaDraft
+from personaagent.types import Decision, Kind, Origin, PersonaDraft
 
-__all__ = ["DEMONSTRATIONS", "READINGS", "Arm", "Grid", "Reading", "changes_mind", "readings_of"]
+__all__ = ["DEMONSTRATIONS", "READINGS", "Arm", "Grid", "Reading"]
 
 Form = Literal["exchanges", "list"]
-Reading = tuple[float | None, int | None]
+Reading = tuple[float, float]  # rate of change and strength of tastes, factors of the usual ones
 
-WEIGHTS = (0.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
-# Ways to read memory: (half-life in newer episodes, neighbours); None is the default of the request's kind. For a choice
-# only newer episodes on its subject count, for a rating all of them, hence the other scale.
-READINGS: dict[Kind, tuple[Reading, ...]] = {
-    Kind.CHOICE: tuple((h, n) for h in (None, 0.5, 1.0, 3.0, 8.0) for n in (None, 8)),
-    Kind.RATING: tuple((h, n) for h in (None, 15.0, 150.0, 1e6) for n in (None, 50)),
-    Kind.TEXT: (),
-}
-REPETITIONS = 4  # of requests that it takes to tell whether a user changes their mind
+WEIGHTS = (0.0, 0.1, 0.3, 1.0, 2.0)  # of the language model beside memory
+READINGS: tuple[Reading, ...] = (
+    *((1.0, scale) for scale in (1.0, 0.3, 3.0)),
+    *((change, 1.0) for change in (0.0, 0.3, 3.0, 10.0)),
+    (3.0, 3.0),
+    (10.0, 3.0),
+)
 DEMONSTRATIONS: tuple[tuple[int, Form], ...] = ((0, "exchanges"), (3, "exchanges"), (6, "exchanges"), (3, "list"))
-
-
-def readings_of(kinds: Iterable[Kind], changeable: bool) -> list[Reading]:
-    """The ways to read memory that are tried.
-
-    For users who are `changeable` no half-life longer than the default is among them. Replays cannot show what a longer
-    one costs them: asked something new, more memory is welcome, and asked again in other words, the newest answer still
-    wins by a little; but where neither memory nor request is quite the same, what they used to want would outvote it.
-    """
-    found = [reading for kind in kinds for reading in READINGS[kind] if not (changeable and _longer(reading, kind))]
-    return list(dict.fromkeys(found))
-
-
-def _longer(reading: Reading, kind: Kind) -> bool:
-    return reading[0] is not None and reading[0] > HALF_LIFE[kind]
-
-
-def changes_mind(history: Sequence[Interaction], newest: int) -> bool:
-    """Whether most of a user's newest interactions that asked something again, in the same words, got another answer.
-
-    Args:
-        history: interactions with a truth, oldest first.
-        newest: how many of them to look at.
-    """
-    last: dict[str, str] = {}
-    changed = []
-    for position, interaction in enumerate(history):
-        request, truth = normalised(interaction.query), interaction.truth or ""
-        if interaction.kind is Kind.CHOICE and request in last and position >= len(history) - newest:
-            changed.append(not same(last[request], truth))
-        last[request] = truth
-    return len(changed) >= REPETITIONS and 2 * sum(changed) > len(changed)
 
 
 @dataclass(frozen=True)
@@ -76,22 +40,20 @@ class Arm:
 class Grid:
     """The decision parameters tried on every arm: `size` decisions, the persona's own at index 0.
 
-    They are `readings` (ways to read memory: half-life and neighbours) times `weights`, in this order, weights varying
-    fastest; decision i is reading i // len(weights) at weight i % len(weights).
+    They are `readings` (how memory is read) times `weights` (of the model), in this order, weights varying fastest;
+    decision i is reading i // len(weights) at weight i % len(weights).
     """
 
-    def __init__(self, base: Decision, kinds: Iterable[Kind] = (), *, changeable: bool = False) -> None:
+    def __init__(self, base: Decision, kinds: Iterable[Kind] = ()) -> None:
         """Args:
         base: the persona's own decision.
         kinds: of the requests there are enough of to fit decisions on; none keeps the persona's own decision.
-        changeable: whether the user was seen to change their mind; see `readings_of`.
         """
-        own: Reading = (base.half_life, base.neighbours)
-        others = readings_of(kinds, changeable)
-        weights = WEIGHTS if others else ()
+        own: Reading = (base.change, base.prior_scale)
+        fitted = base.evidence and any(kind is not Kind.TEXT for kind in kinds)
         self._base = base
-        self.readings = tuple(dict.fromkeys([own, *others]))
-        self.weights = tuple(dict.fromkeys([base.evidence_weight, *weights]))
+        self.readings = tuple(dict.fromkeys([own, *(READINGS if fitted else ())]))
+        self.weights = tuple(dict.fromkeys([base.model_weight, *(WEIGHTS if fitted else ())]))
         self.size = len(self.readings) * len(self.weights)
 
     def index(self, reading: Reading, weight: float) -> int:
@@ -102,16 +64,20 @@ class Grid:
         """
         return self.readings.index(reading) * len(self.weights) + self.weights.index(weight)
 
+    def reading(self, index: int) -> Reading:
+        """How decision `index` reads memory."""
+        return self.readings[index // len(self.weights)]
+
     def decision(self, index: int, arm: Arm) -> Decision:
         """Decision `index` on an arm."""
-        half_life, neighbours = self.readings[index // len(self.weights)]
+        change, prior_scale = self.reading(index)
         return Decision(
             episodes=arm.episodes,
             form=arm.form,
-            evidence_weight=self.weights[index % len(self.weights)],
-            half_life=half_life,
-            neighbours=neighbours,
-            temperature=self._base.temperature,
+            evidence=self._base.evidence,
+            model_weight=self.weights[index % len(self.weights)],
+            change=change,
+            prior_scale=prior_scale,
         )
 
     def queries(self) -> tuple[Decision, ...]:

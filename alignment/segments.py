@@ -90,7 +90,7 @@ async def _foretold(memory: Memory, item: Interaction, decision: Decision) -> fl
     )
     found = await memory.recall(item.user, asked)
     choices = item.choices or ()
-    made = decide(choices, None, found.evidence[0], max(decision.evidence_weight, 1.0))
+    made = decide(choices, None, found.evidence[0], 0.0)
     return score(item.kind, made.answer, item.truth or "", choices=choices)
 
 

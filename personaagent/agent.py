@@ -190,7 +190,7 @@ class Agent:
             if use_model:
                 lm, usage = await self._option_scores(messages, persona, recall, interaction.choices, priority)
             made = tuple(
-                decide(interaction.choices, lm, row, d.evidence_weight)
+                decide(interaction.choices, lm, row if d.evidence or lm is None else None, d.model_weight)
                 for d, row in zip(decisions, recall.evidence, strict=True)
             )
             return Replay(
@@ -221,14 +221,15 @@ class Agent:
         recalled = tuple(e.interaction.id for e in recall.episodes)
         if turn.choices:
             lm, usage = await self._option_scores(turn.messages, persona, recall, turn.choices, turn.priority)
-            choice = decide(turn.choices, lm, recall.evidence[0], decision.evidence_weight)
+            memory = recall.evidence[0] if decision.evidence else None
+            choice = decide(turn.choices, lm, memory, decision.model_weight)
             reply = Reply(
                 interaction_id=interaction,
                 text=choice.answer,
                 usage=usage,
                 persona=persona.number,
                 recalled=recalled,
-                scores=choice.scores,
+                scores=choice.probabilities,
                 expected=choice.expected,
                 message={"role": "assistant", "content": choice.answer},
             )

@@ -1,7 +1,8 @@
 """Closed choices made from two sources: the model's option scores and the evidence of memory.
 
-score(o) = log p_LM(o | prompt) + weight * evidence(o), as kNN-LM interpolates (Khandelwal et al., 2020). How the model's
-option scores are had in one call is here too.
+Both are distributions over the options, and the answer is their product: p(o) ~ p_memory(o) * p_LM(o | prompt) ^ weight, a
+product of experts (Hinton, 2002), so that whoever knows little says little. How the model's option scores are had in one
+call is here too.
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from personaagent.protocols import LLM
 from personaagent.types import ChatRequest, Frozen, Kind, Message, Usage, choice_kind
 
-__all__ = ["Choice", "OptionScores", "decide", "score_options"]
+__all__ = ["Choice", "OptionScores", "combined", "decide", "median_grade", "score_options"]
 
 FLOOR = -30.0  # log-probability of an option the model gave no mass at all
 
+Float = npt.NDArray[np.float64]
+
 
 class Choice(Frozen):
-    """The option taken, every option's score (log scale) and, for ratings, the expected value on the scale."""
+    """The option taken, every option's probability and, for ratings, the expected value on the scale."""
 
     answer: str
-    scores: dict[str, float]
+    probabilities: dict[str, float]
     expected: float | None = None
 
 
@@ -42,27 +46,45 @@ def decide(
 ) -> Choice:
     """Combine model and memory into one choice.
 
-    A rating is decided by its expected value under the combined distribution, which has a lower absolute error than the
-    single most likely grade; the answer is the option next to it.
+    The answer to a rating is the median of the combined distribution, which has the smallest expected absolute error; its
+    mean is reported beside it.
 
     Args:
         choices: the m options, in the request's order; ties go to the earlier one.
         lm: log p_LM of each option, or None to leave the model out.
-        evidence: of each option, or None if memory is left out.
-        weight: of the evidence.
+        evidence: log p_memory of each option, or None if memory is left out; the model's weight is 1 then.
+        weight: of the model.
     """
-    total = np.zeros(len(choices))
-    if lm is not None:
-        total = total + np.asarray(lm, dtype=float)
-    if evidence is not None:
-        total = total + weight * np.asarray(evidence, dtype=float)
-    scores = {choice: float(s) for choice, s in zip(choices, total, strict=True)}
+    p = combined(lm, None if evidence is None else np.asarray([evidence], dtype=float), weight, len(choices))[0]
+    probabilities = {choice: float(x) for choice, x in zip(choices, p, strict=True)}
     if choice_kind(choices) is not Kind.RATING:
-        return Choice(answer=choices[int(np.argmax(total))], scores=scores)
+        return Choice(answer=choices[int(np.argmax(p))], probabilities=probabilities)
     values = np.asarray([float(c) for c in choices])
-    p = np.exp(total - total.max())
-    expected = float((p / p.sum()) @ values)
-    return Choice(answer=choices[int(np.argmin(np.abs(values - expected)))], scores=scores, expected=expected)
+    answer = choices[int(median_grade(p[None, :], values)[0])]
+    return Choice(answer=answer, probabilities=probabilities, expected=float(p @ values))
+
+
+def combined(lm: Sequence[float] | None, evidence: Float | None, weight: float, options: int) -> Float:
+    """Distributions of model and memory together, one for each row of evidence, (d, m), each summing to 1.
+
+    Args:
+        lm: log p_LM, (m,), or None.
+        evidence: log p_memory, (d, m), or None; a single row then.
+        weight: of the model; 1 without evidence.
+        options: m.
+    """
+    total = np.zeros((1, options)) if evidence is None else np.asarray(evidence, dtype=float)
+    if lm is not None:
+        total = total + (1.0 if evidence is None else weight) * np.asarray(lm, dtype=float)
+    p = np.exp(total - total.max(axis=1, keepdims=True))
+    return np.asarray(p / p.sum(axis=1, keepdims=True))
+
+
+def median_grade(p: Float, values: Float) -> npt.NDArray[np.intp]:
+    """Which grade is the median of each distribution, (d,), given (d, m) probabilities and the m grades' values."""
+    order = np.argsort(values, kind="stable")
+    upto = np.cumsum(p[:, order], axis=1)
+    return np.asarray(order[np.argmax(upto >= 0.5 - 1e-9, axis=1)])
 
 
 async def score_options(llm: LLM, messages: Sequence[Message], choices: Sequence[str], priority: int) -> OptionScores:

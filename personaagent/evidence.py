@@ -1,144 +1,310 @@
-"""What a user's memory says about the options of a closed request, without any language model.
+"""What a user's memory says about the options of a closed request, without any language model: a distribution over them.
 
-A nearest-neighbour reading of memory: look at the most similar past requests and score each option by how much it
-resembles what the user really chose there. Interpolating it with the model follows kNN-LM (Khandelwal et al., 2020);
-see `personaagent.decision`. Pure arrays in, arrays out; it knows nothing of stores or prompts.
+It picks the past choices that bear on the request, puts their features together, and asks `choice_model` or
+`rating_model`. It knows nothing of stores, prompts or language models; `personaagent.decision` combines what it says with a
+model's option scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from personaagent.types import Decision, Interaction, Kind
+from personaagent.choice_model import ChoiceTaste, Learned, fit, nearness, probabilities, scaled
+from personaagent.offers import MOST_REFUSED, Offers, Ratings
+from personaagent.population import Commons
+from personaagent.rating_model import Rated, RatingTaste, grade, scale_of, scaled_rating
+from personaagent.texts import NONE, Bags
+from personaagent.types import Decision, Reason
 
-__all__ = ["HALF_LIFE", "NEIGHBOURS", "REJECTED", "TEMPERATURE", "evidence", "truth_match", "votes"]
+__all__ = ["Evidence", "Known", "choice_evidence", "rating_evidence", "uniform"]
 
-Array = npt.NDArray[np.float32]
+Float = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Single = npt.NDArray[np.float32]
 
-# What `None` in a Decision means. A choice looks at requests like this one; a rating is smoother, so it averages over
-# everything the user rated. Chosen on the learning phases of PAHF and on the older ratings of MovieLens users, each time
-# predicting what came next in time (docs/architecture.md has the table).
-NEIGHBOURS: dict[Kind, int | None] = {Kind.CHOICE: 24, Kind.RATING: None, Kind.TEXT: 24}
-TEMPERATURE: dict[Kind, float] = {Kind.CHOICE: 0.1, Kind.RATING: 0.07, Kind.TEXT: 0.1}
-HALF_LIFE: dict[Kind, float] = {Kind.CHOICE: 1.0, Kind.RATING: 50.0, Kind.TEXT: 1.0}
-REJECTED = 0.4  # cosine that an option loses for having been offered in a similar request and not chosen
+NEAREST = 48  # past choices a prediction looks at
+ROWS = 160  # refused options among them; time grows with the cube
+RATINGS = 256  # past ratings a prediction looks at
+FLOOR = 0.1  # of nearness, in choosing which past choices to look at: others count too, the newest first
+REASONS = 3  # features, and interactions each, that an explanation names
+FLOOR_P = 1e-9  # of a probability
 
 
-def votes(
-    similarity: Array, age: npt.NDArray[np.integer], decision: Decision, kind: Kind
-) -> tuple[npt.NDArray[np.intp], Array]:
-    """Which past episodes have a say, and how much.
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """log p of every option under one decision, normalised, and why, if that was asked for."""
 
-    The `neighbours` most similar episodes weigh softmax(similarity / temperature) * 2^(-staleness / half_life). An
-    episode's staleness counts the newer neighbours, each by how similar it is to the request (1 for the most similar
-    one): the newest word on a subject wins over older words on it, while a request settled once long ago is still
-    remembered however much was said on other subjects since. For ratings every newer episode counts fully.
+    logprobs: tuple[float, ...]
+    reasons: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The past choices or ratings of a user that are in reach, in any order.
 
     Args:
-        similarity: (n,) cosine of the request with each past request.
-        age: (n,) how many newer episodes there are; 0 is the newest.
-        decision: neighbours, temperature and half-life.
-        kind: of the request, for the defaults.
-
-    Returns:
-        Indices of the k <= n episodes that vote, and their weights, (k,), which sum to 1.
+        slots: (n,) of their episodes.
+        age: (n,) how many newer ones of the same kind the user has made, from 0.
+        similarity: (n,) cosine of their requests with the one to be answered.
+        request_vectors: of the requests of some slots, (k, dim).
+        option_vectors: of options, by the numbers that `Offers.put` was given, (k, dim) unit rows.
+        ids: of the interactions of some slots.
     """
-    temperature = decision.temperature or TEMPERATURE[kind]
-    neighbours = decision.neighbours or NEIGHBOURS[kind]
-    if neighbours is not None and neighbours < len(similarity):
-        chosen = np.argpartition(-similarity, neighbours - 1)[:neighbours]
-    else:
-        chosen = np.arange(len(similarity))
-    if len(chosen) == 0:
-        return chosen, np.zeros(0, dtype=np.float32)
-    chosen = chosen[np.argsort(age[chosen], kind="stable")]  # newest first
-    near = similarity[chosen]
-    logits = near / temperature
-    alike = np.ones(len(chosen)) if kind is Kind.RATING else np.exp(logits - logits.max())
-    staleness = np.cumsum(alike) - alike
-    logits = logits - staleness * (np.log(2.0) / (decision.half_life or HALF_LIFE[kind]))
-    weights = np.exp(logits - logits.max())
-    return chosen, np.asarray(weights / weights.sum(), dtype=np.float32)
+
+    slots: Ints
+    age: Ints
+    similarity: Single
+    request_vectors: Callable[[Ints], Single]
+    option_vectors: Callable[[Ints], Single]
+    ids: Callable[[Ints], list[str]]
 
 
-def truth_match(
-    kind: Kind,
-    past: Sequence[Interaction],
-    truth_vectors: Array,
+def uniform(choices: Sequence[str]) -> tuple[float, ...]:
+    """What somebody knows who knows nothing."""
+    return (-float(np.log(len(choices))),) * len(choices)
+
+
+def choice_evidence(
+    known: Known,
+    offers: Offers,
     choices: Sequence[str],
-    choice_vectors: Array,
-) -> Array:
-    """How well each option agrees with what was chosen in each past episode.
+    choice_vectors: Single,
+    decisions: Sequence[Decision],
+    commons: Commons | None = None,
+    explain: bool = False,
+) -> list[Evidence]:
+    """Read closed choices under several decisions; features are put together once for all of them.
 
     Args:
-        kind: CHOICE compares meanings, RATING compares numbers.
-        past: the k past interactions, all with a truth.
-        truth_vectors: unit embeddings of their truths, (k, dim); not read for ratings.
+        known: past choices, all of them held by `offers`.
+        offers: of the user.
         choices: the m options.
-        choice_vectors: their unit embeddings, (m, dim); not read for ratings.
-
-    Returns:
-        (k, m): cosine similarity of truth and option, less `REJECTED` where the option was on offer and not taken. For
-        ratings the past rating itself in every column, NaN where it is not a number.
+        choice_vectors: their unit embeddings, (m, dim).
+        decisions: how memory is read.
+        commons: what people have in common.
+        explain: whether to say why.
     """
-    if kind is Kind.RATING:
-        values = np.asarray([_number(i.truth or "") for i in past], dtype=np.float32)
-        return np.repeat(values[:, None], len(choices), axis=1)
-    match = np.asarray(truth_vectors @ choice_vectors.T, dtype=np.float32)
-    names = [normal(c) for c in choices]
-    for row, interaction in enumerate(past):
-        if interaction.choices:
-            refused = {normal(c) for c in interaction.choices} - {normal(interaction.truth or "")}
-            for column, name in enumerate(names):
-                if name in refused:
-                    match[row, column] -= REJECTED
-    return match
+    base = ChoiceTaste()
+    best = float(known.similarity.max()) if len(known.slots) else 1.0
+    near = nearness(known.similarity, base.width, best)
+    picked = _pick(offers, known, near, base.life)
+    scene = _Scene(known, offers, choices, choice_vectors, picked, commons)
+    requests = nearness(scene.cosine, base.width)
+    result = []
+    for decision in decisions:
+        taste = scaled(base, decision.prior_scale, decision.change)
+        learned = Learned(
+            refused=scene.refused,
+            taken=scene.taken,
+            offer=scene.offer,
+            age=known.age[picked] + 1.0,
+            requests=requests,
+            request=near[picked],
+            general=scene.gram(taste.general.vector, taste.general.words, taste.general.phrases, taste.general.whole),
+            local=scene.gram(taste.local.vector, taste.local.words, taste.local.phrases, taste.local.whole),
+            offset=scene.offset,
+            asked=len(choices),
+        )
+        found = fit(learned, taste.life)
+        p = probabilities(found.utilities, taste.sharpness, taste.lapse)
+        reasons = scene.reasons(found.shares, int(p.argmax())) if explain else ()
+        result.append(Evidence(tuple(float(x) for x in np.log(np.maximum(p, FLOOR_P))), reasons))
+    return result
 
 
-def evidence(weights: Array, match: Array, choices: Sequence[str], kind: Kind) -> Array:
-    """Score the m options from the episodes that vote.
-
-    A choice is scored by the weighted mean of its matches. A rating is first predicted as the weighted median of past
-    ratings (the median minimises the absolute error), then every grade is scored by its distance from the prediction.
+def rating_evidence(
+    known: Known,
+    ratings: Ratings,
+    query: str,
+    query_vector: Single,
+    choices: Sequence[str],
+    decisions: Sequence[Decision],
+    commons: Commons | None = None,
+    explain: bool = False,
+) -> list[Evidence]:
+    """Read ratings under several decisions.
 
     Args:
-        weights: (k,) from `votes`.
-        match: (k, m) from `truth_match`.
-        choices: the m options.
-        kind: of the request.
-
-    Returns:
-        (m,) scores, higher is better; zeros where memory says nothing. For ratings minus the distance from the
-        prediction as a share of the scale's range.
+        known: past ratings, all of them held by `ratings`.
+        ratings: of the user.
+        query: the request.
+        query_vector: its unit embedding.
+        choices: the g grades, in any order; two of the same value share what it gets.
+        decisions: how memory is read.
+        commons: what people have in common.
+        explain: whether to say why.
     """
-    if kind is not Kind.RATING:
-        return np.asarray(weights @ match, dtype=np.float32) if len(weights) else np.zeros(len(choices), np.float32)
-    values = match[:, 0]
-    usable = ~np.isnan(values)
-    if not usable.any():
-        return np.zeros(len(choices), dtype=np.float32)
-    scale = np.asarray([float(c) for c in choices], dtype=np.float32)
-    predicted = _weighted_median(values[usable], weights[usable])
-    spread = max(float(scale.max() - scale.min()), 1e-6)
-    return np.asarray(-np.abs(scale - predicted) / spread, dtype=np.float32)
+    values = np.asarray([float(c) for c in choices])
+    grades, place = np.unique(values, return_inverse=True)
+    share = 1.0 / np.bincount(place)[place]
+    picked = _newest_and_nearest(known)
+    slots = known.slots[picked]
+    age = known.age[picked].astype(np.float64) + 1.0
+    position = (grades - grades[0]) / max(float(np.ptp(grades)), 1e-9)
+    given = np.abs(ratings.values(slots)[:, None] - position[None, :]).argmin(axis=1)
+    vectors = np.vstack([known.request_vectors(slots), query_vector[None, :]])
+    offset = np.zeros(len(picked) + 1)
+    prior = np.full(len(grades), 1.0 / len(grades))
+    if commons is not None:
+        offset = np.r_[ratings.offsets.of(ratings.what(slots), ratings.texts, commons), commons.liking([query])]
+        prior = commons.scale(position)
+    rated = Rated(
+        grade=given,
+        age=age,
+        cosine=(vectors @ vectors.T).astype(np.float64),
+        words=_words(ratings.texts.bags(ratings.what(slots), [query])),
+        offset=offset,
+    )
+    result = []
+    for decision in decisions:
+        taste = scaled_rating(RatingTaste(), decision.prior_scale, decision.change)
+        graded = grade(rated, scale_of(given, age, prior, taste), taste)
+        p = np.maximum(graded.probabilities, FLOOR_P)[place] * share
+        reasons = _similar(graded.liking.shares, slots, ratings, known) if explain else ()
+        result.append(Evidence(tuple(float(x) for x in np.log(p / p.sum())), reasons))
+    return result
 
 
-def normal(text: str) -> str:
-    """Case and outer space do not make another option."""
-    return text.strip().casefold()
+def _similar(shares: Float, slots: Ints, ratings: Ratings, known: Known) -> tuple[Reason, ...]:
+    """The past ratings that moved the liking most."""
+    most = np.argsort(-np.abs(shares), kind="stable")[: 2 * REASONS]
+    what, ids = ratings.what(slots[most]), known.ids(slots[most])
+    return tuple(
+        Reason(text=ratings.texts.whole(int(code)), weight=float(shares[n]), sources=(source,))
+        for n, code, source in zip(most, what, ids, strict=True)
+        if shares[n]
+    )
 
 
-def _weighted_median(values: Array, weights: Array) -> float:
-    order = np.argsort(values, kind="stable")
-    below = np.cumsum(weights[order])
-    return float(values[order][int(np.searchsorted(below, below[-1] / 2))])
+def _pick(offers: Offers, known: Known, near: Float, life: float) -> Ints:
+    """Positions of the past choices to look at, oldest first: near ones and new ones, within `NEAREST` and `ROWS`."""
+    worth = (FLOOR + near) * np.exp2(-known.age / life)
+    count = min(NEAREST, len(worth))
+    top = np.argpartition(-worth, count - 1)[:count] if count < len(worth) else np.arange(len(worth))
+    top = top[np.argsort(-worth[top], kind="stable")]
+    rows = np.cumsum((offers.refused(known.slots[top]) >= 0).sum(axis=1))
+    top = top[: max(1, int(np.searchsorted(rows, ROWS, side="right")))]
+    return np.asarray(top[np.argsort(-known.age[top], kind="stable")])
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
+def _newest_and_nearest(known: Known) -> Ints:
+    """Positions of the past ratings to look at, oldest first: half of them the newest, half the nearest."""
+    n = len(known.slots)
+    if n <= RATINGS:
+        chosen = np.arange(n)
+    else:
+        newest = np.argpartition(known.age, RATINGS // 2)[: RATINGS // 2]
+        rest = np.setdiff1d(np.arange(n), newest, assume_unique=True)
+        left = RATINGS - len(newest)
+        chosen = np.r_[newest, rest[np.argpartition(-known.similarity[rest], left - 1)[:left]]]
+    return np.asarray(chosen[np.argsort(-known.age[chosen], kind="stable")])
+
+
+def _words(bags: Bags) -> Float:
+    """Gram matrix of the words of requests, the last being the one to be rated; words that all have tell nothing apart."""
+    allowed = np.ones(int(bags.feature.max()) + 1 if len(bags.feature) else 1, dtype=bool)
+    dense, _ = bags.dense(allowed)
+    if not dense.shape[1]:
+        return np.zeros((bags.size, bags.size))
+    dense = dense - dense[:-1].mean(axis=0) if bags.size > 1 else dense * 0.0
+    return np.asarray(dense @ dense.T, dtype=np.float64)
+
+
+class _Scene:
+    """Options in play: those of the offers looked at, then those asked for, with their Gram matrices per kind of feature."""
+
+    def __init__(
+        self,
+        known: Known,
+        offers: Offers,
+        choices: Sequence[str],
+        choice_vectors: Single,
+        picked: Ints,
+        commons: Commons | None,
+    ) -> None:
+        self._known = known
+        self._offers = offers
+        self._slots = known.slots[picked]
+        refused = offers.refused(self._slots) if len(picked) else np.zeros((0, MOST_REFUSED), dtype=np.int32)
+        taken = offers.taken(self._slots) if len(picked) else np.zeros(0, dtype=np.int32)
+        self.offer, column = np.nonzero(refused >= 0)
+        self._codes, at = np.unique(np.r_[refused[self.offer, column], taken], return_inverse=True)
+        self.refused, by_offer = at[: len(self.offer)], at[len(self.offer) :]
+        self.taken = by_offer[self.offer]
+        asked = np.asarray([offers.texts.code(c) for c in choices])
+        # What is asked for stands apart from what was seen, so that an option keeps the vector it comes with.
+        self._key = np.r_[self._codes, np.where(asked >= 0, asked, -1 - np.arange(len(choices)))]
+        bags = offers.texts.bags(self._codes, choices)
+        phrase = offers.texts.is_phrase
+        words, self._word_ids = bags.dense(~phrase)
+        phrases, self._phrase_ids = bags.dense(phrase)
+        self._word_matrix, self._phrase_matrix = words, phrases
+        self._words, self._phrases = _gram(words), _gram(phrases)
+        self._whole = (self._key[:, None] == self._key[None, :]).astype(np.float64)
+        self._vectors = _gram(self._embedded(choice_vectors))
+        vectors = known.request_vectors(self._slots)
+        self.cosine = vectors @ vectors.T
+        self.offset = np.zeros(len(self._key))
+        if commons is not None:
+            self.offset = np.r_[offers.offsets.of(self._codes, offers.texts, commons), commons.utility(choices)]
+
+    def gram(self, vector: float, words: float, phrases: float, whole: float) -> Float:
+        """The covariance of options' utilities, weighted by kind of feature."""
+        return np.asarray(vector * self._vectors + words * self._words + phrases * self._phrases + whole * self._whole)
+
+    def reasons(self, shares: Float, chosen: int) -> tuple[Reason, ...]:
+        """Features that speak most for the chosen option against the others, with the interactions behind them."""
+        if not shares.shape[1]:
+            return ()
+        told = shares[chosen] - (shares.sum(axis=0) - shares[chosen]) / max(1, len(shares) - 1)
+        per_offer = np.bincount(self.offer, weights=told, minlength=len(self._slots))
+        ids = self._known.ids(self._slots)
+        names = self._offers.texts.names()
+        found: list[Reason] = []
+        u = len(self._codes)
+        mine = u + chosen
+        for matrix, features in ((self._phrase_matrix, self._phrase_ids), (self._word_matrix, self._word_ids)):
+            has = np.flatnonzero((matrix[mine] > 0) & (matrix[u:].min(axis=0) <= 0))
+            for column in has:
+                took = matrix[self.taken, column] > 0
+                left = matrix[self.refused, column] > 0
+                rows = took != left
+                weight = float(told[rows].sum())
+                behind = np.bincount(self.offer[rows], weights=told[rows], minlength=len(self._slots))
+                order = [int(n) for n in np.argsort(-np.abs(behind))[:REASONS] if behind[n]]
+                if weight and order:
+                    text = names[int(features[column])][1]
+                    found.append(Reason(text=text, weight=weight, sources=tuple(ids[n] for n in order)))
+        best: dict[str, Reason] = {}
+        for reason in sorted(found, key=lambda r: -abs(r.weight)):
+            best.setdefault(reason.text, reason)
+        top = tuple(best.values())[:REASONS]
+        if top:
+            return top
+        order = [int(n) for n in np.argsort(-np.abs(per_offer))[:REASONS] if per_offer[n]]
+        return tuple(Reason(text="", weight=float(per_offer[n]), sources=(ids[n],)) for n in order)
+
+    def _embedded(self, choice_vectors: Single) -> Single:
+        """Unit embeddings of the options in play; zero where there is none.
+
+        If some options of an offer have one and others do not, their difference would mean nothing: then none of it has,
+        nor any of an offer that it is in.
+        """
+        where = self._offers.vectors(self._codes)
+        lacking = where == NONE
+        while len(rows := np.flatnonzero(lacking[self.refused] != lacking[self.taken])):
+            lacking[self.refused[rows]] = lacking[self.taken[rows]] = True
+        vectors = np.zeros((len(self._key), choice_vectors.shape[1]), dtype=np.float32)
+        have = np.flatnonzero(~lacking)
+        if len(have):
+            vectors[have] = self._known.option_vectors(where[have])
+        vectors[len(self._codes) :] = choice_vectors
+        return vectors
+
+
+def _gram(matrix: Single) -> Float:
+    return np.asarray(matrix @ matrix.T, dtype=np.float64)

@@ -17,10 +17,13 @@ import numpy.typing as npt
 from personaagent.bm25 import Bm25
 from personaagent.changes import MAX_OPTIONS, option_texts
 from personaagent.errors import InvalidInput, NotFoundError
-from personaagent.evidence import evidence, truth_match, votes
+from personaagent.evidence import Evidence, Known, choice_evidence, rating_evidence
+from personaagent.offers import Offers, Ratings
+from personaagent.population import Commons
 from personaagent.scoring import normalised
 from personaagent.settings import MemorySettings
-from personaagent.store import Quantised, Row, Vector, microseconds, unpack
+from personaagent.store import Quantised, Row, Vector, microseconds, restored, unpack
+from personaagent.texts import NONE
 from personaagent.types import Episode, Interaction, Kind, Recall, RecallQuery, choice_kind
 
 __all__ = ["CHARS_PER_TOKEN", "EpisodeIndex", "episode_tokens"]
@@ -29,6 +32,8 @@ CHARS_PER_TOKEN = 4
 RRF = 60  # the usual constant of reciprocal rank fusion
 POOL = 100  # best of each ranking that are fused, at least
 OUTCOME_WEIGHT = 0.05  # of a known truth, dense being 1: it only breaks near-ties
+
+TRUTHS = -2  # numbers of embeddings from here down are those of truths
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -85,6 +90,9 @@ class EpisodeIndex:
         self._option_codes: dict[str, int] = {}
         self._option_vectors = _Column(np.int8, dim)
         self._option_bytes = 0  # of their texts
+        # What the models of choice learn from.
+        self._offers = Offers()
+        self._ratings = Ratings()
         # Episodes with the same query and truth form a group, of which a recall returns only the newest.
         self._group = _Column(np.int32)
         self._group_codes: dict[int, int] = {}
@@ -140,6 +148,8 @@ class EpisodeIndex:
             sum(c.nbytes for c in (*columns, self._truth_vectors, self._options, self._option_vectors))
             + self._payload_bytes
             + self._option_bytes
+            + self._offers.ram_bytes
+            + self._ratings.ram_bytes
             + 350 * len(self)  # id, dictionary entries, list slots, object headers
             + (self._bm25.ram_bytes if self._bm25 is not None else 0)
         )
@@ -178,6 +188,7 @@ class EpisodeIndex:
         self._truth.append(self._truth_code(interaction.truth, row.truth_vector))
         self._options.append(self._codes(interaction, row.option_vectors))
         self._group.append(self._group_code(interaction))
+        self._learn(len(self._payloads) - 1, interaction)
         self._rank = None
         if self._bm25 is not None:
             self._bm25.add(_words(interaction))
@@ -202,30 +213,40 @@ class EpisodeIndex:
             slots = slots[self._truth.view[slots] >= 0]
         return tuple(unpack(self._payloads[s]) for s in slots[max(0, len(slots) - n) :])
 
-    def recall(self, query: RecallQuery, query_vector: Vector, choice_vectors: npt.NDArray[np.float32]) -> Recall:
+    def recall(
+        self,
+        query: RecallQuery,
+        query_vector: Vector,
+        choice_vectors: npt.NDArray[np.float32],
+        commons: Commons | None = None,
+    ) -> Recall:
         """Rank the episodes in reach for a request.
 
         Args:
             query: what to recall.
             query_vector: (dim,) of its text.
             choice_vectors: (m, dim) of its choices; not read for ratings and free text, then (0, dim) will do.
+            commons: what people have in common; evidence starts from it.
 
         Raises:
             NotFoundError: `before` is not an interaction of this user.
         """
         self._check(query_vector)
-        if not len(self):
-            return Recall(evidence=_nothing(query))
         rank = self._ranks()
         reach, age = self._reach(query, rank)
         known = int(np.count_nonzero(reach))
         allowed = reach & self._filter(query)
         similarity = np.asarray(self._vectors.view @ query_vector, dtype=np.float32)
         episodes: tuple[Episode, ...] = ()
-        if query.k:
+        if query.k and len(self):
             episodes = self._ranked(query, allowed, age, similarity)
-        rows = self._evidence(query, allowed, age, similarity, choice_vectors)
-        return Recall(episodes=episodes, evidence=rows, known=known)
+        found = self._evidence(query, query_vector, allowed, age, similarity, choice_vectors, commons)
+        return Recall(
+            episodes=episodes,
+            evidence=tuple(e.logprobs for e in found),
+            reasons=found[0].reasons if found else (),
+            known=known,
+        )
 
     # Ranking
 
@@ -304,37 +325,66 @@ class EpisodeIndex:
         return tuple(episodes)
 
     def _evidence(
-        self, query: RecallQuery, allowed: Mask, age: Ints, similarity: Vector, choice_vectors: npt.NDArray[np.float32]
-    ) -> tuple[tuple[float, ...], ...]:
+        self,
+        query: RecallQuery,
+        query_vector: Vector,
+        allowed: Mask,
+        age: Ints,
+        similarity: Vector,
+        choice_vectors: npt.NDArray[np.float32],
+        commons: Commons | None,
+    ) -> list[Evidence]:
         if not query.choices or not query.decisions:
-            return ()
-        slots = np.flatnonzero(allowed & (self._truth.view >= 0))
-        if not len(slots):
-            return _nothing(query)
+            return []
         kind = choice_kind(query.choices)
-        if kind is Kind.CHOICE and choice_vectors.shape != (len(query.choices), self._dim):
-            raise InvalidInput(f"{len(query.choices)} choices need as many vectors of {self._dim} numbers")
-        voting = [votes(similarity[slots], age[slots], decision, kind) for decision in query.decisions]
-        heard = np.unique(np.concatenate([chosen for chosen, _ in voting]))
-        match = self._match(kind, slots[heard], query.choices, choice_vectors)
-        rows = (
-            evidence(weights, match[np.searchsorted(heard, chosen)], query.choices, kind) for chosen, weights in voting
+        slots = np.flatnonzero(allowed & (self._truth.view >= 0))
+        slots = slots[(self._ratings if kind is Kind.RATING else self._offers).held(slots)]
+        among = np.empty(len(slots), dtype=np.int64)  # newer ones of the same kind
+        among[np.argsort(age[slots], kind="stable")] = np.arange(len(slots))
+        known = Known(
+            slots=slots,
+            age=among,
+            similarity=similarity[slots],
+            request_vectors=lambda wanted: self._vectors.view[wanted],
+            option_vectors=self._embeddings,
+            ids=self._ids,
         )
-        return tuple(tuple(float(x) for x in row) for row in rows)
+        if kind is Kind.RATING:
+            return rating_evidence(
+                known, self._ratings, query.text, query_vector, query.choices, query.decisions, commons, query.explain
+            )
+        if choice_vectors.shape != (len(query.choices), self._dim):
+            raise InvalidInput(f"{len(query.choices)} choices need as many vectors of {self._dim} numbers")
+        return choice_evidence(
+            known, self._offers, query.choices, choice_vectors, query.decisions, commons, query.explain
+        )
 
-    def _match(
-        self, kind: Kind, slots: Ints, choices: Sequence[str], choice_vectors: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
-        """`truth_match` of the episodes in these slots, (len(slots), m)."""
-        codes = self._truth.view[slots]
-        if kind is not Kind.RATING:
-            past = [unpack(self._payloads[s]) for s in slots]
-            return truth_match(kind, past, self._truth_vectors.view[codes], choices, choice_vectors)
-        # All ratings of a user may vote, but only their few different values are looked at.
-        used, place = np.unique(codes, return_inverse=True)
-        truths = list(self._truth_codes)
-        past = [Interaction.model_construct(truth=truths[code]) for code in used]
-        return truth_match(kind, past, self._truth_vectors.view[used], choices, choice_vectors)[place]
+    def _learn(self, slot: int, interaction: Interaction) -> None:
+        """Note what an episode says of the user's choices."""
+        truth = interaction.truth
+        value = (
+            None if truth is None or interaction.kind is not Kind.RATING else _grade(truth, interaction.choices or ())
+        )
+        self._ratings.put(slot, interaction.query, value)
+        if truth is None or interaction.kind is not Kind.CHOICE:
+            self._offers.put(slot, (), (), "", NONE)
+            return
+        texts = option_texts(interaction)
+        codes = self._options.view[slot]
+        self._offers.put(
+            slot, texts, [int(c) for c in codes[: len(texts)]], truth, TRUTHS - int(self._truth.view[slot])
+        )
+
+    def _embeddings(self, numbers: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """Unit embeddings of options, by the numbers that `_learn` gave them: of options, or (from `TRUTHS` down) of truths."""
+        vectors = np.empty((len(numbers), self._dim), dtype=np.float32)
+        told = numbers <= TRUTHS
+        vectors[told] = self._truth_vectors.view[TRUTHS - numbers[told]]
+        vectors[~told] = restored(self._option_vectors.view[numbers[~told]])
+        return vectors
+
+    def _ids(self, slots: Ints) -> list[str]:
+        return [str(json.loads(self._payloads[s])["id"]) for s in slots]
 
     # Parts kept up to date
 
@@ -346,6 +396,7 @@ class EpisodeIndex:
         self._truth.view[slot] = self._truth_code(interaction.truth, row.truth_vector)
         self._options.view[slot] = self._codes(interaction, row.option_vectors)
         self._group.view[slot] = self._group_code(interaction)
+        self._learn(slot, interaction)
         if self._bm25 is not None:
             self._bm25.replace(slot, _words(old), _words(interaction))
 
@@ -437,7 +488,13 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _nothing(query: RecallQuery) -> tuple[tuple[float, ...], ...]:
-    if not query.choices:
-        return ()
-    return tuple((0.0,) * len(query.choices) for _ in query.decisions)
+def _grade(truth: str, choices: Sequence[str]) -> float | None:
+    """Where a grade stands on its scale, from 0 to 1; None if it is none."""
+    try:
+        value, scale = float(truth), [float(c) for c in choices]
+    except ValueError:
+        return None
+    low, high = min(scale), max(scale)
+    if not (np.isfinite([value, low, high]).all() and low <= value <= high and low < high):
+        return None
+    return (value - low) / (high - low)

@@ -15,7 +15,7 @@ import numpy as np
 
 from personaagent import prompts
 from personaagent.errors import LLMError
-from personaagent.evidence import normal
+from personaagent.features import normal
 from personaagent.persona import ranked, tokens
 from personaagent.protocols import LLM, Embedder, Matrix, Memory
 from personaagent.tasks import together

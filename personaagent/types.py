@@ -6,12 +6,13 @@ It knows nothing of Ray, Milvus, HTTP or any model. All types are immutable; col
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 __all__ = [
     "AlignmentResult",
@@ -27,6 +28,7 @@ __all__ = [
     "Persona",
     "PersonaDraft",
     "Profile",
+    "Reason",
     "Recall",
     "RecallQuery",
     "UserId",
@@ -96,10 +98,9 @@ class Kind(StrEnum):
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
 
 
 class Interaction(Frozen):
@@ -159,19 +160,31 @@ class Episode(Frozen):
 class Decision(Frozen):
     """The decision parameters of a persona: how memory enters the answer (fitted by alignment).
 
-    `episodes` recalled episodes go into the prompt, as prior user/assistant exchanges (`exchanges`) or as a
-    list in the system prompt (`list`). A closed choice is made by log p_LM + `evidence_weight` * evidence,
-    where evidence looks at the `neighbours` most similar past requests with softmax `temperature`, an episode
-    losing half its weight for every `half_life` newer episodes on the same subject. None for these three is the
-    default of the request's kind. See `personaagent.evidence`.
+    `episodes` recalled episodes go into the prompt, as prior user/assistant exchanges (`exchanges`) or as a list in the
+    system prompt (`list`). A closed choice is made by p_memory * p_LM ^ `model_weight`, both distributions over the options;
+    without `evidence` by p_LM alone.
+    What memory says (`personaagent.evidence`) depends on how strong this user's tastes are against what people have in
+    common (`prior_scale`, a factor of their variance), and on how fast they change (`change`, a factor of the usual rate; 0:
+    never).
     """
 
     episodes: Annotated[int, Field(ge=0, le=32)] = 3
     form: Literal["exchanges", "list"] = "exchanges"
-    evidence_weight: Annotated[float, Field(ge=0, le=1000)] = 160.0
-    neighbours: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    temperature: Annotated[float, Field(gt=0, le=10)] | None = None
-    half_life: Annotated[float, Field(gt=0)] | None = None
+    evidence: bool = True
+    model_weight: Annotated[float, Field(ge=0, le=100)] = 0.3
+    prior_scale: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    change: Annotated[float, Field(ge=0, le=1000)] = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, value: Any) -> Any:
+        """Personas of version 0.1 told how to weigh similar requests; memory is read in another way now."""
+        if isinstance(value, dict):
+            return {k: v for k, v in value.items() if k not in _FORMER}
+        return value
+
+
+_FORMER = frozenset({"evidence_weight", "neighbours", "temperature", "half_life"})
 
 
 class Origin(StrEnum):
@@ -254,13 +267,30 @@ class RecallQuery(Frozen):
     with_truth: bool = False  # only episodes whose truth is known
     max_tokens: int | None = None  # budget over the recalled texts
     ranking: Literal["hybrid", "dense", "bm25"] = "hybrid"
+    explain: bool = False  # also say why memory prefers what it prefers
+
+
+class Reason(Frozen):
+    """Something that speaks for an answer (weight above 0) or against it, with the interactions it was learned from.
+
+    `text` is a word or phrase of the option, or the past request; it is empty where only the interactions tell. `weight` is
+    what it adds to the answer's utility over the other options, in nats; for ratings, to the liking, in standard deviations.
+    """
+
+    text: str
+    weight: float
+    sources: tuple[str, ...]
 
 
 class Recall(Frozen):
-    """Recalled episodes, best first, and evidence[i][j] of decision i for choice j."""
+    """Recalled episodes, best first, and evidence[i][j], the log-probability of choice j under decision i.
+
+    Each row of evidence is a distribution: its exponentials sum to 1, and they are equal where memory knows nothing.
+    """
 
     episodes: tuple[Episode, ...] = ()
     evidence: tuple[tuple[float, ...], ...] = ()
+    reasons: tuple[Reason, ...] = ()  # for the first decision, if asked for
     known: int = 0  # episodes of the user that were in reach
 
 

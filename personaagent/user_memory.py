@@ -11,6 +11,7 @@ from dataclasses import replace
 from personaagent.changes import Change, Clock, Incoming, clock, plan_append, plan_feedback, plan_persona, plan_profile
 from personaagent.errors import ConflictError, NotFoundError
 from personaagent.index import EpisodeIndex
+from personaagent.population import Commons
 from personaagent.portable import Exported, export_lines
 from personaagent.protocols import Matrix
 from personaagent.settings import MemorySettings
@@ -62,9 +63,11 @@ class UserMemory:
         texts = sum(len(p.text) for p in self._personas) + sum(len(f.text) for f in self._profile.facts)
         return 2_000 + self._index.ram_bytes + 4 * texts + 1_000 * (len(self._personas) + len(self._profile.facts))
 
-    def recall(self, query: RecallQuery, query_vector: Vector, choice_vectors: Matrix) -> Recall:
+    def recall(
+        self, query: RecallQuery, query_vector: Vector, choice_vectors: Matrix, commons: Commons | None = None
+    ) -> Recall:
         """Episodes and evidence for a request; see `EpisodeIndex.recall`."""
-        return self._index.recall(query, query_vector, choice_vectors)
+        return self._index.recall(query, query_vector, choice_vectors, commons)
 
     def interaction(self, interaction: str) -> Interaction:
         """One interaction. Raises NotFoundError if it does not exist."""
