@@ -2,8 +2,8 @@
 
 Both use well-kept libraries from the `privacy` extra (Presidio, cryptography); no cryptography of our own. Redaction finds
 what has a form (e-mail, phone, card, IBAN, IP and web addresses, ...), not names: those would need a language model on every
-write. Encryption covers texts (payloads), not embeddings: similarity search needs them as they are, and embeddings reveal
-something of the text they were made from.
+write. Encryption covers texts (payloads, and what stands with them), not the embeddings of queries and answers: similarity
+search needs them as they are, and embeddings reveal something of the text they were made from.
 """
 
 from __future__ import annotations

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
 
+from personaagent.changes import option_texts
 from personaagent.errors import ConflictError
-from personaagent.store import Row, Store, half, microseconds, pack, row_key
+from personaagent.store import Row, Store, half, microseconds, pack, quantised, row_key
 from personaagent.types import Fact, Interaction, Origin, Persona, Profile, UserSummary
 from tests.doubles import HashEmbedder
 
@@ -34,9 +36,20 @@ HOSTILE = [
 ]
 
 
-def make_row(user: str, id: str, query: str = "q", truth: str | None = None, arrived: int = 1, minute: int = 0) -> Row:
+def make_row(
+    user: str,
+    id: str,
+    query: str = "q",
+    truth: str | None = None,
+    arrived: int = 1,
+    minute: int = 0,
+    choices: tuple[str, ...] | None = None,
+) -> Row:
     time = START + timedelta(minutes=minute)
-    interaction = Interaction(id=id, user=user, time=time, query=query, truth=truth, metadata={"n": [1.5, None, "é"]})
+    interaction = Interaction(
+        id=id, user=user, time=time, query=query, truth=truth, choices=choices, metadata={"n": [1.5, None, "é"]}
+    )
+    options = option_texts(interaction)
     return Row(
         user=user,
         id=id,
@@ -46,6 +59,7 @@ def make_row(user: str, id: str, query: str = "q", truth: str | None = None, arr
         payload=pack(interaction),
         query_vector=EMBEDDER.encode([query])[0],
         truth_vector=None if truth is None else half(EMBEDDER.encode([truth])[0]),
+        option_vectors=quantised(EMBEDDER.encode(options)) if options else None,
     )
 
 
@@ -58,11 +72,12 @@ def assert_same(found: Row, expected: Row) -> None:
     for name in ("user", "id", "time", "arrived", "truth_arrived", "payload"):
         assert getattr(found, name) == getattr(expected, name), name
     np.testing.assert_array_equal(found.query_vector, expected.query_vector)
-    if expected.truth_vector is None:
-        assert found.truth_vector is None
-    else:
-        assert found.truth_vector is not None
-        np.testing.assert_array_equal(found.truth_vector, expected.truth_vector)
+    for name in ("truth_vector", "option_vectors"):
+        one, other = getattr(found, name), getattr(expected, name)
+        assert (one is None) == (other is None), name
+        if other is not None:
+            assert (one.dtype, one.shape) == (other.dtype, other.shape)
+            np.testing.assert_array_equal(one, other)
 
 
 class StoreContract:
@@ -117,6 +132,41 @@ class StoreContract:
             store.put([make_row("ann", "1", "é" * 50_000, truth)])
             (row,) = store.load("ann").rows
             assert row.interaction.truth == truth
+
+    def test_options_come_back_with_their_row(self, store: Store) -> None:
+        few, many = ("green tea", "black tea"), tuple(f"{n} 🫖" for n in range(40))
+        rows = [
+            make_row("ann", "few", choices=few, arrived=1),
+            make_row("ann", "none", "black tea", arrived=2),
+            make_row("ann", "many", truth="3 🫖", choices=many, arrived=3),
+            make_row("ann", "rating", choices=("1", "2"), arrived=4),
+            replace(make_row("ann", "older", choices=few, arrived=5), option_vectors=None),
+            make_row("ann", "long", "🫖" * 60_000, choices=(*many, "é" * 60_000), arrived=6),
+        ]
+        store.put(rows)
+        for _ in range(2):
+            for row, expected in zip(store.load("ann").rows, rows, strict=True):
+                assert_same(row, expected)
+            assert_same(store.get([rows[2].key])[rows[2].key], rows[2])
+            found = store.search("ann", rows[1].query_vector, 9, **ALWAYS)
+            assert len(found) == len(rows)
+            for row in found:
+                assert_same(row, next(r for r in rows if r.id == row.id))
+            store.flush()
+
+    def test_options_are_replaced_with_their_row(self, store: Store) -> None:
+        versions = [
+            make_row("ann", "1", choices=("a", "b")),
+            make_row("ann", "1", truth="b", choices=("a", "b", "c")),
+            replace(make_row("ann", "1", choices=("a", "b")), option_vectors=None),
+            make_row("ann", "1", "🫖" * 60_000, choices=("a", "b")),
+            make_row("ann", "1", "🫖" * 60_000, choices=("a", "c")),
+            make_row("ann", "1", choices=("a", "c")),
+        ]
+        for row in versions:
+            store.put([row])
+            (found,) = store.load("ann").rows
+            assert_same(found, row)
 
     def test_hostile_user_ids_are_strangers_to_each_other(self, store: Store) -> None:
         for user in HOSTILE:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -8,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personaagent.bm25 import Bm25, tokens
+from personaagent.changes import MAX_OPTIONS, kept_options, option_texts
 from personaagent.errors import InvalidInput, NotFoundError
 from personaagent.index import EpisodeIndex, episode_tokens
 from personaagent.settings import MemorySettings
-from personaagent.store import Row, microseconds, pack, unpack
+from personaagent.store import Row, microseconds, pack, quantised, unpack
 from personaagent.types import Decision, Interaction, RecallQuery
 from tests.doubles import HashEmbedder
 
@@ -33,6 +35,7 @@ def row(id: str, query: str, truth: str | None = None, minute: float = 0, arrive
         payload=pack(interaction),
         query_vector=EMBEDDER.encode([query])[0],
         truth_vector=None if truth is None else EMBEDDER.encode([truth])[0],
+        option_vectors=quantised(EMBEDDER.encode(options)) if (options := option_texts(interaction)) else None,
     )
 
 
@@ -188,6 +191,55 @@ def test_rows_come_back_as_they_went_in() -> None:
         assert after.payload == before.payload
         assert (after.id, after.time, after.arrived) == (before.id, before.time, before.arrived)
         np.testing.assert_array_equal(after.query_vector, before.query_vector)
+
+
+CLOSED = [
+    row("hot", "which drink", "tea", 0, choices=("tea", "coffee")),
+    row("open", "which film", "a western", 1),
+    row("cold", "which drink now", None, 2, choices=("milk", "tea", "water")),
+    row("stars", "how was it", "4", 3, choices=("1", "4", "5")),
+    replace(row("older", "which drink then", None, 4, choices=("tea", "milk")), option_vectors=None),
+    row("many", "which number", None, 5, choices=tuple(f"number {n}" for n in range(30))),
+]
+
+
+def test_equal_options_share_one_vector() -> None:
+    idx = index(*CLOSED)
+    assert idx.option_vectors.shape == (4 + MAX_OPTIONS, 32)
+    assert idx.option_vectors.dtype == np.int8
+    codes = idx.options(np.array([2, 0, 1, 3, 4]))
+    assert codes.shape == (5, MAX_OPTIONS)
+    assert [[int(c) for c in row if c >= 0] for row in codes] == [[2, 0, 3], [0, 1], [], [], []]
+    expected = quantised(EMBEDDER.encode(["milk", "tea", "water"]))
+    np.testing.assert_array_equal(idx.option_vectors[codes[0, :3]], expected)
+    (many,) = idx.options(np.array([5]))
+    texts = [f"number {n}" for n in kept_options([f"number {n}" for n in range(30)])]
+    np.testing.assert_array_equal(idx.option_vectors[many], quantised(EMBEDDER.encode(texts)))
+    before = idx.ram_bytes
+    for n in range(16):
+        idx.put(row(f"long {n}", "which", None, 9, choices=("x" * 1_000 + str(n), "tea")))
+    assert idx.ram_bytes > before + 16 * 1_000 * 2  # in the payload, and as a text of the index
+
+
+def test_options_come_back_with_their_row_and_are_replaced() -> None:
+    idx = index(*CLOSED)
+    for before, after in zip(CLOSED, idx.rows(), strict=True):
+        assert (after.option_vectors is None) == (before.option_vectors is None)
+        if before.option_vectors is not None:
+            np.testing.assert_array_equal(after.option_vectors, before.option_vectors)
+    idx.put(replace(CLOSED[0], option_vectors=None))
+    idx.put(row("older", "which drink then", "milk", 4, choices=("tea", "milk")))
+    stripped, filled = idx.get("hot"), idx.get("older")
+    assert stripped is not None
+    assert stripped.option_vectors is None
+    assert filled is not None
+    np.testing.assert_array_equal(filled.option_vectors, quantised(EMBEDDER.encode(["tea", "milk"])))
+    assert len(idx.option_vectors) == 4 + MAX_OPTIONS
+    # Vectors of another number than the options cannot be told apart: they count as missing.
+    idx.put(replace(CLOSED[2], option_vectors=CLOSED[0].option_vectors))
+    assert (idx.options(np.array([2])) == -1).all()
+    with pytest.raises(InvalidInput):
+        idx.put(replace(CLOSED[0], option_vectors=np.zeros((2, 8), dtype=np.int8)))
 
 
 def test_a_vector_of_another_size_is_refused() -> None:

@@ -80,7 +80,13 @@ def fill(settings: Settings) -> dict[str, StoredUser]:
             store.put(
                 [
                     make_row(
-                        user, str(i), "é" * 40_000 if i == 2 else f"SECRETWORD {i}", f"t{i}", arrived=i + 1, minute=i
+                        user,
+                        str(i),
+                        "é" * 40_000 if i == 2 else f"SECRETWORD {i}",
+                        f"t{i}",
+                        arrived=i + 1,
+                        minute=i,
+                        choices=("t1", "t2", "t3") if i in (2, 3) else None,
                     )
                     for i in range(5)
                 ]
@@ -271,8 +277,11 @@ def test_what_cannot_be_repaired_is_reported_and_left(tmp_path: Path) -> None:
         here.put_persona("ann", make_persona(9), "z")
         row = make_row("ann", "0", "t", "t")
         here.put([replace(row, query_vector=row.query_vector * 3), replace(make_row("ann", "2"), truth_arrived=5)])
+        closed = make_row("ann", "3", choices=("a", "b", "c"))
+        here.put([replace(closed, option_vectors=make_row("ann", "3", choices=("a", "b")).option_vectors)])
     found = doctor(settings, fix=True)
     assert {"wrong shard", "persona chain", "rows"} <= checks(found)
+    assert any("vectors of options" in f["detail"] for f in found["findings"])
     assert found["remaining"] >= 4
     assert checks(doctor(settings)) == checks(found)
 
@@ -386,7 +395,7 @@ def test_an_encrypted_store_tells_nothing_and_opens_only_with_its_key(tmp_path: 
     settings = home(tmp_path, shards=1, encryption_key=SecretStr(right))
     before = fill(settings)
     assert before["ann"].rows[0].interaction.query == "SECRETWORD 0"
-    for word in ("SECRETWORD", "be kind", "fact f", '"query"'):
+    for word in ("SECRETWORD", "be kind", "fact f", '"query"', '"choices"'):
         assert not [p for p in (tmp_path / "store").rglob("*") if p.is_file() and contains(p, word)], word
     assert doctor(settings)["remaining"] == 0
     for other, words in ((None, "is encrypted"), (SecretStr(wrong), "encryption_key")):

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -21,10 +22,11 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from actors.batch import Batch
 from actors.memory_shard import MemoryShard
 from actors.store import ShardConfig
-from personaagent.changes import embed_interactions
+from personaagent.changes import embed_interactions, option_texts
 from personaagent.errors import ConflictError, NotFoundError
 from personaagent.portable import parse_export
 from personaagent.settings import MemorySettings
+from personaagent.store import quantised
 from personaagent.types import Fact, Interaction, Origin, Persona, PersonaDraft, Profile, RecallQuery
 from tests.doubles import HashEmbedder
 
@@ -39,6 +41,9 @@ texts = st.one_of(
 )
 user_ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12) | st.sampled_from(
     ['ann" or 1==1 or "', "ann\\", "ann\x00", "ann'", "🫖" * 10]
+)
+options = st.sampled_from(
+    [("tea", "coffee"), ("coffee", "tea", "é"), ("1", "2"), tuple(f"option {n}" for n in range(20))]
 )
 ids = st.sampled_from(["1", "2", 'x" in y', "\x00", "é"])
 
@@ -106,14 +111,23 @@ class Memory(RuleBasedStateMachine):
         query=texts,
         response=st.none() | texts,
         truth=st.none() | texts,
+        choices=st.none() | options,
         minute=st.integers(0, 3),
         many=st.booleans(),
     )
     def append(
-        self, user: str, id: str, query: str, response: str | None, truth: str | None, minute: int, many: bool
+        self,
+        user: str,
+        id: str,
+        query: str,
+        response: str | None,
+        truth: str | None,
+        choices: tuple[str, ...] | None,
+        minute: int,
+        many: bool,
     ) -> None:
         time = START + timedelta(minutes=minute)
-        new = Interaction(id=id, user=user, time=time, query=query, response=response, truth=truth)
+        new = Interaction(id=id, user=user, time=time, query=query, response=response, truth=truth, choices=choices)
         batch = self.batch(new)
         call = self.shard.append_many(batch, "test") if many else self.shard.append(user, batch, "test")
         result = self.do(call)
@@ -237,6 +251,12 @@ class Memory(RuleBasedStateMachine):
             if summary is not None:
                 truths = sum(1 for i in model.rows.values() if i.truth is not None)
                 assert (summary.interactions, summary.truths) == (len(model.rows), truths)
+            if self.shard._store is not None:
+                for row in self.shard._store.load(user).rows:
+                    kept = option_texts(model.rows[row.id])
+                    assert (row.option_vectors is not None) == bool(kept)
+                    if row.option_vectors is not None:
+                        np.testing.assert_array_equal(row.option_vectors, quantised(EMBEDDER.encode(kept)))
             vector = EMBEDDER.encode(["x"])[0]
             (recall,) = self.do(self.shard.recall(user, [(RecallQuery(text="x", k=9), vector, EMBEDDER.encode([]))]))
             found = [e.interaction for e in recall.episodes]

@@ -20,7 +20,9 @@ from actors.store import ShardConfig
 from personaagent.changes import embed_interactions
 from personaagent.errors import ConflictError, InvalidInput, NotFoundError, StoreError, UnavailableError
 from personaagent.local_memory import LocalMemory
+from personaagent.portable import parse_export
 from personaagent.settings import MemorySettings, Settings
+from personaagent.store import quantised
 from personaagent.types import Decision, Interaction, Origin, PersonaDraft, Profile, RecallQuery
 from tests.doubles import HashEmbedder
 
@@ -264,6 +266,39 @@ async def test_a_large_user_is_searched_in_the_store_with_the_same_answers(tmp_p
     assert (await large.forget("ann", "user", "a")).interactions == 151
     for shard in (small, large):
         await shard.close()
+
+
+@pytest.mark.parametrize("rows", [50, 150])  # in RAM, and searched in the store
+async def test_options_are_kept_whatever_happens_to_their_row(tmp_path: Path, rows: int) -> None:
+    shard = MemoryShard(config(tmp_path, max_active_episodes=100))
+    choices = ("green tea", "black tea", "milk")
+    closed = [interaction(str(i), minute=i, choices=choices) for i in range(4)]
+    others = [interaction(str(i), minute=i) for i in range(4, rows)]
+
+    async def check(expected: set[str]) -> None:
+        store = shard._store
+        assert store is not None
+        for _ in range(2):
+            found = {row.id: row.option_vectors for row in store.load("ann").rows if row.option_vectors is not None}
+            assert found.keys() == expected
+            for vectors in found.values():
+                np.testing.assert_array_equal(vectors, quantised(EMBEDDER.encode(choices)))
+            await shard.passivate()
+            await shard.latest("ann", 1, False)
+
+    await shard.append("ann", await batch(*closed[:2], *others), "test")
+    await shard.append_many(await batch(*closed[2:]), "test")
+    await check({"0", "1", "2", "3"})
+    await shard.feedback("ann", "0", "milk", EMBEDDER.encode(["milk"])[0], "test")
+    await shard.append("ann", await batch(closed[1].model_copy(update={"truth": "milk"})), "test")
+    await shard.append_many(await batch(closed[2].model_copy(update={"response": "milk"})), "test")
+    await check({"0", "1", "2", "3"})
+    exported = parse_export(await shard.export("ann"))
+    await shard.forget("ann", "user", "a")
+    await check(set())
+    await shard.restore(exported, await batch(*exported.interactions), "test")
+    await check({"0", "1", "2", "3"})
+    await shard.close()
 
 
 def test_audit_entries_are_found_by_id(tmp_path: Path) -> None:
