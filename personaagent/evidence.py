@@ -13,21 +13,34 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from personaagent.choice_model import ChoiceTaste, Learned, fit, nearness, probabilities, scaled
+from personaagent.choice_model import (
+    SETTINGS,
+    ChoiceTaste,
+    Learned,
+    Setting,
+    Weighting,
+    credence,
+    fit,
+    nearness,
+    probabilities,
+)
 from personaagent.offers import MOST_REFUSED, Offers, Ratings
 from personaagent.population import Commons
 from personaagent.rating_model import Rated, RatingTaste, grade, scale_of, scaled_rating
 from personaagent.texts import NONE, Bags
 from personaagent.types import Decision, Reason
 
-__all__ = ["Evidence", "Known", "choice_evidence", "rating_evidence", "uniform"]
+__all__ = ["Beliefs", "Evidence", "Known", "choice_evidence", "rating_evidence", "uniform"]
 
 Float = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Single = npt.NDArray[np.float32]
+Beliefs = dict[tuple[float, float], Float]  # by strength and change of a decision: a probability of each setting
 
-NEAREST = 48  # past choices a prediction looks at
-ROWS = 160  # refused options among them; time grows with the cube
+DOUBT = 0.05  # kinds of people less likely than that are left out
+NEAREST = 40  # past choices a prediction looks at
+ROWS = 128  # refused options among them, about; time grows with the cube
+LEAST_REFUSED = 3  # of one offer
 RATINGS = 256  # past ratings a prediction looks at
 FLOOR = 0.1  # of nearness, in choosing which past choices to look at: others count too, the newest first
 REASONS = 3  # features, and interactions each, that an explanation names
@@ -76,6 +89,7 @@ def choice_evidence(
     decisions: Sequence[Decision],
     commons: Commons | None = None,
     explain: bool = False,
+    beliefs: Beliefs | None = None,
 ) -> list[Evidence]:
     """Read closed choices under several decisions; features are put together once for all of them.
 
@@ -87,33 +101,59 @@ def choice_evidence(
         decisions: how memory is read.
         commons: what people have in common.
         explain: whether to say why.
+        beliefs: what kind of person the user is, as found before from the same past choices; filled in if it is missing.
     """
-    base = ChoiceTaste()
-    best = float(known.similarity.max()) if len(known.slots) else 1.0
-    near = nearness(known.similarity, base.width, best)
-    picked = _pick(offers, known, near, base.life)
-    scene = _Scene(known, offers, choices, choice_vectors, picked, commons)
-    requests = nearness(scene.cosine, base.width)
+    taste = ChoiceTaste()
+    best = float(known.similarity.max()) if len(known.slots) else None
+    near = nearness(known.similarity, taste, best)
+    scene = _Scene(known, offers, choices, choice_vectors, _pick(known, near, taste.life), near, commons)
+    learned = scene.learned(taste)
     result = []
     for decision in decisions:
-        taste = scaled(base, decision.prior_scale, decision.change)
-        learned = Learned(
-            refused=scene.refused,
-            taken=scene.taken,
-            offer=scene.offer,
-            age=known.age[picked] + 1.0,
-            requests=requests,
-            request=near[picked],
-            general=scene.gram(taste.general.vector, taste.general.words, taste.general.phrases, taste.general.whole),
-            local=scene.gram(taste.local.vector, taste.local.words, taste.local.phrases, taste.local.whole),
-            offset=scene.offset,
-            asked=len(choices),
-        )
-        found = fit(learned, taste.life)
-        p = probabilities(found.utilities, taste.sharpness, taste.lapse)
-        reasons = scene.reasons(found.shares, int(p.argmax())) if explain else ()
+        believed = _believed(decision, known, offers, taste, commons, beliefs)
+        settings = [_scaled(s, decision) for s, belief in zip(SETTINGS, believed, strict=True) if belief >= DOUBT]
+        belief = believed[believed >= DOUBT] / believed[believed >= DOUBT].sum()
+        fits = fit(learned, settings, taste.life)
+        p = np.asarray(belief @ np.stack([probabilities(f.utilities, taste) for f in fits]))
+        shares = np.einsum("s,smn->mn", belief, np.stack([f.shares for f in fits])) if explain else None
+        reasons = () if shares is None else scene.reasons(shares, int(p.argmax()))
         result.append(Evidence(tuple(float(x) for x in np.log(np.maximum(p, FLOOR_P))), reasons))
     return result
+
+
+def _scaled(setting: Setting, decision: Decision) -> Setting:
+    """A kind of person, as a persona's decision has it."""
+    return Setting(
+        setting.general * decision.prior_scale,
+        setting.local * decision.prior_scale,
+        setting.change * decision.change,
+        setting.share,
+    )
+
+
+def _believed(
+    decision: Decision,
+    known: Known,
+    offers: Offers,
+    taste: ChoiceTaste,
+    commons: Commons | None,
+    beliefs: Beliefs | None,
+) -> Float:
+    """What kind of person this is, a probability for each of `SETTINGS`, told by the user's newest choices whatever is asked."""
+    key = (decision.prior_scale, decision.change)
+    if beliefs is not None and key in beliefs:
+        return beliefs[key]
+    picked = np.arange(len(known.slots))
+    if len(picked) > NEAREST:
+        picked = np.argpartition(known.age, NEAREST - 1)[:NEAREST]
+    picked = picked[np.argsort(-known.age[picked], kind="stable")]
+    nothing = np.zeros((0, known.request_vectors(known.slots[:0]).shape[1]), dtype=np.float32)
+    scene = _Scene(known, offers, (), nothing, picked, np.zeros(len(known.slots)), commons)
+    settings = [_scaled(s, decision) for s in SETTINGS]
+    believed = credence(fit(scene.learned(taste), settings, taste.life), settings)
+    if beliefs is not None:
+        beliefs[key] = believed
+    return believed
 
 
 def rating_evidence(
@@ -180,14 +220,12 @@ def _similar(shares: Float, slots: Ints, ratings: Ratings, known: Known) -> tupl
     )
 
 
-def _pick(offers: Offers, known: Known, near: Float, life: float) -> Ints:
-    """Positions of the past choices to look at, oldest first: near ones and new ones, within `NEAREST` and `ROWS`."""
+def _pick(known: Known, near: Float, life: float) -> Ints:
+    """Positions of the past choices to look at, oldest first: near ones and new ones, at most `NEAREST`."""
     worth = (FLOOR + near) * np.exp2(-known.age / life)
     count = min(NEAREST, len(worth))
     top = np.argpartition(-worth, count - 1)[:count] if count < len(worth) else np.arange(len(worth))
     top = top[np.argsort(-worth[top], kind="stable")]
-    rows = np.cumsum((offers.refused(known.slots[top]) >= 0).sum(axis=1))
-    top = top[: max(1, int(np.searchsorted(rows, ROWS, side="right")))]
     return np.asarray(top[np.argsort(-known.age[top], kind="stable")])
 
 
@@ -224,14 +262,18 @@ class _Scene:
         choices: Sequence[str],
         choice_vectors: Single,
         picked: Ints,
+        near: Float,
         commons: Commons | None,
     ) -> None:
         self._known = known
         self._offers = offers
         self._slots = known.slots[picked]
+        self._age, self._near, self._asked = known.age[picked] + 1.0, near[picked], len(choices)
         refused = offers.refused(self._slots) if len(picked) else np.zeros((0, MOST_REFUSED), dtype=np.int32)
         taken = offers.taken(self._slots) if len(picked) else np.zeros(0, dtype=np.int32)
-        self.offer, column = np.nonzero(refused >= 0)
+        # Of offers with many options some of the refused ones stand for all.
+        most = max(LEAST_REFUSED, ROWS // max(1, len(picked)))
+        self.offer, column = np.nonzero(refused[:, :most] >= 0)
         self._codes, at = np.unique(np.r_[refused[self.offer, column], taken], return_inverse=True)
         self.refused, by_offer = at[: len(self.offer)], at[len(self.offer) :]
         self.taken = by_offer[self.offer]
@@ -247,14 +289,31 @@ class _Scene:
         self._whole = (self._key[:, None] == self._key[None, :]).astype(np.float64)
         self._vectors = _gram(self._embedded(choice_vectors))
         vectors = known.request_vectors(self._slots)
-        self.cosine = vectors @ vectors.T
+        self._cosine = vectors @ vectors.T
         self.offset = np.zeros(len(self._key))
         if commons is not None:
             self.offset = np.r_[offers.offsets.of(self._codes, offers.texts, commons), commons.utility(choices)]
 
-    def gram(self, vector: float, words: float, phrases: float, whole: float) -> Float:
+    def learned(self, taste: ChoiceTaste) -> Learned:
+        """The past choices as the model takes them."""
+        return Learned(
+            refused=self.refused,
+            taken=self.taken,
+            offer=self.offer,
+            age=self._age,
+            requests=nearness(self._cosine, taste),
+            request=self._near,
+            general=self._gram(taste.general),
+            local=self._gram(taste.local),
+            offset=self.offset,
+            asked=self._asked,
+        )
+
+    def _gram(self, w: Weighting) -> Float:
         """The covariance of options' utilities, weighted by kind of feature."""
-        return np.asarray(vector * self._vectors + words * self._words + phrases * self._phrases + whole * self._whole)
+        return np.asarray(
+            w.vector * self._vectors + w.words * self._words + w.phrases * self._phrases + w.whole * self._whole
+        )
 
     def reasons(self, shares: Float, chosen: int) -> tuple[Reason, ...]:
         """Features that speak most for the chosen option against the others, with the interactions behind them."""

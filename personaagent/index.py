@@ -17,7 +17,7 @@ import numpy.typing as npt
 from personaagent.bm25 import Bm25
 from personaagent.changes import MAX_OPTIONS, option_texts
 from personaagent.errors import InvalidInput, NotFoundError
-from personaagent.evidence import Evidence, Known, choice_evidence, rating_evidence
+from personaagent.evidence import Beliefs, Evidence, Known, choice_evidence, rating_evidence
 from personaagent.offers import Offers, Ratings
 from personaagent.population import Commons
 from personaagent.scoring import normalised
@@ -93,6 +93,7 @@ class EpisodeIndex:
         # What the models of choice learn from.
         self._offers = Offers()
         self._ratings = Ratings()
+        self._beliefs: dict[int, Beliefs] = {}  # by population; what the model of choice says of the user as a whole
         # Episodes with the same query and truth form a group, of which a recall returns only the newest.
         self._group = _Column(np.int32)
         self._group_codes: dict[int, int] = {}
@@ -355,12 +356,17 @@ class EpisodeIndex:
             )
         if choice_vectors.shape != (len(query.choices), self._dim):
             raise InvalidInput(f"{len(query.choices)} choices need as many vectors of {self._dim} numbers")
+        # Only what is learned from everything may be kept; a replay has to find out with what was known then.
+        beliefs: Beliefs | None = None
+        if query.before is None and not (query.exclude or query.since or query.until or query.metadata):
+            beliefs = self._beliefs.setdefault(0 if commons is None else commons.number, {})
         return choice_evidence(
-            known, self._offers, query.choices, choice_vectors, query.decisions, commons, query.explain
+            known, self._offers, query.choices, choice_vectors, query.decisions, commons, query.explain, beliefs
         )
 
     def _learn(self, slot: int, interaction: Interaction) -> None:
         """Note what an episode says of the user's choices."""
+        self._beliefs.clear()
         truth = interaction.truth
         value = (
             None if truth is None or interaction.kind is not Kind.RATING else _grade(truth, interaction.choices or ())
