@@ -40,7 +40,8 @@ class Phase(Frozen):
 
 
 class Benchmark(Frozen):
-    """A data set. `discrete` ratings are scored by the answer itself instead of by the expected value."""
+    """A data set. The squared error of ratings is that of the expected value where a method has one; of
+    `discrete` ones it is that of the answer, as the absolute error always is."""
 
     name: str
     users: tuple[str, ...]
@@ -61,10 +62,11 @@ class Benchmark(Frozen):
         """
         truth, text = item.truth or "", answer or ""
         error: float | None = None
+        deviation: float | None = None
         if item.kind is Kind.RATING:
-            by_value = expected is not None and not self.discrete
-            error = abs(expected - float(truth)) if by_value and expected is not None else None
-            error = absolute_error(text, truth, item.choices or ()) if error is None else error
+            error = absolute_error(text, truth, item.choices or ())
+            if expected is not None and not self.discrete:
+                deviation = absolute_error(f"{expected}", truth, item.choices or ())
         options = [normalised(c) for c in item.choices or ()]
         given = dict(zip(options, probabilities, strict=True)) if probabilities is not None else None
         labels = item.metadata.get("labels")
@@ -77,6 +79,7 @@ class Benchmark(Frozen):
             choices=tuple(str(x) for x in labels) if isinstance(labels, list) else item.choices or (),
             score=0.0 if answer is None else score(item.kind, text, truth, similarity, item.choices),
             error=error,
+            deviation=error if deviation is None else deviation,
             failed=answer is None,
             probability=given.get(normalised(truth), 0.0) if given is not None else None,
             top=given.get(normalised(text), 0.0) if given is not None else None,

@@ -28,7 +28,8 @@ BINS = 10
 
 @dataclass(frozen=True)
 class Scored:
-    """One answered item. `score` is in [0, 1], higher is better; `error` is absolute, for ratings.
+    """One answered item. `score` is in [0, 1], higher is better; `error` is absolute, for ratings;
+    `deviation` is what their squared error is made of: of the expected value, which it is smallest for, where there is one.
 
     `probability` was given to the truth and `top` to the answer, where a method says so; `regret` is how much better the
     best option would have been, as a share of the range of utilities, where these are known.
@@ -42,6 +43,7 @@ class Scored:
     choices: tuple[str, ...] = ()
     score: float = 0.0
     error: float | None = None
+    deviation: float | None = None
     failed: bool = False
     probability: float | None = None
     top: float | None = None
@@ -72,7 +74,7 @@ def summary(items: Sequence[Scored], seed: int = 0, f1: bool = True) -> dict[str
     if rated := by_kind[Kind.RATING]:
         errors = [i.error or 0.0 for i in rated]
         result["mae"] = _mean(errors, rated, seed)
-        squares = _mean([e * e for e in errors], rated, seed)
+        squares = _mean([(i.error or 0.0 if i.deviation is None else i.deviation) ** 2 for i in rated], rated, seed)
         result["rmse"] = {name: value**0.5 for name, value in squares.items()}
     if free := by_kind[Kind.TEXT]:
         result["similarity"] = _mean([i.score for i in free], free, seed)

@@ -181,7 +181,7 @@ def _differences(gram: Float, jj: Ints, cc: Ints) -> Float:
     return np.asarray(half[:, jj] - half[:, cc])
 
 
-def _modes(kernels: Float, offset: Float, own: Ints) -> tuple[Float, Float]:
+def _modes(kernels: Single, offset: Float, own: Ints) -> tuple[Float, Float]:
     """Weights a with f = offset + K a at the mode, where a is the gradient of the likelihood there, (s, N), and the log
     marginal likelihoods, (s,).
 

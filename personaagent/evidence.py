@@ -26,8 +26,17 @@ from personaagent.choice_model import (
 )
 from personaagent.offers import MOST_REFUSED, Offers, Ratings
 from personaagent.population import Commons
-from personaagent.rating_model import Rated, RatingTaste, grade, scale_of, scaled_rating
-from personaagent.texts import NONE, Bags
+from personaagent.rating_model import (
+    TASTES,
+    Rated,
+    RatingTaste,
+    Scale,
+    graded,
+    plausibility,
+    scale_of,
+    scaled_rating,
+)
+from personaagent.texts import NONE, Bags, Codes
 from personaagent.types import Decision, Reason
 
 __all__ = ["Beliefs", "Evidence", "Known", "choice_evidence", "rating_evidence", "uniform"]
@@ -41,8 +50,11 @@ DOUBT = 0.05  # kinds of people less likely than that are left out
 NEAREST = 40  # past choices a prediction looks at
 ROWS = 128  # refused options among them, about; time grows with the cube
 LEAST_REFUSED = 3  # of one offer
-RATINGS = 256  # past ratings a prediction looks at
+RATINGS = 256  # past ratings a prediction looks at ...
+TOLD = 128  # newest ratings that tell what kind of person the user is
+NEWEST = 192  # ... so many of them the newest, the others the nearest
 FLOOR = 0.1  # of nearness, in choosing which past choices to look at: others count too, the newest first
+COMMON = 0.95  # words in more of the requests say nothing about what is rated
 REASONS = 3  # features, and interactions each, that an explanation names
 FLOOR_P = 1e-9  # of a probability
 
@@ -72,7 +84,7 @@ class Known:
     age: Ints
     similarity: Single
     request_vectors: Callable[[Ints], Single]
-    option_vectors: Callable[[Ints], Single]
+    option_vectors: Callable[[Codes], Single]
     ids: Callable[[Ints], list[str]]
 
 
@@ -165,6 +177,7 @@ def rating_evidence(
     decisions: Sequence[Decision],
     commons: Commons | None = None,
     explain: bool = False,
+    beliefs: Beliefs | None = None,
 ) -> list[Evidence]:
     """Read ratings under several decisions.
 
@@ -177,40 +190,80 @@ def rating_evidence(
         decisions: how memory is read.
         commons: what people have in common.
         explain: whether to say why.
+        beliefs: as `choice_evidence` takes them.
     """
     values = np.asarray([float(c) for c in choices])
     grades, place = np.unique(values, return_inverse=True)
     share = 1.0 / np.bincount(place)[place]
-    picked = _newest_and_nearest(known)
-    slots = known.slots[picked]
-    age = known.age[picked].astype(np.float64) + 1.0
-    position = (grades - grades[0]) / max(float(np.ptp(grades)), 1e-9)
-    given = np.abs(ratings.values(slots)[:, None] - position[None, :]).argmin(axis=1)
-    vectors = np.vstack([known.request_vectors(slots), query_vector[None, :]])
-    offset = np.zeros(len(picked) + 1)
-    prior = np.full(len(grades), 1.0 / len(grades))
-    if commons is not None:
-        offset = np.r_[ratings.offsets.of(ratings.what(slots), ratings.texts, commons), commons.liking([query])]
-        prior = commons.scale(position)
-    rated = Rated(
-        grade=given,
-        age=age,
-        cosine=(vectors @ vectors.T).astype(np.float64),
-        words=_words(ratings.texts.bags(ratings.what(slots), [query])),
-        offset=offset,
-    )
+    scene = _RatingScene(known, ratings, query, query_vector, grades, _newest_and_nearest(known), commons)
     result = []
     for decision in decisions:
-        taste = scaled_rating(RatingTaste(), decision.prior_scale, decision.change)
-        graded = grade(rated, scale_of(given, age, prior, taste), taste)
-        p = np.maximum(graded.probabilities, FLOOR_P)[place] * share
-        reasons = _similar(graded.liking.shares, slots, ratings, known) if explain else ()
+        tastes = [scaled_rating(t, decision.prior_scale, decision.change) for t in TASTES]
+        key = (decision.prior_scale, decision.change)
+        believed = None if beliefs is None else beliefs.get(key)
+        if believed is None:
+            picked = np.argsort(known.age, kind="stable")[:TOLD][::-1]
+            told = _RatingScene(known, ratings, query, query_vector, grades, picked, commons)
+            believed = told.believed(tastes)
+            if beliefs is not None:
+                beliefs[key] = believed
+        held = [(t, belief) for t, belief in zip(tastes, believed, strict=True) if belief >= DOUBT]
+        found = [graded(scene.rated, scene.scale(t), t) for t, _ in held]
+        weights = np.asarray([belief for _, belief in held]) / sum(belief for _, belief in held)
+        p = np.asarray(weights @ np.stack([f.probabilities for f in found]))
+        reasons = _similar(weights @ np.stack([f.shares for f in found]), scene, ratings, known) if explain else ()
+        p = np.maximum(p, FLOOR_P)[place] * share
         result.append(Evidence(tuple(float(x) for x in np.log(p / p.sum())), reasons))
     return result
 
 
-def _similar(shares: Float, slots: Ints, ratings: Ratings, known: Known) -> tuple[Reason, ...]:
+class _RatingScene:
+    """The past ratings looked at, and the request to be rated, as the model takes them."""
+
+    def __init__(
+        self,
+        known: Known,
+        ratings: Ratings,
+        query: str,
+        query_vector: Single,
+        grades: Float,
+        picked: Ints,
+        commons: Commons | None,
+    ) -> None:
+        self.slots = known.slots[picked]
+        what = ratings.what(self.slots)
+        position = (grades - grades[0]) / max(float(np.ptp(grades)), 1e-9)
+        given = np.abs(ratings.values(self.slots)[:, None] - position[None, :]).argmin(axis=1)
+        vectors = np.vstack([known.request_vectors(self.slots), query_vector[None, :]])
+        offset = np.zeros(len(picked) + 1)
+        self._prior = np.full(len(grades), 1.0 / len(grades))
+        if commons is not None:
+            offset = np.r_[ratings.offsets.of(what, ratings.texts, commons), commons.liking([query])]
+            self._prior = commons.scale(position)
+        bags = ratings.texts.bags(what, [query])
+        self.rated = Rated(
+            grade=given,
+            age=known.age[picked].astype(np.float64) + 1.0,
+            cosine=(vectors @ vectors.T).astype(np.float64),
+            words=_told(bags, ~ratings.texts.is_phrase),
+            phrases=_told(bags, ratings.texts.is_phrase),
+            offset=offset,
+        )
+
+    def scale(self, taste: RatingTaste) -> Scale:
+        """The user's scale."""
+        return scale_of(self.rated.grade, self.rated.age, self._prior, taste)
+
+    def believed(self, tastes: Sequence[RatingTaste]) -> Float:
+        """How likely each taste is given the past ratings, summing to 1."""
+        logs = np.asarray([plausibility(self.rated, self.scale(t), t) + np.log(t.share) for t in tastes])
+        weights = np.exp(logs - logs.max())
+        return np.asarray(weights / weights.sum())
+
+
+def _similar(shares: Float, scene: _RatingScene, ratings: Ratings, known: Known) -> tuple[Reason, ...]:
     """The past ratings that moved the liking most."""
+    slots = scene.slots
     most = np.argsort(-np.abs(shares), kind="stable")[: 2 * REASONS]
     what, ids = ratings.what(slots[most]), known.ids(slots[most])
     return tuple(
@@ -230,25 +283,27 @@ def _pick(known: Known, near: Float, life: float) -> Ints:
 
 
 def _newest_and_nearest(known: Known) -> Ints:
-    """Positions of the past ratings to look at, oldest first: half of them the newest, half the nearest."""
+    """Positions of the past ratings to look at, oldest first: most of them the newest, the others the nearest."""
     n = len(known.slots)
     if n <= RATINGS:
         chosen = np.arange(n)
     else:
-        newest = np.argpartition(known.age, RATINGS // 2)[: RATINGS // 2]
+        newest = np.argpartition(known.age, NEWEST)[:NEWEST]
         rest = np.setdiff1d(np.arange(n), newest, assume_unique=True)
-        left = RATINGS - len(newest)
+        left = RATINGS - NEWEST
         chosen = np.r_[newest, rest[np.argpartition(-known.similarity[rest], left - 1)[:left]]]
     return np.asarray(chosen[np.argsort(-known.age[chosen], kind="stable")])
 
 
-def _words(bags: Bags) -> Float:
-    """Gram matrix of the words of requests, the last being the one to be rated; words that all have tell nothing apart."""
-    allowed = np.ones(int(bags.feature.max()) + 1 if len(bags.feature) else 1, dtype=bool)
-    dense, _ = bags.dense(allowed)
+def _told(bags: Bags, features: npt.NDArray[np.bool_]) -> Float:
+    """Gram matrix of some features of requests, the last being the one to be rated; what all or one have tells nothing."""
+    dense, _ = bags.dense(features)
+    common = (dense > 0).mean(axis=0)
+    dense = (dense[:, (common <= COMMON) & (common > 1 / bags.size)] > 0).astype(np.float32)
     if not dense.shape[1]:
         return np.zeros((bags.size, bags.size))
-    dense = dense - dense[:-1].mean(axis=0) if bags.size > 1 else dense * 0.0
+    dense /= np.sqrt(np.maximum(dense.sum(axis=1, keepdims=True), 1.0))
+    dense -= dense[:-1].mean(axis=0)
     return np.asarray(dense @ dense.T, dtype=np.float64)
 
 
@@ -268,7 +323,8 @@ class _Scene:
         self._known = known
         self._offers = offers
         self._slots = known.slots[picked]
-        self._age, self._near, self._asked = known.age[picked] + 1.0, near[picked], len(choices)
+        self._age: Float = known.age[picked].astype(np.float64) + 1.0
+        self._near, self._asked = near[picked], len(choices)
         refused = offers.refused(self._slots) if len(picked) else np.zeros((0, MOST_REFUSED), dtype=np.int32)
         taken = offers.taken(self._slots) if len(picked) else np.zeros(0, dtype=np.int32)
         # Of offers with many options some of the refused ones stand for all.

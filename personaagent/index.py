@@ -93,7 +93,9 @@ class EpisodeIndex:
         # What the models of choice learn from.
         self._offers = Offers()
         self._ratings = Ratings()
-        self._beliefs: dict[int, Beliefs] = {}  # by population; what the model of choice says of the user as a whole
+        self._beliefs: dict[
+            tuple[Kind, int], Beliefs
+        ] = {}  # by population; what the model of choice says of the user as a whole
         # Episodes with the same query and truth form a group, of which a recall returns only the newest.
         self._group = _Column(np.int32)
         self._group_codes: dict[int, int] = {}
@@ -350,16 +352,24 @@ class EpisodeIndex:
             option_vectors=self._embeddings,
             ids=self._ids,
         )
-        if kind is Kind.RATING:
-            return rating_evidence(
-                known, self._ratings, query.text, query_vector, query.choices, query.decisions, commons, query.explain
-            )
-        if choice_vectors.shape != (len(query.choices), self._dim):
-            raise InvalidInput(f"{len(query.choices)} choices need as many vectors of {self._dim} numbers")
         # Only what is learned from everything may be kept; a replay has to find out with what was known then.
         beliefs: Beliefs | None = None
         if query.before is None and not (query.exclude or query.since or query.until or query.metadata):
-            beliefs = self._beliefs.setdefault(0 if commons is None else commons.number, {})
+            beliefs = self._beliefs.setdefault((kind, 0 if commons is None else commons.number), {})
+        if kind is Kind.RATING:
+            return rating_evidence(
+                known,
+                self._ratings,
+                query.text,
+                query_vector,
+                query.choices,
+                query.decisions,
+                commons,
+                query.explain,
+                beliefs,
+            )
+        if choice_vectors.shape != (len(query.choices), self._dim):
+            raise InvalidInput(f"{len(query.choices)} choices need as many vectors of {self._dim} numbers")
         return choice_evidence(
             known, self._offers, query.choices, choice_vectors, query.decisions, commons, query.explain, beliefs
         )

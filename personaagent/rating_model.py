@@ -16,9 +16,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import cho_factor, cho_solve
 from scipy.special import ndtr, ndtri
 
-__all__ = ["Graded", "Liking", "Rated", "RatingTaste", "Scale", "grade", "scale_of", "scaled_rating"]
+__all__ = [
+    "TASTES",
+    "Graded",
+    "Rated",
+    "RatingTaste",
+    "Scale",
+    "graded",
+    "plausibility",
+    "scale_of",
+    "scaled_rating",
+]
 
 Float = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -28,18 +39,24 @@ TINY = 1e-6  # of a probability, so that its normal quantile is finite
 
 @dataclass(frozen=True, slots=True)
 class RatingTaste:
-    """Hyper-parameters; variances are shares of the liking's, which is 1 over all that a user rates."""
+    """Hyper-parameters; variances are relative to each other."""
 
     level: float = 0.15  # of the drifting level
     vector: float = 0.5  # of the request's embedding, centred
-    words: float = 0.5  # of its words together
+    words: float = 0.3  # of its words together
+    phrases: float = 0.25  # of its phrases together
     near: float = 0.25  # of what only requests very much like this one share
     noise: float = 0.5  # of a single rating
     width: float = 0.15  # of `near`, in cosine
     life: float = 200.0  # ratings after which half of the level is another one; inf: it never changes
     scale_life: float = 50.0  # ratings after which one counts half for the user's scale
-    scale_prior: float = 0.5  # ratings that the population's scale weighs as much as
+    scale_prior: float = 4.0  # ratings that the population's scale weighs as much as
     lapse: float = 0.02  # how often a grade has nothing to do with the item
+    share: float = 0.7  # how common such people are
+
+
+# Whose ratings they are is found out with them: most people like films, some like attributes.
+TASTES = (RatingTaste(), RatingTaste(phrases=2.5, noise=0.35, share=0.3))
 
 
 def scaled_rating(taste: RatingTaste, prior_scale: float, change: float) -> RatingTaste:
@@ -48,6 +65,7 @@ def scaled_rating(taste: RatingTaste, prior_scale: float, change: float) -> Rati
         taste,
         vector=taste.vector * prior_scale,
         words=taste.words * prior_scale,
+        phrases=taste.phrases * prior_scale,
         near=taste.near * prior_scale,
         life=taste.life / change if change > 0 else float("inf"),
         scale_life=taste.scale_life / change if change > 0 else float("inf"),
@@ -70,68 +88,82 @@ class Rated:
     age: Float  # (n,) newer ratings of the user, at least 1
     cosine: Float  # (n + 1, n + 1) of the requests
     words: Float  # (n + 1, n + 1) Gram matrix of their words
+    phrases: Float  # (n + 1, n + 1) and of their phrases
     offset: Float  # (n + 1,) what the prior says of each
 
 
 @dataclass(frozen=True, slots=True)
-class Liking:
-    """The posterior of the request's latent liking, and what each past rating adds to its mean, (n,)."""
+class Graded:
+    """The answer: a distribution over grades, (g,), and what each past rating adds to the latent liking's mean, (n,)."""
 
-    mean: float
-    variance: float
+    probabilities: Float
     shares: Float
 
 
-@dataclass(frozen=True, slots=True)
-class Graded:
-    """The answer: a distribution over grades, (g,), and how it came about."""
-
-    probabilities: Float
-    liking: Liking
-
-
-def scale_of(grade: Ints, age: Float, prior: Float, taste: RatingTaste) -> Scale:
+def scale_of(grades: Ints, age: Float, prior: Float, taste: RatingTaste) -> Scale:
     """A user's scale from their past grades, newer ones counting more.
 
     Args:
-        grade: (n,) indices of grades.
+        grades: (n,) indices of grades.
         age: (n,) newer ratings, at least 1.
         prior: (g,) shares of grades in the population, which sum to 1.
         taste: for `scale_life` and `scale_prior`.
     """
-    counts = np.bincount(grade, weights=np.exp2(-(age - 1.0) / taste.scale_life), minlength=len(prior))
-    counts = counts + taste.scale_prior * prior
+    fresh = np.exp2(-(age - 1.0) / taste.scale_life)
+    given = np.asarray(np.bincount(grades, weights=fresh, minlength=len(prior)), dtype=np.float64)
+    counts = given + taste.scale_prior * prior
     shares = counts / counts.sum()
     upto = np.cumsum(shares)
     return Scale(shares, ndtri(np.clip(upto - shares / 2, TINY, 1.0 - TINY)))
 
 
-def grade(rated: Rated, scale: Scale, taste: RatingTaste) -> Graded:
+def graded(rated: Rated, scale: Scale, taste: RatingTaste) -> Graded:
     """The distribution over grades of the request."""
-    liking = _liking(rated, scale.scores[rated.grade], taste)
+    n = len(rated.grade)
+    kernel, noise = _kernel(rated, taste)
+    mean, variance, shares = rated.offset[n], kernel[n, n] + noise, np.zeros(n)
+    if n:
+        factor = cho_factor(kernel[:n, :n] + noise * np.eye(n), lower=True, check_finite=False)
+        cross = kernel[n, :n]
+        deviation = scale.scores[rated.grade] - rated.offset[:n]
+        solved = cho_solve(factor, np.column_stack([deviation, cross]), check_finite=False)
+        shares = cross * solved[:, 0]
+        mean = mean + shares.sum()
+        variance = max(float(variance - cross @ solved[:, 1]), noise / 4)
     cuts = ndtri(np.clip(np.cumsum(scale.shares)[:-1], TINY, 1.0 - TINY))
-    upto = np.r_[0.0, ndtr((cuts - liking.mean) / np.sqrt(liking.variance)), 1.0]
+    upto = np.r_[0.0, ndtr((cuts - mean) / np.sqrt(variance)), 1.0]
     p = np.maximum(np.diff(upto), 0.0)
     p = (1.0 - taste.lapse) * p / p.sum() + taste.lapse * scale.shares
-    return Graded(p / p.sum(), liking)
+    return Graded(p / p.sum(), shares)
 
 
-def _liking(rated: Rated, scores: Float, taste: RatingTaste) -> Liking:
-    n = len(scores)
-    prior = taste.level + taste.near + taste.words * rated.words[n, n] + taste.noise
-    # Embeddings of one user's requests have much in common; what tells them apart is the deviation from their mean.
-    middle = rated.cosine[:n, :n].mean() if n else 0.0
-    row = rated.cosine[:, :n].mean(axis=1) if n else np.zeros(n + 1)
-    linear = rated.cosine - row[:, None] - row[None, :] + middle
+def plausibility(rated: Rated, scale: Scale, taste: RatingTaste) -> float:
+    """Log marginal likelihood of the past ratings' normal scores under a taste."""
+    n = len(rated.grade)
     if not n:
-        return Liking(float(rated.offset[n]), prior + taste.vector, np.zeros(0))
+        return 0.0
+    kernel, noise = _kernel(rated, taste)
+    factor, lower = cho_factor(kernel[:n, :n] + noise * np.eye(n), lower=True, check_finite=False)
+    deviation = scale.scores[rated.grade] - rated.offset[:n]
+    fit = deviation @ cho_solve((factor, lower), deviation, check_finite=False)
+    return float(-0.5 * fit - np.log(np.diag(factor)).sum())
+
+
+def _kernel(rated: Rated, taste: RatingTaste) -> tuple[Float, float]:
+    """Covariance of the latent liking of past requests and the one to be rated, (n + 1, n + 1), and the noise of a rating.
+
+    Scaled so that, noise included, the mean variance is 1: a user's scale is made of likings of variance 1.
+    """
+    n = len(rated.grade)
+    # Embeddings of one user's requests have much in common; what tells them apart is the deviation from their mean.
+    linear = rated.cosine
+    if n:
+        row = rated.cosine[:, :n].mean(axis=1)
+        linear = rated.cosine - row[:, None] - row[None, :] + row[:n].mean()
     at = np.r_[rated.age, 0.0]
     fade = np.exp2(-np.abs(at[:, None] - at[None, :]) / taste.life)
     near = np.exp(np.minimum((rated.cosine - 1.0) / taste.width, 0.0))
-    kernel = taste.level * fade + taste.vector * linear + taste.words * rated.words + taste.near * near
-    noisy = kernel[:n, :n] + taste.noise * np.eye(n)
-    cross = kernel[n, :n]
-    solved = np.linalg.solve(noisy, np.column_stack([scores - rated.offset[:n], cross]))
-    shares = cross * solved[:, 0]
-    variance = kernel[n, n] + taste.noise - cross @ solved[:, 1]
-    return Liking(float(rated.offset[n] + shares.sum()), float(max(variance, taste.noise / 4)), shares)
+    told = taste.words * rated.words + taste.phrases * rated.phrases
+    kernel = taste.level * fade + taste.vector * linear + told + taste.near * near
+    total = float(np.diag(kernel).mean()) + taste.noise
+    return np.asarray(kernel / total), taste.noise / total
