@@ -360,8 +360,9 @@ class EpisodeIndex:
         beliefs: Beliefs | None = None
         if query.before is None and not (query.exclude or query.since or query.until or query.metadata):
             beliefs = self._beliefs.setdefault(0 if commons is None else commons.number, {})
+        about = None if query.about is None else query.choices.index(query.about)
         return choice_evidence(
-            known, self._offers, query.choices, choice_vectors, query.decisions, commons, query.explain, beliefs
+            known, self._offers, query.choices, choice_vectors, query.decisions, commons, query.explain, beliefs, about
         )
 
     def _learn(self, slot: int, interaction: Interaction) -> None:
