@@ -100,6 +100,12 @@ class LargeUser:
         """One interaction. Raises NotFoundError if it does not exist."""
         return self._row(interaction).interaction
 
+    def interactions(self, ids: Sequence[str]) -> tuple[Interaction, ...]:
+        """Those of these interactions that exist, in the order of their ids."""
+        keys = [row_key(self.user, i) for i in ids]
+        rows = self._store.get(keys)
+        return tuple(rows[key].interaction for key in keys if key in rows)
+
     def persona(self, number: int | None = None) -> Persona | None:
         """The current persona, or version `number`; None if there is none."""
         return self._rest.persona(number)

@@ -124,6 +124,11 @@ class ShardedMemory:
         answer: tuple[Interaction, ...] = await self._of(user, "latest", user, n, with_truth, self._by)
         return answer
 
+    async def interactions(self, user: str, ids: Sequence[str]) -> tuple[Interaction, ...]:
+        """Those of these interactions that exist, in the order of their ids."""
+        answer: tuple[Interaction, ...] = await self._of(user, "interactions", user, tuple(ids), self._by)
+        return answer
+
     async def persona(self, user: str, number: int | None = None) -> Persona | None:
         """The current persona, or version `number`; None if there is none."""
         answer: Persona | None = await self._of(user, "persona", user, number, self._by)

@@ -163,6 +163,11 @@ class MemoryShard:
         """One interaction. Raises NotFoundError if it does not exist."""
         return await self._read(user, lambda memory: memory.interaction(interaction))
 
+    async def interactions(self, user: str, ids: Sequence[str], by: str = "service") -> tuple[Interaction, ...]:
+        """Those of these interactions that exist, in the order of their ids."""
+        self._log_read("read interactions", user, by)
+        return await self._read(user, lambda memory: memory.interactions(ids))
+
     async def persona(self, user: str, number: int | None, by: str = "service") -> Persona | None:
         """The current persona, or version `number`."""
         self._log_read("read persona", user, by)

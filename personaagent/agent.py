@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import numpy as np
 from pydantic import Field
 
 from personaagent import prompts
@@ -26,13 +27,16 @@ from personaagent.types import (
     Decision,
     Frozen,
     Interaction,
+    Kind,
     Message,
     Persona,
     PersonaDraft,
+    Reason,
     Recall,
     RecallQuery,
     Usage,
     UserId,
+    choice_kind,
     utc_now,
 )
 
@@ -45,7 +49,10 @@ BATCH_PRIORITY = 10  # of replays; chat runs at 0, and lower goes first
 
 
 class Turn(Frozen):
-    """One request of a user. `extra` holds further OpenAI fields (tools, response_format, ...), passed through."""
+    """One request of a user. `extra` holds further OpenAI fields (tools, response_format, ...), passed through.
+
+    With `explain` the reply to a closed choice or rating says why.
+    """
 
     user: UserId
     messages: tuple[Message, ...]
@@ -59,10 +66,16 @@ class Turn(Frozen):
     interaction_id: str | None = None
     priority: int = 0
     remember: bool = True
+    explain: bool = False
 
 
 class Reply(Frozen):
-    """The agent's answer and what it rests on. `scores` and `expected` are there for closed choices and ratings."""
+    """The agent's answer and what it rests on.
+
+    Closed choices and ratings have `scores`, the probability of each option, which sum to 1. The answer of a rating is the
+    median grade of that distribution, `expected` its mean. `reasons` are what memory has to say about the answer, if that was
+    asked for; none where the persona leaves memory out. The reasons of free text are the interactions it `recalled`.
+    """
 
     interaction_id: str
     text: str
@@ -72,6 +85,7 @@ class Reply(Frozen):
     recalled: tuple[str, ...] = ()
     scores: dict[str, float] | None = None
     expected: float | None = None
+    reasons: tuple[Reason, ...] | None = None
     steps: int = 1
     message: dict[str, Any] = Field(default_factory=dict)
 
@@ -216,7 +230,10 @@ class Agent:
         asked = utc_now()
         persona = await self.ensure_persona(turn.user)
         decision = persona.decision
-        recall = await self.memory.recall(turn.user, self._query(query, turn.choices, decision))
+        asking = self._query(query, turn.choices, decision)
+        if turn.explain and turn.choices and decision.evidence:
+            asking = asking.model_copy(update={"explain": True})
+        recall = await self.memory.recall(turn.user, asking)
         interaction = turn.interaction_id or uuid.uuid4().hex
         recalled = tuple(e.interaction.id for e in recall.episodes)
         if turn.choices:
@@ -231,6 +248,7 @@ class Agent:
                 recalled=recalled,
                 scores=choice.probabilities,
                 expected=choice.expected,
+                reasons=await self._reasons(turn.user, asking, recall, choice.answer) if turn.explain else None,
                 message={"role": "assistant", "content": choice.answer},
             )
             if streaming:
@@ -269,6 +287,15 @@ class Agent:
                 ],
             )
         yield reply
+
+    async def _reasons(self, user: str, asked: RecallQuery, recall: Recall, answer: str) -> tuple[Reason, ...]:
+        """What memory has to say about the answer, which the model may have made another one than memory prefers."""
+        choices = asked.choices or ()
+        if not asked.explain or choice_kind(choices) is Kind.RATING:  # a rating's reasons are about the request
+            return recall.reasons
+        if answer == choices[int(np.argmax(recall.evidence[0]))]:
+            return recall.reasons
+        return (await self.memory.recall(user, asked.model_copy(update={"k": 0, "about": answer}))).reasons
 
     def _query(self, text: str, choices: Sequence[str] | None, decision: Decision) -> RecallQuery:
         return RecallQuery(

@@ -102,6 +102,7 @@ def choice_evidence(
     commons: Commons | None = None,
     explain: bool = False,
     beliefs: Beliefs | None = None,
+    about: int | None = None,
 ) -> list[Evidence]:
     """Read closed choices under several decisions; features are put together once for all of them.
 
@@ -114,6 +115,7 @@ def choice_evidence(
         commons: what people have in common.
         explain: whether to say why.
         beliefs: what kind of person the user is, as found before from the same past choices; filled in if it is missing.
+        about: the option whose reasons are given; None: the likeliest.
     """
     taste = ChoiceTaste()
     best = float(known.similarity.max()) if len(known.slots) else None
@@ -128,7 +130,7 @@ def choice_evidence(
         fits = fit(learned, settings, taste.life)
         p = np.asarray(belief @ np.stack([probabilities(f.utilities, taste) for f in fits]))
         shares = np.einsum("s,smn->mn", belief, np.stack([f.shares for f in fits])) if explain else None
-        reasons = () if shares is None else scene.reasons(shares, int(p.argmax()))
+        reasons = () if shares is None else scene.reasons(shares, int(p.argmax()) if about is None else about)
         result.append(Evidence(tuple(float(x) for x in np.log(np.maximum(p, FLOOR_P))), reasons))
     return result
 

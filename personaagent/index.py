@@ -370,8 +370,9 @@ class EpisodeIndex:
             )
         if choice_vectors.shape != (len(query.choices), self._dim):
             raise InvalidInput(f"{len(query.choices)} choices need as many vectors of {self._dim} numbers")
+        about = None if query.about is None else query.choices.index(query.about)
         return choice_evidence(
-            known, self._offers, query.choices, choice_vectors, query.decisions, commons, query.explain, beliefs
+            known, self._offers, query.choices, choice_vectors, query.decisions, commons, query.explain, beliefs, about
         )
 
     def _learn(self, slot: int, interaction: Interaction) -> None:

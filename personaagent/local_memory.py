@@ -87,6 +87,10 @@ class LocalMemory:
         """The user's newest n interactions, oldest first; empty for an unknown user."""
         return (await self._user(user)).latest(n, with_truth)
 
+    async def interactions(self, user: str, ids: Sequence[str]) -> tuple[Interaction, ...]:
+        """Those of these interactions that exist, in the order of their ids."""
+        return (await self._user(user)).interactions(ids)
+
     async def persona(self, user: str, number: int | None = None) -> Persona | None:
         """The current persona, or version `number`; None if there is none."""
         return (await self._user(user)).persona(number)

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, fi
 __all__ = [
     "AlignmentResult",
     "AppendResult",
+    "Choices",
     "Decision",
     "Episode",
     "Fact",
@@ -40,6 +41,7 @@ __all__ = [
 
 MAX_USER_ID = 256  # characters
 MAX_TEXT = 60_000  # characters of one text field; the store's own limit is 65,535 bytes
+MAX_CHOICES = 1_000  # of one request from outside: memory compares every option with every other
 
 
 def utc_now() -> datetime:
@@ -63,6 +65,17 @@ def _user_id(user: str) -> str:
 
 UserId = Annotated[str, AfterValidator(_user_id)]
 Text = Annotated[str, AfterValidator(_encodable), Field(max_length=MAX_TEXT)]
+
+
+def _different(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(value) < 2 or len(set(value)) != len(value) or not all(value):
+        raise ValueError("must be at least two different, non-empty strings")
+    if len(value) > MAX_CHOICES:
+        raise ValueError(f"are at most {MAX_CHOICES:,}, not {len(value):,}")
+    return value
+
+
+Choices = Annotated[tuple[Text, ...], AfterValidator(_different)]  # of a request
 
 
 def user_key(user: str) -> str:
@@ -268,6 +281,13 @@ class RecallQuery(Frozen):
     max_tokens: int | None = None  # budget over the recalled texts
     ranking: Literal["hybrid", "dense", "bm25"] = "hybrid"
     explain: bool = False  # also say why memory prefers what it prefers
+    about: str | None = None  # the choice to explain instead of the likeliest
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> RecallQuery:
+        if self.about is not None and self.about not in (self.choices or ()):
+            raise ValueError("about: must be one of the choices")
+        return self
 
 
 class Reason(Frozen):

@@ -76,6 +76,10 @@ class UserMemory:
             raise NotFoundError(f"interaction {interaction!r} does not exist")
         return row.interaction
 
+    def interactions(self, ids: Sequence[str]) -> tuple[Interaction, ...]:
+        """Those of these interactions that exist, in the order of their ids."""
+        return tuple(row.interaction for i in ids if (row := self._index.get(i)) is not None)
+
     def latest(self, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
         """The newest n interactions, oldest first."""
         return self._index.latest(n, with_truth)

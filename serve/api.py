@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 
 from personaagent.agent import Agent, Reply
 from personaagent.errors import NotFoundError, PersonaAgentError
+from personaagent.explanation import Question, explain
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import Settings
 from personaagent.types import (
@@ -44,6 +45,7 @@ from .schema import (
     PinBody,
     RollbackBody,
     completion,
+    explanation,
     sse,
 )
 
@@ -242,6 +244,11 @@ def _add_users(app: FastAPI, services: Services) -> None:
             return {"episodes": [{"interaction": i.model_dump(mode="json")} for i in reversed(latest)]}
         found = await memory.recall(user, RecallQuery(text=query, k=k))
         return {"episodes": [e.model_dump(mode="json") for e in found.episodes], "known": found.known}
+
+    @app.post("/v1/users/{user}/explain", response_model=None)
+    async def explain_choice(user: User, question: Question) -> dict[str, Any]:
+        """What the user would choose by memory alone, and why; nothing is asked of the model, and nothing is remembered."""
+        return explanation(await explain(memory, user, question, settings.agent.decision))
 
     @app.post("/v1/users/{user}/interactions", response_model=None)
     async def append(user: User, body: Annotated[Any, Body()]) -> dict[str, Any]:

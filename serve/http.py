@@ -213,8 +213,10 @@ def validation_response(errors: Sequence[Any]) -> JSONResponse:
     first = errors[0]
     if first["type"] == "json_invalid":
         return error_response(400, "the body is not valid JSON", code="invalid_json")
-    loc = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
-    where = ".".join(loc) or str(first["loc"][0] if first["loc"] else "body")
+    loc = [str(part) for part in first["loc"]]
+    if len(loc) > 1 and loc[0] in ("body", "query", "path"):  # a field further down may be called that, too
+        loc = loc[1:]
+    where = ".".join(loc) or "body"
     reason = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         reason = "this field is not known here"

@@ -8,11 +8,22 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from personaagent.agent import Reply, Turn
+from personaagent.explanation import Explanation, why
 from personaagent.types import (
     MAX_TEXT,
+    Choices,
     Decision,
     Interaction,
     Message,
@@ -31,6 +42,7 @@ __all__ = [
     "PinBody",
     "RollbackBody",
     "completion",
+    "explanation",
 ]
 
 MAX_INTERACTIONS = 10_000  # of one request
@@ -83,6 +95,12 @@ class Extension(Body):
 
     interaction_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     remember: bool = True
+    explain: bool = False
+
+    @field_validator("remember", "explain", mode="before")
+    @classmethod
+    def _absent(cls, value: Any, info: ValidationInfo) -> Any:
+        return cls.model_fields[str(info.field_name)].default if value is None else value
 
 
 class StructuredOutputs(Body):
@@ -90,14 +108,7 @@ class StructuredOutputs(Body):
 
     model_config = ConfigDict(extra="allow")
 
-    choice: tuple[Annotated[str, Field(min_length=1, max_length=MAX_TEXT)], ...] | None = None
-
-    @field_validator("choice")
-    @classmethod
-    def _different(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if value is not None and (len(value) < 2 or len(set(value)) != len(value)):
-            raise ValueError("must be at least two different, non-empty strings")
-        return value
+    choice: Choices | None = None
 
 
 def _bounded(messages: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -147,6 +158,11 @@ class ChatBody(Body):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
 
+    @field_validator("personaagent", mode="before")
+    @classmethod
+    def _absent(cls, value: Any) -> Any:
+        return {} if value is None else value
+
     def turn(self, interaction: str) -> Turn:
         """The agent's turn that answers this request.
 
@@ -170,6 +186,7 @@ class ChatBody(Body):
             extra=extra,
             interaction_id=interaction,
             remember=self.personaagent.remember,
+            explain=self.personaagent.explain,
         )
 
 
@@ -264,8 +281,14 @@ def _extension(reply: Reply) -> dict[str, Any]:
         "recalled": list(reply.recalled),
         "scores": reply.scores,
         "expected": reply.expected,
+        "why": None if reply.reasons is None else why(reply.reasons),
         "steps": reply.steps,
     }
+
+
+def explanation(found: Explanation) -> dict[str, Any]:
+    """What .../explain answers."""
+    return {**found.model_dump(exclude={"reasons"}), "why": why(found.reasons)}
 
 
 def completion(reply: Reply, model: str) -> dict[str, Any]:

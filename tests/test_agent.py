@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -106,6 +107,61 @@ async def test_a_closed_choice_follows_memory_where_the_model_has_no_view(memory
     assert reply.text == "coffee"
     assert reply.scores is not None
     assert reply.scores["coffee"] > reply.scores["tea"]
+    assert sum(reply.scores.values()) == pytest.approx(1)
+    assert reply.reasons is None
+
+
+async def test_an_answer_comes_with_its_reasons_if_they_are_asked_for(memory: LocalMemory) -> None:
+    options = ("green tea", "black coffee")
+    await memory.append("ada", [settled(n, "what shall I drink", "green tea", options) for n in range(3)])
+    a = agent(FakeLLM(), memory)
+    reply = await a.respond(turn("what shall I drink", choices=options, explain=True))
+    assert reply.text == "green tea"
+    assert reply.reasons
+    assert {r.text for r in reply.reasons} <= {"green tea", "green", "tea"}
+    assert {s for r in reply.reasons for s in r.sources} <= {"i0", "i1", "i2"}
+    assert all(r.weight > 0 for r in reply.reasons)
+    streamed = [p async for p in a.stream(turn("what shall I drink", choices=options, explain=True))][-1]
+    assert isinstance(streamed, Reply)
+    assert streamed.reasons == reply.reasons
+
+
+async def test_reasons_are_about_the_answer_also_where_the_model_made_it_another(memory: LocalMemory) -> None:
+    options = ("green tea", "black coffee")
+    await memory.append("ada", [settled(n, "what shall I drink", "green tea", options) for n in range(3)])
+    llm = FakeLLM()
+    llm.choice = lambda r: {"b": -1e-9, "g": -29.0}
+    draft = PersonaDraft(text="x", origin=Origin.MANUAL, decision=Decision(model_weight=5))
+    await memory.commit_persona("ada", draft, None)
+    reply = await agent(llm, memory).respond(turn("what shall I drink", choices=options, explain=True))
+    assert reply.text == "black coffee"
+    assert reply.reasons
+    assert {r.text for r in reply.reasons} <= {"black coffee", "black", "coffee"}
+    assert all(r.weight < 0 for r in reply.reasons)
+
+
+async def test_a_rating_is_its_median_with_its_mean_and_reasons(memory: LocalMemory) -> None:
+    grades = ("1", "2", "3", "4", "5")
+    await memory.append("ada", [settled(n, f"how is tea {n}", "45"[n % 2], grades) for n in range(6)])
+    reply = await agent(FakeLLM(), memory).respond(turn("how is tea 3", choices=grades, explain=True))
+    assert reply.scores is not None
+    assert reply.text in ("4", "5")
+    assert reply.expected == pytest.approx(sum(float(g) * p for g, p in reply.scores.items()))
+    assert reply.reasons
+
+
+async def test_no_reasons_where_memory_had_no_say_or_the_answer_is_prose(memory: LocalMemory) -> None:
+    options = ("green tea", "black coffee")
+    await memory.append("ada", [settled(n, "what shall I drink", "green tea", options) for n in range(3)])
+    a = agent(FakeLLM("soup"), memory)
+    prose = await a.respond(turn("what shall I drink", explain=True))
+    assert prose.reasons is None
+    assert prose.recalled
+    current = await memory.persona("ada")
+    assert current is not None
+    draft = PersonaDraft(text="x", origin=Origin.MANUAL, decision=Decision(evidence=False))
+    await memory.commit_persona("ada", draft, current.number)
+    assert (await a.respond(turn("what shall I drink", choices=options, explain=True))).reasons == ()
 
 
 async def test_recalled_episodes_give_way_when_the_prompt_is_too_long(memory: LocalMemory) -> None:
@@ -124,11 +180,11 @@ async def test_replay_sees_memory_as_it_was_and_leaves_no_trace(memory: LocalMem
     await memory.append("ada", history)
     a = agent(FakeLLM(), memory)
     draft = PersonaDraft(text="likes drinks", origin=Origin.INITIAL)
-    replay = await a.replay(history[1], draft, [Decision(evidence_weight=w) for w in (0.0, 40.0)])
+    replay = await a.replay(history[1], draft, [Decision(model_weight=w) for w in (1.0, 0.0)])
     assert replay.choices[1].answer == "tea"  # the coffee came later
     assert len(replay.choices) == 2
     first = await a.replay(history[0], draft)
-    assert set(first.evidence[0]) == {0.0}
+    assert first.evidence[0] == pytest.approx([math.log(0.5)] * 2)
     assert len(await memory.latest("ada", 10)) == 2
     assert await memory.persona("ada") is None
 

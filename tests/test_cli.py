@@ -105,6 +105,7 @@ def test_help_names_every_command(invoke: Invoke) -> None:
         "serve",
         "import",
         "chat",
+        "explain",
         "align",
         "persona",
         "export",
@@ -158,6 +159,12 @@ def test_config_file_is_below_flags(invoke: Invoke, tmp_path: Path) -> None:
         (["chat", "anna", "hello", "--choice", "only"], "two different"),
         (["chat", "u" * 300, "hello"], "256"),
         (["chat", "anna", "--json"], "MESSAGE"),
+        (["chat", "anna", "--why"], "MESSAGE"),
+        (["explain", "anna", "which?"], "two different"),
+        (["explain", "anna", "which?", "--choice", "only"], "two different"),
+        (["explain", "anna", "which?", "--choice", "a", "--choice", "a"], "two different"),
+        (["explain", "anna", "", "--choice", "a", "--choice", "b"], "QUERY"),
+        (["explain", "u" * 300, "which?", "--choice", "a", "--choice", "b"], "256"),
         (["persona", "anna", "rollback", "x"], "number of a version"),
         (["persona", "anna", "set"], "new text"),
         (["persona", "anna", "set", "@/nowhere.txt"], "/nowhere.txt"),
@@ -365,7 +372,53 @@ def test_chat_answers_and_remembers(invoke: Invoke, system: type[FakeSystem]) ->
     reply = json.loads(invoke("chat", "anna", "which one?", "--choice", "soup", "--choice", "salad", "--json").stdout)
     assert reply["text"] in ("soup", "salad")
     assert set(reply["scores"]) == {"soup", "salad"}
+    assert "why" not in reply
     assert json.loads(invoke("users", "--json").stdout)["users"][0]["interactions"] == 2
+
+
+def drinks(invoke: Invoke, tmp_path: Path, user: str = "anna") -> None:
+    options = ["green tea", "black coffee"]
+    told = [
+        line(user, n, id=f"{user}{n}", query=f"drink\x1b[31m {n}? " + "x" * 90, choices=options, truth="green tea")
+        for n in range(3)
+    ]
+    (tmp_path / "h.jsonl").write_text("\n".join(told))
+    assert invoke("import", tmp_path / "h.jsonl").exit_code == 0
+
+
+CHOICES = ("--choice", "black coffee", "--choice", "green tea")
+
+
+def test_chat_says_why(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:
+    drinks(invoke, tmp_path)
+    text = invoke("chat", "anna", "drink?", *CHOICES, "--why").stdout
+    assert text.startswith("green tea\n")
+    assert re.search(r"green tea +│ +\d+\.\d %", text)
+    assert re.search(r'because of "green.*" \(\+\d+\.\d\), from 3 requests:', text)
+    assert '  "drink\\x1b[31m 2? xxx' in text
+    assert '..." -> "green tea"\n' in text
+    assert "\x1b" not in text
+    reply = json.loads(invoke("chat", "anna", "drink?", *CHOICES, "--why", "--json").stdout)
+    assert sum(reply["scores"].values()) == pytest.approx(1)
+    assert {i for reason in reply["why"] for i in reason["interactions"]} == {i["id"] for i in reply["interactions"]}
+    assert all(i["truth"] == "green tea" for i in reply["interactions"])
+    prose = invoke("chat", "anna", "drink?", "--why").stdout
+    assert prose.startswith("soup\nit saw these requests:\n")
+    assert json.loads(invoke("chat", "anna", "drink?", "--why", "--json").stdout)["why"] is None
+
+
+def test_explain_needs_no_model(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:
+    drinks(invoke, tmp_path)
+    found = json.loads(invoke("explain", "anna", "drink?", *CHOICES, "--json").stdout)
+    assert set(found) == {"answer", "probabilities", "expected", "why", "interactions"}
+    assert found["answer"] == "green tea"
+    assert 'because of "green' in invoke("explain", "anna", "drink?", *CHOICES).stdout
+    grades = [f"--choice={n}" for n in range(1, 6)]
+    rated = invoke("explain", "nobody", "how nice?", *grades).stdout
+    assert "expected 3.00" in rated
+    assert "memory has nothing to say about it" in rated
+    assert [parts["llm"] for parts in system.started] == [False] * 4
+    assert json.loads(invoke("users", "--json").stdout)["count"] == 1
 
 
 # Evaluation

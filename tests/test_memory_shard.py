@@ -241,7 +241,7 @@ async def test_a_large_user_is_searched_in_the_store_with_the_same_answers(tmp_p
         RecallQuery(text="query 20 about 6", k=3, ranking="dense"),
         RecallQuery(text="query 20 about 6", k=3, ranking="dense", before="21", exclude=("20", "3")),
         RecallQuery(text="query 20", k=3, ranking="dense", with_truth=True, since=START + timedelta(minutes=30)),
-        RecallQuery(text="q", k=0, choices=("1", "2", "3", "4", "5"), decisions=(Decision(neighbours=5),)),
+        RecallQuery(text="q", k=0, choices=("1", "2", "3", "4", "5"), decisions=(Decision(),)),
     ]
     for shard in (small, large):
         await shard.append("ann", await batch(*rows), "test")
@@ -250,6 +250,10 @@ async def test_a_large_user_is_searched_in_the_store_with_the_same_answers(tmp_p
         await shard.commit_persona("ann", PersonaDraft(text="p", origin=Origin.INITIAL), None, "t", "test")
         await shard.commit_profile("ann", Profile(covered=2), 0, "t", "test")
     assert (await large.stats())["ram_bytes"] < (await small.stats())["ram_bytes"] / 3
+    for shard in (small, large):
+        read = await shard.interactions("ann", ["7", "gone", "3"])
+        assert [(i.id, i.query) for i in read] == [("7", rows[7].query), ("3", rows[3].query)]
+        assert await shard.interactions("bob", ["7"]) == ()
     for query in queries:
         vector = EMBEDDER.encode([query.text])[0]
         (one,), (other,) = [await s.recall("ann", [(query, vector, NONE)]) for s in (small, large)]

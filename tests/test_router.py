@@ -157,6 +157,76 @@ async def test_choice_comes_with_scores(world: World) -> None:
     body = response.json()
     assert body["choices"][0]["message"]["content"] == "tea"
     assert set(body["personaagent"]["scores"]) == {"tea", "coffee"}
+    assert sum(body["personaagent"]["scores"].values()) == pytest.approx(1)
+    assert body["personaagent"]["why"] is None
+
+
+async def settle(world: World, user: str, options: list[str], truth: str, count: int = 3) -> None:
+    settled = [
+        {"id": f"{user}-{n}", "query": f"drink {n}?", "choices": options, "truth": truth, "time": n}
+        for n in range(count)
+    ]
+    assert (await world.post(user, "/interactions", settled)).status_code == 200
+
+
+async def test_chat_says_why_if_asked(world: World) -> None:
+    options = ["black coffee", "green tea"]
+    await settle(world, "anna", options, "green tea")
+    await settle(world, "bob", ["secret elixir", "green tea"], "green tea")
+    ask = {"structured_outputs": {"choice": options}, "personaagent": {"explain": True, "remember": False}}
+    told = (await world.chat("anna", "drink?", **ask)).json()["personaagent"]["why"]
+    assert told
+    assert all(set(reason) == {"text", "weight", "interactions"} for reason in told)
+    assert {i for reason in told for i in reason["interactions"]} <= {"anna-0", "anna-1", "anna-2"}
+    *_, finish, done = events(await world.chat("anna", "drink?", stream=True, **ask))
+    assert done == "[DONE]"
+    assert finish["personaagent"]["why"] == told
+    prose = (await world.chat("anna", "drink?", personaagent={"explain": True})).json()["personaagent"]
+    assert prose["why"] is None
+    assert prose["recalled"]
+
+
+async def test_null_is_as_good_as_absent(world: World) -> None:
+    for extension in (None, {"explain": None, "remember": None, "interaction_id": None}):
+        body = (await world.chat("anna", personaagent=extension)).json()
+        assert body["personaagent"]["why"] is None
+    assert len(await world.memory.latest("anna", 5)) == 2
+
+
+async def test_memory_alone_explains_without_the_model(world: World) -> None:
+    options = ["black coffee", "green tea"]
+    await settle(world, "anna", options, "green tea")
+    body = (await world.post("anna", "/explain", {"query": "drink?", "choices": options})).json()
+    assert set(body) == {"answer", "probabilities", "expected", "why"}
+    assert (body["answer"], body["expected"]) == ("green tea", None)
+    assert sum(body["probabilities"].values()) == pytest.approx(1)
+    assert body["why"][0]["interactions"]
+    unknown = (await world.post("nobody", "/explain", {"query": "drink?", "choices": options})).json()
+    assert list(unknown["probabilities"].values()) == pytest.approx([0.5, 0.5])
+    assert unknown["why"] == []
+    assert (await world.post("nobody", "/explain", {"query": "nice?", "choices": ["1", "2"]})).json()["expected"]
+    assert world.llm.requests == []
+    assert [u.user for u in await world.memory.users()] == ["anna"]
+    assert (await world.memory.summary("anna")).persona is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"query": ""}, "query"),
+        ({"query": None}, "query"),
+        ({"choices": None}, "choices"),
+        ({"choices": ["one"]}, "choices"),
+        ({"choices": ["one", "one"]}, "choices"),
+        ({"choices": ["one", ""]}, "choices"),
+        ({"choices": [str(n) for n in range(1001)]}, "choices"),
+        ({"choices": ["one", "x" * 60_001]}, "choices.1"),
+        ({"k": 3}, "k"),
+    ],
+)
+async def test_bad_questions_to_memory(world: World, change: dict[str, Any], param: str) -> None:
+    response = await world.post("anna", "/explain", {"query": "q", "choices": ["a", "b"], **change})
+    assert assert_error(response, 422, "invalid_input")["param"] == param
 
 
 async def test_clients_may_choose_the_interaction_id_and_repeat_it(world: World) -> None:
@@ -257,6 +327,10 @@ async def test_the_openai_client_works_unmodified(world: World) -> None:
         ({"priority": 5}, 422, "invalid_input", "priority"),
         ({"structured_outputs": {"choice": ["one"]}}, 422, "invalid_input", "structured_outputs.choice"),
         ({"structured_outputs": {"choice": ["one", "one"]}}, 422, "invalid_input", "structured_outputs.choice"),
+        ({"structured_outputs": {"choice": ["one", ""]}}, 422, "invalid_input", "structured_outputs.choice"),
+        ({"personaagent": {"explain": "perhaps"}}, 422, "invalid_input", "personaagent.explain"),
+        ({"personaagent": {"why": True}}, 422, "invalid_input", "personaagent.why"),
+        ({"personaagent": {"why": None}}, 422, "invalid_input", "personaagent.why"),
         ({"n": 2}, 400, "unsupported_value", "n"),
         ({"logprobs": True}, 400, "unsupported_value", "logprobs"),
         ({"model": "other"}, 404, "model_not_found", "model"),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from personaagent.cli import aligning, demo, evaluating, importing, maintenance, memory, personas, serving
+from personaagent.cli import aligning, demo, evaluating, explaining, importing, maintenance, memory, personas, serving
 from personaagent.cli.options import Options
 from personaagent.cli.runtime import Assignments, Config, Home, Model, Verbose
 
@@ -47,7 +47,7 @@ def _shared(
     ctx.obj = Options(config, home, model, assignments or [], verbose)
 
 
-for module in (serving, importing, memory, personas, maintenance, aligning, evaluating, demo):
+for module in (serving, explaining, importing, memory, personas, maintenance, aligning, evaluating, demo):
     module.register(app)
 
 

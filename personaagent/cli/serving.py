@@ -11,10 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from personaagent.cli.explaining import (
+    looked_up,
+    percent,
+    plain,
+    show_interactions,
+    show_probabilities,
+    show_reasons,
+    shown,
+    sources,
+)
 from personaagent.cli.runtime import Json, Run, command
 
 if TYPE_CHECKING:
     from personaagent.agent import Reply
+    from personaagent.types import Interaction
     from serve.system import System
 
 __all__ = ["register"]
@@ -49,31 +60,44 @@ async def chat(
     user: Annotated[str, typer.Argument(help="Who is talking.")],
     message: Annotated[str | None, typer.Argument(help="One message; without it, a conversation.")] = None,
     choice: Annotated[list[str] | None, typer.Option(help="A permitted answer; repeat it.")] = None,
+    why: Annotated[
+        bool, typer.Option("--why", help="Say why: each option's probability, and what memory learned it from.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Talk to the agent as a user; it remembers."""
     from personaagent.errors import InvalidInput
 
-    if message is None and (json or choice):
-        raise InvalidInput("--json and --choice need a MESSAGE")
+    if message is None and (json or choice or why):
+        raise InvalidInput("--json, --choice and --why need a MESSAGE")
     settings = run.settings()
-    turn = _turn(user, [("user", message or "hello")], choice)  # refuses a bad user id before anything starts
+    turn = _turn(user, [("user", message or "hello")], choice, why)  # refuses a bad user id before anything starts
     async with run.system(settings) as system:
         if message is None:
             await _converse(run, system, user)
             return
         reply = await system.agent.respond(turn)
-        run.output.result(_reply(reply))
+        about: dict[str, Interaction] = {}
+        if why:
+            about = await looked_up(system, user, sources(reply.reasons) if reply.reasons else reply.recalled)
+        run.output.result({**_reply(reply), **(plain(reply.reasons, about) if why else {})})
         run.output.show(reply.text)
         if not json:
-            if reply.scores:
-                run.output.note("scores: " + ", ".join(f"{c} {s:.3f}" for c, s in reply.scores.items()))
+            if reply.scores and why:
+                show_probabilities(run.output, reply.scores, reply.expected)
+                show_reasons(run.output, reply.reasons or (), about, rating=reply.expected is not None)
+            elif reply.scores:
+                told = ", ".join(f"{shown(option)} {percent(p)}" for option, p in reply.scores.items())
+                run.output.note(f"probabilities: {told}")
+            elif why:
+                run.output.show("it saw these requests:" if reply.recalled else "it recalled nothing")
+                show_interactions(run.output, list(about.values()))
             run.output.note(
                 f"persona version {reply.persona}, {len(reply.recalled)} recalled; interaction {reply.interaction_id}"
             )
 
 
-def _turn(user: str, messages: list[tuple[str, str]], choices: list[str] | None = None) -> Any:
+def _turn(user: str, messages: list[tuple[str, str]], choices: list[str] | None = None, explain: bool = False) -> Any:
     from pydantic import ValidationError
 
     from personaagent.agent import Turn
@@ -87,6 +111,7 @@ def _turn(user: str, messages: list[tuple[str, str]], choices: list[str] | None 
                 "user": user,
                 "messages": [{"role": role, "content": text} for role, text in messages],
                 "choices": choices or None,
+                "explain": explain,
             }
         )
     except ValidationError as e:
@@ -94,7 +119,7 @@ def _turn(user: str, messages: list[tuple[str, str]], choices: list[str] | None 
 
 
 def _reply(reply: Reply) -> dict[str, Any]:
-    return reply.model_dump(mode="json", exclude={"message"})
+    return reply.model_dump(mode="json", exclude={"message", "reasons"})
 
 
 async def _converse(run: Run, system: System, user: str) -> None:
