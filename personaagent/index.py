@@ -20,6 +20,7 @@ from personaagent.errors import InvalidInput, NotFoundError
 from personaagent.evidence import Evidence, Known, choice_evidence, rating_evidence
 from personaagent.offers import Offers, Ratings
 from personaagent.population import Commons
+from personaagent.ranking import best
 from personaagent.scoring import normalised
 from personaagent.settings import MemorySettings
 from personaagent.store import Quantised, Row, Vector, microseconds, restored, unpack
@@ -32,6 +33,7 @@ CHARS_PER_TOKEN = 4
 RRF = 60  # the usual constant of reciprocal rank fusion
 POOL = 100  # best of each ranking that are fused, at least
 OUTCOME_WEIGHT = 0.05  # of a known truth, dense being 1: it only breaks near-ties
+TINY = 1e-30  # less than any score of an episode that shares a word
 
 TRUTHS = -2  # numbers of embeddings from here down are those of truths
 
@@ -291,21 +293,23 @@ class EpisodeIndex:
         size = max(POOL, 4 * query.k)
         rankings: list[tuple[float, Ints]] = []
         if query.ranking != "bm25":
-            rankings.append((1.0, _best(slots, similarity, age, size)))
+            rankings.append((1.0, best(slots, similarity, age, size)))
         weight = {"hybrid": self._settings.bm25_weight, "dense": 0.0, "bm25": 1.0}[query.ranking]
         if weight:
-            words = self._words().scores(query.text)
-            rankings.append((weight, _best(slots[words[slots] > 0], words, age, size)))
-        pool = np.unique(np.concatenate([ranking for _, ranking in rankings]))
-        score = np.zeros(len(pool), dtype=np.float64)
-        for weight, ranking in rankings:
-            score[np.searchsorted(pool, ranking)] += weight / (RRF + 1 + np.arange(len(ranking)))
+            rankings.append((weight, best(slots, self._words().scores(query.text), age, size, TINY)))
+        ranked = np.concatenate([ranking for _, ranking in rankings])
+        if not len(ranked):
+            return ()
+        gains = [weight / np.arange(RRF + 1, RRF + 1 + len(ranking)) for weight, ranking in rankings]
+        score = np.asarray(np.bincount(ranked, np.concatenate(gains)), dtype=np.float64)
+        pool = np.flatnonzero(score)
+        score, ages = score[pool], age[pool]
         if query.ranking == "hybrid":
-            score += self._settings.recency_weight / (RRF + 1 + age[pool])
+            score += self._settings.recency_weight / (RRF + 1 + ages)
             score += (self._truth.view[pool] >= 0) * (OUTCOME_WEIGHT / (RRF + 1))
         episodes: list[Episode] = []
         left = query.max_tokens
-        for at in np.lexsort((age[pool], -score)):
+        for at in np.lexsort((ages, -score)):
             if len(episodes) == query.k:
                 break
             slot = int(pool[at])
@@ -320,7 +324,7 @@ class EpisodeIndex:
                     interaction=interaction,
                     similarity=float(similarity[slot]),
                     score=float(score[at]),
-                    age=int(age[slot]),
+                    age=int(ages[at]),
                 )
             )
         return tuple(episodes)
@@ -471,14 +475,6 @@ class EpisodeIndex:
                     values.setdefault(_canonical(metadata[key]), []).append(slot)
             self._metadata[key] = values
         return self._metadata[key]
-
-
-def _best(slots: Ints, score: npt.NDArray[np.float32], age: Ints, size: int) -> Ints:
-    """The `size` slots of highest score, best first, ties to the newer."""
-    if len(slots) > size:
-        slots = slots[np.argpartition(-score[slots], size - 1)[:size]]
-    best: Ints = slots[np.lexsort((age[slots], -score[slots]))]
-    return best
 
 
 def _words(interaction: Interaction) -> str:
