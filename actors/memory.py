@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pickle
 import time
 import uuid
 from collections.abc import Sequence
@@ -116,7 +117,9 @@ class ShardedMemory:
         """`recall` for many requests of one user, in their order."""
         vectors = await embed_recalls(self._embedder, queries)
         requests = [(query, *needed) for query, needed in zip(queries, vectors, strict=True)]
-        answer: tuple[Recall, ...] = await self._of(user, "recall", user, requests, self._by)
+        # One argument of bytes: Ray serialises each of several by itself, in three times the time.
+        asked = pickle.dumps((user, requests, self._by), pickle.HIGHEST_PROTOCOL)
+        answer: tuple[Recall, ...] = pickle.loads(await self._of(user, "recall_packed", asked))
         return answer
 
     async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import pickle
 import sys
 import time
 import uuid
@@ -153,6 +154,10 @@ class MemoryShard:
             self._counts["recalls"] += 1
             found.append(await self._recall(user, query, vector, choices))
         return tuple(found)
+
+    async def recall_packed(self, asked: bytes) -> bytes:
+        """`recall` with its arguments pickled, a tuple, and its result too."""
+        return pickle.dumps(await self.recall(*pickle.loads(asked)), pickle.HIGHEST_PROTOCOL)
 
     async def latest(self, user: str, n: int, with_truth: bool, by: str = "service") -> tuple[Interaction, ...]:
         """The user's newest n interactions, oldest first."""

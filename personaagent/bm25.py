@@ -32,7 +32,7 @@ class Bm25:
     def __init__(self) -> None:
         # A posting list holds pairs (document, count), flat, since 4-byte integers cost a tenth of Python objects.
         self._postings: dict[str, array[int]] = {}
-        self._lengths = array("I")
+        self._lengths = array("f")  # whole numbers, as floats for `scores` to read in place
         self._total = 0
         self._bytes = 0
 
@@ -76,18 +76,19 @@ class Bm25:
     def scores(self, text: str) -> npt.NDArray[np.float32]:
         """The score of every document for a query, (len(self),); 0 where no word is shared."""
         n = len(self._lengths)
-        result = np.zeros(n, dtype=np.float32)
         known = sorted({t for t in tokens(text) if t in self._postings}, key=lambda t: (len(self._postings[t]), t))
         if not known:
-            return result
-        lengths = np.array(self._lengths, dtype=np.float32)
+            return np.zeros(n, dtype=np.float32)
+        # All words at once: most lists are short, and then calls cost more than numbers.
+        postings = [self._postings[term] for term in known[:MAX_TERMS]]
+        sizes = [len(posting) // 2 for posting in postings]
+        idf = np.array([math.log(1 + (n - size + 0.5) / (size + 0.5)) for size in sizes], dtype=np.float32)
+        pairs = np.frombuffer(b"".join(postings), dtype=np.uint32)
+        documents, count = pairs[::2].astype(np.intp), pairs[1::2].astype(np.float32)
+        lengths = np.frombuffer(self._lengths, dtype=np.float32)
         norm = K1 * (1 - B + B * lengths * (n / max(self._total, 1)))
-        for term in known[:MAX_TERMS]:
-            posting = np.array(self._postings[term], dtype=np.uint32).reshape(-1, 2)
-            documents, count = posting[:, 0], posting[:, 1].astype(np.float32)
-            idf = math.log(1 + (n - len(documents) + 0.5) / (len(documents) + 0.5))
-            result[documents] += idf * count * (K1 + 1) / (count + norm[documents])
-        return result
+        gain = np.repeat(idf, sizes) * count * (K1 + 1) / (count + norm[documents])
+        return np.bincount(documents, gain, minlength=n).astype(np.float32)
 
     def _post(self, term: str, document: int, count: int) -> None:
         posting = self._postings.get(term)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
 from personaagent.types import Interaction, Origin, Persona, Profile, UserSummary
 
@@ -82,7 +83,10 @@ def pack(interaction: Interaction) -> bytes:
 
 def unpack(payload: bytes) -> Interaction:
     """The interaction that `pack` wrote."""
-    return Interaction.model_validate(json.loads(payload))
+    try:
+        return Interaction.model_validate_json(payload)  # twice as fast
+    except ValidationError:  # but it refuses lone surrogates in metadata
+        return Interaction.model_validate(json.loads(payload))
 
 
 def half(vector: Vector) -> Vector:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pickle
 import signal
 import uuid
 from collections.abc import AsyncIterator
@@ -65,6 +66,7 @@ async def test_appended_interactions_are_recalled_and_survive_passivation(shard:
         asked = [(RecallQuery(text=t, k=1), EMBEDDER.encode([t])[0], NONE) for t in ("query 7", "query 3")]
         found = await shard.recall("ann", asked)
         assert [[e.interaction for e in recall.episodes] for recall in found] == [[rows[7]], [rows[3]]]
+        assert pickle.loads(await shard.recall_packed(pickle.dumps(("ann", asked, "test")))) == found
         assert [i.id for i in await shard.latest("ann", 2, False)] == ["18", "19"]
         assert await shard.passivate() == 1
     stats = await shard.stats()
