@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 
 from alignment.choice_baselines import CHOICE_BASELINES, choice_baseline
-from alignment.methods import Answer, Method, softmax
+from alignment.methods import Answer, Method
 from alignment.views import View
 from personaagent import prompts
 from personaagent.agent import Agent, Turn
@@ -22,7 +22,6 @@ from personaagent.types import (
     ChatRequest,
     ChatResult,
     Interaction,
-    Kind,
     Message,
     Origin,
     PersonaDraft,
