@@ -3,11 +3,11 @@
 The probability of taking option x of an offer is a softmax of utilities u(q, x) of the request q and the option
 (McFadden, 1974). The utility is what the population's prior says, plus a Gaussian process with the covariance
 
-    [ general(x, x') + near(q, q') * local(x, x') ] * 2^(-|t - t'| / life)
+    [ general(x, x') + near(q, q') * local(x, x') ] * [ lasting + (1 - lasting) * 2^(-|t - t'| / life) ]
 
-so a user has tastes that hold everywhere, tastes that hold for requests like this one, and both drift as time goes by
-(an Ornstein-Uhlenbeck process over the user's own choices: a state-space form of change; old choices fade only as far as
-newer ones speak of the same). General and local taste are sums over an option's embedding, words, phrases and identity.
+so a user has tastes that hold everywhere, tastes that hold for requests like this one, and of both a part that lasts and one
+that drifts (an Ornstein-Uhlenbeck process over the user's own choices: a state-space form of change; what was settled once,
+long ago, is outvoted only by newer choices that speak of the same). General and local taste are sums over an option's embedding, words, phrases and identity.
 The posterior mode is found by Newton's method (Laplace's approximation; Rasmussen and Williams, 2006, chapter 3), in the
 space of differences between refused options and the one taken. With nothing learned all options are as likely as the
 population's prior says: it never says more than it knows.
@@ -31,7 +31,9 @@ __all__ = [
     "Setting",
     "Weighting",
     "credence",
+    "fade",
     "fit",
+    "meant",
     "nearness",
     "probabilities",
 ]
@@ -60,10 +62,11 @@ class ChoiceTaste:
     """Hyper-parameters: how strong tastes are, how far they carry over, how fast they change."""
 
     general: Weighting = Weighting(8.0, 2.0, 4.0, 0.4)
-    local: Weighting = Weighting(19.0, 2.5, 0.0, 6.0)
+    local: Weighting = Weighting(28.0, 4.0, 0.0, 9.0)
     width: float = 0.045  # of `near`, in cosine of requests
-    reach: float = 0.1  # see `nearness`
-    life: float = 50.0  # choices after which half of a taste is another one
+    wording: float = 0.03  # cosine by which other words for the same request differ
+    life: float = 50.0  # choices after which half of what drifts is another taste
+    lasting: float = 0.25  # share of a taste that never changes
     sharpness: float = 1.3  # of the answer: the mode lies nearer to zero than the mean does
     lapse: float = 0.03  # how often a choice is made at random
 
@@ -75,11 +78,19 @@ class Setting:
     general: float = 1.0
     local: float = 1.0
     change: float = 1.0  # 0: never
+    lasting: float = 1.0
     share: float = 1.0  # how common such people are
 
 
-# Whose choices they are is found out with them: most are steady, some choose by habit alone, some change their mind.
-SETTINGS = (Setting(share=0.6), Setting(general=0.05, share=0.2), Setting(change=8.0, share=0.2))
+# Whose choices they are is found out with them: most are steady, some want something else for each request, some choose by
+# habit alone, some change their mind, some choose at random.
+SETTINGS = (
+    Setting(share=0.35),
+    Setting(local=3.0, share=0.2),
+    Setting(general=0.05, local=2.0, share=0.2),
+    Setting(change=8.0, lasting=0.2, share=0.2),
+    Setting(general=0.02, local=0.02, share=0.05),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +103,10 @@ class Learned:
 
     refused: Ints  # (N,) option refused
     taken: Ints  # (N,) option taken in the same offer
-    offer: Ints  # (N,) which offer, ascending
+    offer: Ints  # (N,) which offer, ascending; some may have none
     age: Float  # (n,) newer choices of the user, at least 1
     requests: Float  # (n, n) nearness of the offers' requests
-    request: Float  # (n,) nearness of the request that is to be answered
+    request: Float  # (n,) how much of each the request to be answered shares
     general: Float  # (u, u)
     local: Float  # (u, u)
     offset: Float  # (u,) what the population's prior says of each option
@@ -108,25 +119,39 @@ class Fit:
 
     utilities: Float  # (m,)
     shares: Float  # (m, N): column i is what refusal i adds to each option's utility
-    plausibility: float  # log marginal likelihood of the past choices, by Laplace's approximation
 
 
-def nearness(similarity: Single, taste: ChoiceTaste, best: float | None = None) -> Float:
-    """exp(-(distance of requests) / width), from cosines of their embeddings.
+def nearness(cosine: Single, taste: ChoiceTaste) -> Float:
+    """exp(-(distance of requests) / width): how much of the local taste two requests share, at most 1, from their cosine."""
+    return np.asarray(np.exp(np.minimum((cosine.astype(np.float64) - 1.0) / taste.width, 0.0)))
+
+
+def meant(similarity: Single, requests: Float, taste: ChoiceTaste) -> Float:
+    """How much of the local taste a new request shares with each past one, (n,).
+
+    It is taken for one of the past requests in other words: for each with a probability that falls with the distance
+    between them, relative to the nearest. So what was settled before is known again however far an embedding puts other
+    words for it, while a request that is as near to many gets the average of their answers. As a mean of rows of the
+    covariance it is a covariance itself.
 
     Args:
-        similarity: cosines, any shape.
-        taste: for `width` and `reach`.
-        best: the largest similarity of the request to be answered; distances are then measured from it, so that what was
-            settled before is known again in other words, however far an embedding puts these, and (`reach`) the further the
-            words are, the more the nearest request counts. None: from identity.
+        similarity: (n,) cosines with the past requests.
+        requests: (n, n) `nearness` of the past requests.
+        taste: for `wording`.
     """
-    top = 1.0 if best is None else best
-    near = np.minimum((similarity.astype(np.float64) - top) / taste.width, 0.0)
-    return np.asarray(np.exp(near + taste.reach * (1.0 - top) / taste.width))
+    if not len(similarity):
+        return np.zeros(0)
+    which = np.exp((similarity - similarity.max()).astype(np.float64) / taste.wording)
+    return np.asarray((which / which.sum()) @ requests)
 
 
-def fit(learned: Learned, settings: Sequence[Setting], life: float) -> list[Fit]:
+def fade(distance: Float, setting: Setting, taste: ChoiceTaste) -> Float:
+    """How much of a taste is still the same after so many choices, from 1 down to what lasts."""
+    lasting = min(1.0, taste.lasting * setting.lasting)
+    return np.asarray(lasting + (1.0 - lasting) * np.exp2(distance * (-setting.change / taste.life)))
+
+
+def fit(learned: Learned, settings: Sequence[Setting], taste: ChoiceTaste) -> list[Fit]:
     """Find the mode of the utilities given what was chosen, for several settings at once.
 
     With no offers the prior's utilities are the answer.
@@ -134,30 +159,22 @@ def fit(learned: Learned, settings: Sequence[Setting], life: float) -> list[Fit]
     Args:
         learned: past offers and the options asked for.
         settings: at least one.
-        life: of tastes that change at the usual rate.
+        taste: for how tastes change.
     """
     asked = np.arange(len(learned.offset) - learned.asked, len(learned.offset))
     start = learned.offset[asked]
     jj, cc, own = learned.refused, learned.taken, learned.offer
     if not len(jj):
-        return [Fit(start, np.zeros((learned.asked, 0)), 0.0)] * len(settings)
-    general, local = _differences(learned.general, jj, cc), _differences(learned.local, jj, cc)
-    local *= learned.requests[np.ix_(own, own)]
-    apart = np.abs(learned.age[:, None] - learned.age[None, :])[np.ix_(own, own)]
-    kernels = np.empty((len(settings), len(jj), len(jj)), dtype=np.float32)
-    for kernel, setting in zip(kernels, settings, strict=True):
-        np.multiply(general, setting.general, out=kernel)
-        kernel += setting.local * local
-        if setting.change:
-            kernel *= np.exp2(apart * (-setting.change / life))
-    weights, plausibility = _modes(kernels, learned.offset[jj] - learned.offset[cc], own)
+        return [Fit(start, np.zeros((learned.asked, 0)))] * len(settings)
+    kernels = _kernels(learned, settings, taste)
+    weights, _ = _modes(kernels, learned.offset[jj] - learned.offset[cc], own)
     general = learned.general[np.ix_(asked, jj)] - learned.general[np.ix_(asked, cc)]
     local = (learned.local[np.ix_(asked, jj)] - learned.local[np.ix_(asked, cc)]) * learned.request[own]
     fits = []
     for n, setting in enumerate(settings):
-        faded = np.exp2(learned.age * (-setting.change / life))[own]
+        faded = fade(learned.age, setting, taste)[own]
         shares = (setting.general * general + setting.local * local) * (faded * weights[n])
-        fits.append(Fit(start + shares.sum(axis=1), shares, float(plausibility[n])))
+        fits.append(Fit(start + shares.sum(axis=1), shares))
     return fits
 
 
@@ -168,11 +185,37 @@ def probabilities(utilities: Float, taste: ChoiceTaste) -> Float:
     return np.asarray((1.0 - taste.lapse) * p / p.sum() + taste.lapse / len(p))
 
 
-def credence(fits: Sequence[Fit], settings: Sequence[Setting]) -> Float:
-    """How likely each setting is given the past choices, (len(fits),), summing to 1."""
-    logs = np.asarray([f.plausibility for f in fits]) + np.log([s.share for s in settings])
+def credence(learned: Learned, settings: Sequence[Setting], taste: ChoiceTaste) -> Float:
+    """How likely each setting is given the past choices, (len(settings),), summing to 1.
+
+    By marginal likelihoods. Laplace's approximation understates that of strong tastes, even for a single choice, where it is
+    known: without a prior every option is as likely as the others, whatever the strength. So what counts is how much
+    likelier the choices are together than each would be alone, both by the same approximation.
+    """
+    logs = np.log([s.share for s in settings])
+    if len(learned.refused):
+        together, alone = (_kernels(learned, settings, taste, single) for single in (False, True))
+        offset = learned.offset[learned.refused] - learned.offset[learned.taken]
+        logs = logs + _modes(together, offset, learned.offer)[1] - _modes(alone, offset, learned.offer)[1]
     weights = np.exp(logs - logs.max())
     return np.asarray(weights / weights.sum())
+
+
+def _kernels(learned: Learned, settings: Sequence[Setting], taste: ChoiceTaste, single: bool = False) -> Single:
+    """Covariance of utility differences under each setting, (s, N, N); `single`: as if every offer were the only one."""
+    jj, cc, own = learned.refused, learned.taken, learned.offer
+    general, local = _differences(learned.general, jj, cc), _differences(learned.local, jj, cc)
+    local *= learned.requests[np.ix_(own, own)]
+    apart = np.abs(learned.age[:, None] - learned.age[None, :])[np.ix_(own, own)]
+    kernels = np.empty((len(settings), len(jj), len(jj)), dtype=np.float32)
+    for kernel, setting in zip(kernels, settings, strict=True):
+        np.multiply(general, setting.general, out=kernel)
+        kernel += setting.local * local
+        if setting.change:
+            kernel *= fade(apart, setting, taste)
+        if single:
+            kernel[own[:, None] != own[None, :]] = 0.0
+    return kernels
 
 
 def _differences(gram: Float, jj: Ints, cc: Ints) -> Float:
@@ -188,7 +231,8 @@ def _modes(kernels: Single, offset: Float, own: Ints) -> tuple[Float, Float]:
     The objective is concave, and a step that does not improve it is halved.
     """
     count = kernels.shape[1]
-    firsts = np.flatnonzero(np.r_[True, own[1:] != own[:-1]])
+    new = np.r_[True, own[1:] != own[:-1]]
+    firsts, own = np.flatnonzero(new), np.cumsum(new) - 1
     weights = np.zeros(kernels.shape[:2])
     f = np.broadcast_to(offset, weights.shape).copy()
     best = _objectives(f, weights, offset, own, firsts)

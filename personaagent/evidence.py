@@ -20,7 +20,9 @@ from personaagent.choice_model import (
     Setting,
     Weighting,
     credence,
+    fade,
     fit,
+    meant,
     nearness,
     probabilities,
 )
@@ -118,16 +120,14 @@ def choice_evidence(
         about: the option whose reasons are given; None: the likeliest.
     """
     taste = ChoiceTaste()
-    best = float(known.similarity.max()) if len(known.slots) else None
-    near = nearness(known.similarity, taste, best)
-    scene = _Scene(known, offers, choices, choice_vectors, _pick(known, near, taste.life), near, commons)
+    scene = _Scene(known, offers, choices, choice_vectors, _pick(known, taste), commons)
     learned = scene.learned(taste)
     result = []
     for decision in decisions:
         believed = _believed(decision, known, offers, taste, commons, beliefs)
         settings = [_scaled(s, decision) for s, belief in zip(SETTINGS, believed, strict=True) if belief >= DOUBT]
         belief = believed[believed >= DOUBT] / believed[believed >= DOUBT].sum()
-        fits = fit(learned, settings, taste.life)
+        fits = fit(learned, settings, taste)
         p = np.asarray(belief @ np.stack([probabilities(f.utilities, taste) for f in fits]))
         shares = np.einsum("s,smn->mn", belief, np.stack([f.shares for f in fits])) if explain else None
         reasons = () if shares is None else scene.reasons(shares, int(p.argmax()) if about is None else about)
@@ -141,6 +141,7 @@ def _scaled(setting: Setting, decision: Decision) -> Setting:
         setting.general * decision.prior_scale,
         setting.local * decision.prior_scale,
         setting.change * decision.change,
+        setting.lasting,
         setting.share,
     )
 
@@ -162,9 +163,9 @@ def _believed(
         picked = np.argpartition(known.age, NEAREST - 1)[:NEAREST]
     picked = picked[np.argsort(-known.age[picked], kind="stable")]
     nothing = np.zeros((0, known.request_vectors(known.slots[:0]).shape[1]), dtype=np.float32)
-    scene = _Scene(known, offers, (), nothing, picked, np.zeros(len(known.slots)), commons)
+    scene = _Scene(known, offers, (), nothing, picked, commons)
     settings = [_scaled(s, decision) for s in SETTINGS]
-    believed = credence(fit(scene.learned(taste), settings, taste.life), settings)
+    believed = credence(scene.learned(taste), settings, taste)
     if beliefs is not None:
         beliefs[key] = believed
     return believed
@@ -275,9 +276,10 @@ def _similar(shares: Float, scene: _RatingScene, ratings: Ratings, known: Known)
     )
 
 
-def _pick(known: Known, near: Float, life: float) -> Ints:
+def _pick(known: Known, taste: ChoiceTaste) -> Ints:
     """Positions of the past choices to look at, oldest first: near ones and new ones, at most `NEAREST`."""
-    worth = (FLOOR + near) * np.exp2(-known.age / life)
+    near = nearness(known.similarity + (1.0 - known.similarity.max(initial=-1.0)), taste)  # relative to the nearest
+    worth = (FLOOR + near) * fade(known.age.astype(np.float64), Setting(), taste)
     count = min(NEAREST, len(worth))
     top = np.argpartition(-worth, count - 1)[:count] if count < len(worth) else np.arange(len(worth))
     top = top[np.argsort(-worth[top], kind="stable")]
@@ -319,14 +321,13 @@ class _Scene:
         choices: Sequence[str],
         choice_vectors: Single,
         picked: Ints,
-        near: Float,
         commons: Commons | None,
     ) -> None:
         self._known = known
         self._offers = offers
         self._slots = known.slots[picked]
         self._age: Float = known.age[picked].astype(np.float64) + 1.0
-        self._near, self._asked = near[picked], len(choices)
+        self._similarity, self._asked = known.similarity[picked], len(choices)
         refused = offers.refused(self._slots) if len(picked) else np.zeros((0, MOST_REFUSED), dtype=np.int32)
         taken = offers.taken(self._slots) if len(picked) else np.zeros(0, dtype=np.int32)
         # Of offers with many options some of the refused ones stand for all.
@@ -335,9 +336,14 @@ class _Scene:
         self._codes, at = np.unique(np.r_[refused[self.offer, column], taken], return_inverse=True)
         self.refused, by_offer = at[: len(self.offer)], at[len(self.offer) :]
         self.taken = by_offer[self.offer]
+        where = offers.vectors(self._codes)
+        lacking = self._lacking(where)
         asked = np.asarray([offers.texts.code(c) for c in choices])
         # What is asked for stands apart from what was seen, so that an option keeps the vector it comes with.
         self._key = np.r_[self._codes, np.where(asked >= 0, asked, -1 - np.arange(len(choices)))]
+        if 0 < len(choices) <= MOST_REFUSED:
+            free = np.flatnonzero((refused < 0).all(axis=1) & ~lacking[by_offer])
+            self._prefer(free, by_offer, asked)
         bags = offers.texts.bags(self._codes, choices)
         phrase = offers.texts.is_phrase
         words, self._word_ids = bags.dense(~phrase)
@@ -345,7 +351,7 @@ class _Scene:
         self._word_matrix, self._phrase_matrix = words, phrases
         self._words, self._phrases = _gram(words), _gram(phrases)
         self._whole = (self._key[:, None] == self._key[None, :]).astype(np.float64)
-        self._vectors = _gram(self._embedded(choice_vectors))
+        self._vectors = _gram(self._embedded(where, lacking, choice_vectors))
         vectors = known.request_vectors(self._slots)
         self._cosine = vectors @ vectors.T
         self.offset = np.zeros(len(self._key))
@@ -354,13 +360,14 @@ class _Scene:
 
     def learned(self, taste: ChoiceTaste) -> Learned:
         """The past choices as the model takes them."""
+        requests = nearness(self._cosine, taste)
         return Learned(
             refused=self.refused,
             taken=self.taken,
             offer=self.offer,
             age=self._age,
-            requests=nearness(self._cosine, taste),
-            request=self._near,
+            requests=requests,
+            request=meant(self._similarity, requests, taste),
             general=self._gram(taste.general),
             local=self._gram(taste.local),
             offset=self.offset,
@@ -405,16 +412,30 @@ class _Scene:
         order = [int(n) for n in np.argsort(-np.abs(per_offer))[:REASONS] if per_offer[n]]
         return tuple(Reason(text="", weight=float(per_offer[n]), sources=(ids[n],)) for n in order)
 
-    def _embedded(self, choice_vectors: Single) -> Single:
-        """Unit embeddings of the options in play; zero where there is none.
+    def _prefer(self, free: Ints, by_offer: Ints, asked: Ints) -> None:
+        """What the user said freely was preferred to all that is on offer now, itself excepted."""
+        offer, option = (grid.ravel() for grid in np.meshgrid(free, np.arange(len(asked)), indexing="ij"))
+        other = self._codes[by_offer[offer]] != asked[option]
+        offer, option = offer[other], option[other]
+        every = np.r_[self.offer, offer]
+        order = np.argsort(every, kind="stable")
+        self.offer = every[order]
+        self.refused = np.r_[self.refused, len(self._codes) + option][order]
+        self.taken = np.r_[self.taken, by_offer[offer]][order]
+
+    def _lacking(self, where: Codes) -> npt.NDArray[np.bool_]:
+        """Which options seen have no embedding to go by.
 
         If some options of an offer have one and others do not, their difference would mean nothing: then none of it has,
         nor any of an offer that it is in.
         """
-        where = self._offers.vectors(self._codes)
-        lacking = where == NONE
+        lacking = np.asarray(where == NONE)
         while len(rows := np.flatnonzero(lacking[self.refused] != lacking[self.taken])):
             lacking[self.refused[rows]] = lacking[self.taken[rows]] = True
+        return lacking
+
+    def _embedded(self, where: Codes, lacking: npt.NDArray[np.bool_], choice_vectors: Single) -> Single:
+        """Unit embeddings of the options in play; zero where there is none."""
         vectors = np.zeros((len(self._key), choice_vectors.shape[1]), dtype=np.float32)
         have = np.flatnonzero(~lacking)
         if len(have):

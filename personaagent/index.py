@@ -36,6 +36,7 @@ POOL = 100  # best of each ranking that are fused, at least
 OUTCOME_WEIGHT = 0.05  # of a known truth, dense being 1: it only breaks near-ties
 TINY = 1e-30  # less than any score of an episode that shares a word
 
+SAID = 80  # characters of a free answer that may be one of the options of another request
 TRUTHS = -2  # numbers of embeddings from here down are those of truths
 
 Ints = npt.NDArray[np.int64]
@@ -401,14 +402,16 @@ class EpisodeIndex:
             None if truth is None or interaction.kind is not Kind.RATING else _grade(truth, interaction.choices or ())
         )
         self._ratings.put(slot, interaction.query, value)
+        vector = TRUTHS - int(self._truth.view[slot])
+        if truth is not None and interaction.kind is Kind.TEXT and len(truth) <= SAID:
+            self._offers.say(slot, truth, vector)
+            return
         if truth is None or interaction.kind is not Kind.CHOICE:
             self._offers.put(slot, (), (), "", NONE)
             return
         texts = option_texts(interaction)
         codes = self._options.view[slot]
-        self._offers.put(
-            slot, texts, [int(c) for c in codes[: len(texts)]], truth, TRUTHS - int(self._truth.view[slot])
-        )
+        self._offers.put(slot, texts, [int(c) for c in codes[: len(texts)]], truth, vector)
 
     def _embeddings(self, numbers: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """Unit embeddings of options, by the numbers that `_learn` gave them: of options, or (from `TRUTHS` down) of truths."""

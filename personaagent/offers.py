@@ -64,16 +64,23 @@ class Offers:
             truth: what was taken. One that was not on offer was preferred to everything that was.
             truth_vector: where its embedding is.
         """
+        if not choices:
+            self._set(slot, NONE, ())
+            return
+        taken = self._code(truth, truth_vector)
+        others = {c: None for text, at in zip(choices, vectors, strict=True) if (c := self._code(text, at)) != taken}
+        self._set(slot, taken if others else NONE, list(others)[:MOST_REFUSED])
+
+    def say(self, slot: int, truth: str, truth_vector: int) -> None:
+        """Note what the user wanted in the episode of a slot when nothing was offered: `truth`, in place of anything else."""
+        self._set(slot, self._code(truth, truth_vector), ())
+
+    def _set(self, slot: int, taken: int, kept: Sequence[int]) -> None:
         while len(self._row) <= slot:
             self._row.append(NONE)
         row = int(self._row.view[slot])
         self._row.view[slot] = NONE
-        if not choices:
-            return
-        taken = self._code(truth, truth_vector)
-        others = {c: None for text, at in zip(choices, vectors, strict=True) if (c := self._code(text, at)) != taken}
-        kept = list(others)[:MOST_REFUSED]
-        if not kept:
+        if taken == NONE:
             return
         refused = np.full(MOST_REFUSED, NONE, dtype=np.int32)
         refused[: len(kept)] = kept
@@ -90,7 +97,10 @@ class Offers:
         return np.asarray(self._row.view[slots] >= 0)
 
     def refused(self, slots: Ints) -> Codes:
-        """Options refused in the offers of these slots, (len(slots), MOST_REFUSED), NONE behind the last."""
+        """Options refused in the offers of these slots, (len(slots), MOST_REFUSED), NONE behind the last.
+
+        None at all where the user said freely what they wanted.
+        """
         found: Codes = self._refused.view[self._row.view[slots]]
         return found
 

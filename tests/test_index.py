@@ -73,7 +73,7 @@ def test_recall_of_nothing() -> None:
     query = RecallQuery(text="x", choices=("a", "b"), decisions=(Decision(), Decision()))
     recall = empty.recall(query, EMBEDDER.encode(["x"])[0], EMBEDDER.encode(["a", "b"]))
     assert recall.episodes == ()
-    assert recall.evidence == ((0.0, 0.0), (0.0, 0.0))
+    assert np.allclose(np.exp(recall.evidence), 0.5)
     assert recall.known == 0
     assert ids(index(*DRINKS), "x", k=0) == []
 
