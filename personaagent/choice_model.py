@@ -7,7 +7,9 @@ The probability of taking option x of an offer is a softmax of utilities u(q, x)
 
 so a user has tastes that hold everywhere, tastes that hold for requests like this one, and of both a part that lasts and one
 that drifts (an Ornstein-Uhlenbeck process over the user's own choices: a state-space form of change; what was settled once,
-long ago, is outvoted only by newer choices that speak of the same). General and local taste are sums over an option's embedding, words, phrases and identity.
+long ago, is outvoted only by newer choices that speak of the same). General and local taste are sums over an option's
+embedding, words, phrases and identity.
+
 The posterior mode is found by Newton's method (Laplace's approximation; Rasmussen and Williams, 2006, chapter 3), in the
 space of differences between refused options and the one taken. With nothing learned all options are as likely as the
 population's prior says: it never says more than it knows.
@@ -67,7 +69,7 @@ class ChoiceTaste:
     wording: float = 0.03  # cosine by which other words for the same request differ
     life: float = 50.0  # choices after which half of what drifts is another taste
     lasting: float = 0.25  # share of a taste that never changes
-    sharpness: float = 1.3  # of the answer: the mode lies nearer to zero than the mean does
+    sharpness: float = 1.5  # of the answer: the mode lies nearer to zero than the mean does
     lapse: float = 0.03  # how often a choice is made at random
 
 
