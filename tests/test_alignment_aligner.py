@@ -116,7 +116,7 @@ class TestGate:
     async def test_a_right_persona_is_left_alone(self) -> None:
         world = World()
         await world.add([drink("ann", i) for i in range(27)])
-        draft = PersonaDraft(text=GOOD, origin=Origin.MANUAL, decision=Decision(episodes=0, evidence_weight=0))
+        draft = PersonaDraft(text=GOOD, origin=Origin.MANUAL, decision=Decision(episodes=0, evidence=False))
         await world.memory.commit_persona("ann", draft, None)
         result = await one(world)
         assert (result.outcome, result.reason) == (Outcome.REJECTED, "every answer was already right")
