@@ -6,19 +6,19 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-
 from alignment.budget import Budget, Caller
-from alignment.candidates import Arm, Grid, changes_mind, readings_of
-from alignment.cohort import MOST, Cohort, Entry, Member
-from alignment.gate import Acceptor, Gate, Table, clearly_better
+from alignment.candidates import Arm, Grid
+from alignment.cohort import Cohort, Member
+from alignment.gate import Acceptor, Gate
+from alignment.prequential import foretell
 from alignment.rollouts import Rollouts
 from alignment.scorer import EmbeddingScorer, JudgeScorer, Scorer
-from alignment.search import Search, fitted_kinds
+from alignment.search import Found, Search, fitted_kinds
 from alignment.slots import Slots
-from alignment.splits import split, window
+from alignment.splits import Split, split, window
 from alignment.textual import Proposer, TextualProposer, refusal
 from personaagent.agent import Agent
 from personaagent.errors import BudgetExceeded, ConflictError, NotFoundError, PersonaAgentError
@@ -32,6 +32,7 @@ from personaagent.types import (
     ChatRequest,
     ChatResult,
     Interaction,
+    Kind,
     Outcome,
     Persona,
     PersonaDraft,
@@ -50,8 +51,8 @@ class Aligner:
 
     Per user: replay the latest interactions under the persona, propose candidates (rewritten prose, demonstrations,
     decision parameters), select one, and let the gate compare it with the incumbent on interactions that neither rewriting
-    nor selection saw. Users aligned together (a cohort) also pool what memory alone would have answered: a way to read it
-    that is better for all of them passes selection and gate on far more interactions than one user has. With
+    nor selection saw. How memory is read is fitted on all past answers instead, each foretold from what was known before it;
+    what the other users aligned together (a cohort) gain is the prior. With
     `settings.paper` the paper's loop runs instead, which rewrites unconditionally.
     """
 
@@ -116,7 +117,7 @@ class Aligner:
 
         async def work() -> None:
             for chunk in waiting:  # shared: each worker takes the next cohort
-                cohort = Cohort(len(chunk), self._acceptor, self._settings.min_gain)
+                cohort = Cohort(len(chunk), self._settings.min_gain, self._settings.caution)
                 await together(one(user, cohort.member()) for user in chunk)
 
         await together(work() for _ in range(min(2, count)))
@@ -246,82 +247,98 @@ class Aligner:
     async def _gated(
         self, persona: Persona, history: Sequence[Interaction], run: str | None, caller: Caller, member: Member
     ) -> AlignmentResult:
-        """What the cohort has in common, then the user's own candidates, selection, gate.
+        """How memory is best read, by all past answers; then the user's own candidates, selection, gate.
 
         Nothing of the gate's interactions is used by the search; candidates are replayed on them after it has ended.
         """
         user = history[0].user
         parts = split(history, *self._sizes, self._settings.seed)
-        base, kinds = Arm.of(persona), fitted_kinds(parts)
-        group = tuple(kinds), changes_mind(history, MOST)
-        grid = Grid(persona.decision, kinds, changeable=group[1])
+        base, closed = Arm.of(persona), sorted({i.kind for i in history} - {Kind.TEXT})
+        grid = Grid(persona.decision, closed)
         rollouts = Rollouts(self._agent, self._scorer, caller, grid, history)
         texts = await self._from_profile(user, persona, caller)
-        search = Search(self._settings, self._proposer, rollouts, caller, grid, texts)
 
-        if kinds and persona.decision.evidence_weight > 0:
-            pool = [i for i in history if i.kind in kinds][-MOST:]
-            member.join(group, Entry(user, grid.readings, await rollouts.readings(pool)))
+        if closed and persona.decision.evidence:
+            member.join(tuple(closed), await foretell(self._memory, user, history, grid, caller.patiently))
         else:
             member.leave()
+        await self._first_replays(rollouts, base, parts, caller)
+        # Only now are the others waited for: meanwhile these replays kept the engine busy.
+        fitted = await member.fitted()
+        if fitted is not None and not fitted.accepted:
+            fitted = None
+        start = grid.index(fitted.reading, persona.decision.model_weight) if fitted else 0
+
+        # Eight replays tell the model's weight, but not how memory is read: that is told by all past answers.
+        readings = {grid.reading(0), grid.reading(start)}
+        weights = grid.weights if fitted_kinds(parts) else grid.weights[:1]
+        allowed = grid.columns(readings, weights)
+        search = Search(self._settings, self._proposer, rollouts, caller, allowed, texts)
+        found = await search.run(base, parts, start)
+        caller.budget.release()
+        kept = await self._judged(rollouts, parts, base, start, found)
+        reasons = [kept.reason]
+        if fitted is not None and grid.reading(kept.index) == fitted.reading:
+            reasons = [fitted.reason, *([kept.reason] if kept.moved else ())]
+        draft = grid.draft(kept.index, kept.arm)
+        result = AlignmentResult(
+            user=user,
+            outcome=Outcome.REJECTED,
+            reason="; ".join(reasons),
+            score_before=kept.before,
+            score_after=kept.before,
+            persona_before=persona.number,
+            persona_after=persona.number,
+            held_out=len(parts.gate),
+            candidates=found.candidates,
+        )
+        if draft.text == persona.text and draft.decision == persona.decision:
+            return result
+        sources = parts.rewrite if draft.text != persona.text else parts.select
+        scores = {"score_before": kept.before, "score_after": kept.after}
+        draft = draft.model_copy(update={**scores, "run": run, "sources": tuple(i.id for i in sources)})
+        committed = await self._commit(user, draft, persona.number, caller)
+        news = {"outcome": Outcome.ACCEPTED, "persona_after": committed.number, **scores}
+        return result.model_copy(update=news)
+
+    async def _first_replays(self, rollouts: Rollouts, base: Arm, parts: Split, caller: Caller) -> None:
+        """Replay what there is under the persona as it is; the gate's part in any case."""
         learn = list({i.id: i for i in (*parts.rewrite, *parts.select)}.values())
         caller.budget.reserve(2 * len(parts.gate))  # a search that used up everything could not be judged
         with suppress(BudgetExceeded):  # the search will say so
             await rollouts.run([base], learn)
         caller.budget.reserve(len(parts.gate))
         await rollouts.run([base], parts.gate)
+
+    async def _judged(self, rollouts: Rollouts, parts: Split, base: Arm, start: int, found: Found) -> _Kept:
+        """What is kept, by the gate: what the search found, or where it started."""
         own = rollouts.scores(base, parts.gate)
-        # Only now are the others waited for: meanwhile these replays kept the engine busy.
-        shared = await member.common()
-        start = 0
-        if shared is not None and rollouts.finished(base, learn):
-            start = grid.index(shared.reading, persona.decision.evidence_weight)
-            # What replays say for a reading that is too long for this user does not count; see `readings_of`.
-            trusted = grid.readings[0] in readings_of(*group)
-            mine = rollouts.scores(base, [*learn, *parts.gate])
-            if trusted and _refused(mine, start, self._settings.min_gain):
-                start, shared = 0, None
-
-        found = await search.run(base, parts, start)
-        caller.budget.release()
-        arm, index, reason, after = base, start, found.reason, own.column(start)
-        if (found.arm, found.index) != (base, start):
-            await rollouts.run([found.arm], parts.gate)
-            challenger = rollouts.scores(found.arm, parts.gate).column(found.index)
-            verdict = self._acceptor.judge(after, challenger)
-            reason = verdict.reason
-            if verdict.accepted:
-                arm, index, after, shared = found.arm, found.index, challenger, None
-            else:
-                log.debug("gate kept %s's persona: %.3f, not %.3f", user_key(user), verdict.before, verdict.after)
-        before = float(own.column(0).hard.mean())
-        kept = AlignmentResult(
-            user=user,
-            outcome=Outcome.REJECTED,
-            reason=reason,
-            score_before=before,
-            score_after=before,
-            persona_before=persona.number,
-            persona_after=persona.number,
-            held_out=len(parts.gate),
-            candidates=found.candidates,
-        )
-        draft = grid.draft(index, arm)
-        if draft.text == persona.text and draft.decision == persona.decision:
-            return kept
-        sources = parts.rewrite if draft.text != persona.text else parts.select
-        scores = {"score_before": before, "score_after": float(after.hard.mean())}
-        draft = draft.model_copy(update={**scores, "run": run, "sources": tuple(i.id for i in sources)})
-        committed = await self._commit(user, draft, persona.number, caller)
-        if shared is not None:
-            reason = f"{shared.verdict.reason} of {shared.users} users"
-        news = {"outcome": Outcome.ACCEPTED, "reason": reason, "persona_after": committed.number, **scores}
-        return kept.model_copy(update=news)
+        before, after = float(own.column(0).hard.mean()), own.column(start)
+        if (found.arm, found.index) == (base, start):
+            return _Kept(base, start, found.reason, before, float(after.hard.mean()))
+        await rollouts.run([found.arm], parts.gate)
+        challenger = rollouts.scores(found.arm, parts.gate).column(found.index)
+        verdict = self._acceptor.judge(after, challenger)
+        if verdict.accepted:
+            return _Kept(found.arm, found.index, verdict.reason, before, float(challenger.hard.mean()), moved=True)
+        user = user_key(parts.gate[0].user)
+        log.debug("gate kept %s's persona: %.3f, not %.3f", user, verdict.before, verdict.after)
+        return _Kept(base, start, verdict.reason, before, float(after.hard.mean()))
 
 
-def _refused(scores: Table, index: int, min_gain: float) -> bool:
-    """Whether a user's own interactions speak clearly against what is better for most."""
-    return bool(clearly_better(scores.column(0), scores.column(index), min_gain)[0] > -np.inf)
+@dataclass(frozen=True)
+class _Kept:
+    """The persona the gate left: its arm and decision, why, and mean scores on the gate's interactions.
+
+    `before` is the score of the persona as it was; `moved` says whether it is what the search found.
+    """
+
+    arm: Arm
+    index: int
+    reason: str
+    before: float
+    after: float
+    moved: bool = False
 
 
 class _Charged:

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from personaagent.types import Decision, Kind, Origin, PersonaDraft
 
 __all__ = ["DEMONSTRATIONS", "READINGS", "Arm", "Grid", "Reading"]
@@ -47,11 +50,12 @@ class Grid:
     def __init__(self, base: Decision, kinds: Iterable[Kind] = ()) -> None:
         """Args:
         base: the persona's own decision.
-        kinds: of the requests there are enough of to fit decisions on; none keeps the persona's own decision.
+        kinds: of the requests that decisions are fitted on; without closed ones the persona's own decision stays.
         """
         own: Reading = (base.change, base.prior_scale)
         fitted = base.evidence and any(kind is not Kind.TEXT for kind in kinds)
         self._base = base
+        self.evidence = base.evidence  # without it the model answers alone, whatever its weight
         self.readings = tuple(dict.fromkeys([own, *(READINGS if fitted else ())]))
         self.weights = tuple(dict.fromkeys([base.model_weight, *(WEIGHTS if fitted else ())]))
         self.size = len(self.readings) * len(self.weights)
@@ -67,6 +71,11 @@ class Grid:
     def reading(self, index: int) -> Reading:
         """How decision `index` reads memory."""
         return self.readings[index // len(self.weights)]
+
+    def columns(self, readings: Iterable[Reading], weights: Iterable[float]) -> npt.NDArray[np.bool_]:
+        """Which decisions have one of these readings and one of these weights, (size,)."""
+        read = np.isin(np.arange(len(self.readings)), [self.readings.index(r) for r in readings])
+        return np.asarray((read[:, None] & np.isin(self.weights, list(weights))[None, :]).ravel())
 
     def decision(self, index: int, arm: Arm) -> Decision:
         """Decision `index` on an arm."""

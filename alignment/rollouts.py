@@ -10,7 +10,7 @@ import numpy.typing as npt
 from alignment.budget import Caller
 from alignment.candidates import Arm, Grid
 from alignment.gate import Table
-from alignment.scorer import Remembered, Scorer, Scores, closed_scores, constant
+from alignment.scorer import Remembered, Scorer, Scores, constant
 from alignment.textual import Case, unquoted
 from alignment.views import Recalled
 from personaagent.agent import Agent, Replay
@@ -76,13 +76,6 @@ class Rollouts:
         """Scores of finished replays."""
         return _table([self._done[arm, i.id] for i in interactions])
 
-    async def readings(self, interactions: Sequence[Interaction]) -> Table:
-        """What memory alone would have answered closed requests, under the grid's readings: d of them, at no model calls."""
-        await self._recall(interactions)
-        at = np.arange(len(self._grid.readings)) * len(self._grid.weights)
-        scores = [closed_scores(i, None, self._remembered[i.id], self._grid) for i in interactions]
-        return _table(scores).columns(at)
-
     def silent(self, arm: Arm, interactions: Sequence[Interaction]) -> npt.NDArray[np.bool_]:
         """Decisions, (grid.size,), under which memory alone would have answered every one of finished replays alike."""
         return np.asarray(np.stack([self._done[arm, i.id].silent for i in interactions]).all(axis=0))
@@ -99,8 +92,8 @@ class Rollouts:
     async def _recall(self, interactions: Iterable[Interaction]) -> None:
         """Read memory under all readings of the grid; they are the same for every arm."""
         missing = {i.id: i for i in interactions if i.id not in self._remembered}
-        self._remembered |= dict.fromkeys((i.id for i in missing.values() if i.kind is Kind.TEXT), Remembered())
-        closed = [i for i in missing.values() if i.kind is not Kind.TEXT]
+        closed = [i for i in missing.values() if i.kind is not Kind.TEXT and self._grid.evidence]
+        self._remembered |= dict.fromkeys(missing, Remembered())
         if not closed:
             return
         again = [i for i in closed if i.kind is Kind.CHOICE]

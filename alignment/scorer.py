@@ -15,6 +15,7 @@ from alignment.budget import Caller
 from alignment.candidates import Grid
 from personaagent import prompts
 from personaagent.agent import Replay
+from personaagent.decision import combined, median_grade
 from personaagent.persona import clip
 from personaagent.protocols import LLM, Embedder
 from personaagent.scoring import score
@@ -46,7 +47,7 @@ class Scores:
     """One interaction under every decision of a grid, all in [0, 1], higher is better; arrays are (grid.size,).
 
     `hard` is the score that is reported: exact match, 1 - |error| / range, or similarity. `soft` is smoother, for telling
-    candidates apart: the probability of the truth, 1 - |expected value - truth| / range, or again the similarity.
+    candidates apart: its expectation, which is the probability of the truth for a choice, or again the similarity.
     `kept` is the probability of the truth if memory already held this very interaction and the same were asked in other
     words: whether the user would be understood when asking again. It is 0 for ratings and free text, where it says
     nothing. `answers` are the responses scored.
@@ -136,56 +137,36 @@ def closed_scores(interaction: Interaction, lm: Sequence[float] | None, remember
     The same answers as `personaagent.decision.decide` gives decision by decision.
     """
     choices = interaction.choices or ()
-    kept = np.zeros(grid.size)
     right = np.asarray([score(interaction.kind, c, interaction.truth or "", choices=choices) for c in choices])
-    total = _totals(lm, remembered.replay, grid)
-    answers = _answers(interaction, total)
-    p = _softmax(total)
-    if interaction.kind is Kind.RATING:
-        values = np.asarray([float(c) for c in choices])
-        soft = _closeness(p @ values, interaction.truth or "", values)
-    else:
-        soft = p @ right
-        if remembered.now:
-            kept = _softmax(_totals(lm, remembered.now, grid)) @ right
+    p = _probabilities(lm, remembered.replay, grid, len(choices))
+    answers = _answers(interaction, p)
+    silent = answers == _answers(interaction, _probabilities(None, remembered.replay, grid, len(choices)))
+    kept = np.zeros(grid.size)
+    if interaction.kind is Kind.CHOICE and (remembered.now or not grid.evidence):
+        kept = _probabilities(lm, remembered.now, grid, len(choices)) @ right
     return Scores(
-        silent=answers == _answers(interaction, _totals(None, remembered.replay, grid)),
+        silent=silent & grid.evidence,  # without memory nothing is left where the model is silent
         hard=right[answers].astype(np.float32),
-        soft=soft.astype(np.float32),
+        soft=(p @ right).astype(np.float32),
         kept=kept.astype(np.float32),
         answers=tuple(choices[int(a)] for a in answers),
     )
 
 
-def _answers(interaction: Interaction, total: Float) -> Ints:
-    """The option taken under each decision, (grid.size,), from combined scores; see `personaagent.decision.decide`."""
+def _answers(interaction: Interaction, p: Float) -> Ints:
+    """The option taken under each decision, (grid.size,), from distributions; see `personaagent.decision.decide`."""
     if interaction.kind is not Kind.RATING:
-        return np.asarray(total.argmax(axis=1))
-    values = np.asarray([float(c) for c in interaction.choices or ()])
-    return np.asarray(np.abs(values[None, :] - (_softmax(total) @ values)[:, None]).argmin(axis=1))
+        return np.asarray(p.argmax(axis=1))
+    return median_grade(p, np.asarray([float(c) for c in interaction.choices or ()]))
 
 
-def _closeness(answers: Float, truth: str, scale: Float) -> Float:
-    """1 - |answer - truth| / range, at least 0; 0 for a truth that is no finite number."""
-    try:
-        wanted = float(truth)
-    except ValueError:
-        wanted = np.nan
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.nan_to_num(np.clip(1.0 - np.abs(answers - wanted) / np.ptp(scale), 0.0, 1.0)))
-
-
-def _totals(lm: Sequence[float] | None, evidence: Evidence, grid: Grid) -> Float:
-    """(grid.size, m) combined scores: of the model, plus each weight times each reading of memory."""
-    rows = np.asarray(evidence, dtype=float)  # (readings, m)
-    own = np.zeros(rows.shape[1]) if lm is None else np.asarray(lm, dtype=float)
-    total = own + np.asarray(grid.weights)[None, :, None] * rows[:, None, :]
-    return np.asarray(total.reshape(grid.size, rows.shape[1]))
-
-
-def _softmax(total: Float) -> Float:
-    p = np.exp(total - total.max(axis=1, keepdims=True))
-    return np.asarray(p / p.sum(axis=1, keepdims=True))
+def _probabilities(lm: Sequence[float] | None, evidence: Evidence, grid: Grid, options: int) -> Float:
+    """(grid.size, options) distributions: of each reading of memory times that of the model, to the power of each weight."""
+    if not grid.evidence:
+        return np.broadcast_to(combined(lm, None, 1.0, options), (grid.size, options))
+    rows = np.asarray(evidence, dtype=float)  # (readings, options)
+    weighed = [combined(lm, rows, weight, options) for weight in grid.weights]
+    return np.stack(weighed, axis=1).reshape(grid.size, options)
 
 
 def constant(value: float, answer: str, grid: Grid) -> Scores:

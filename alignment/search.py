@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from alignment.budget import Caller
-from alignment.candidates import DEMONSTRATIONS, Arm, Grid
+from alignment.candidates import DEMONSTRATIONS, Arm
 from alignment.gate import ROUNDING, clearly_better
 from alignment.rollouts import Rollouts
 from alignment.splits import Split
@@ -19,6 +20,8 @@ from personaagent.settings import AlignmentSettings
 from personaagent.types import Interaction, Kind
 
 __all__ = ["Found", "Search", "fitted_kinds"]
+
+Mask = npt.NDArray[np.bool_]
 
 ENOUGH = 4  # selection interactions it takes to fit anything but the prose
 
@@ -41,7 +44,7 @@ def fitted_kinds(split: Split) -> list[Kind]:
 
 
 class Search:
-    """Looks for a persona that is clearly better on the selection set.
+    """Looks for a persona that is clearly better on the selection set, among other arms and the decisions it is allowed.
 
     Of the gate's interactions it uses nothing; it only takes care that personas shown to the teacher do not quote them.
     """
@@ -52,16 +55,23 @@ class Search:
         proposer: Proposer,
         rollouts: Rollouts,
         caller: Caller,
-        grid: Grid,
+        allowed: Mask,
         texts: Sequence[str] = (),
     ) -> None:
-        """`texts`: personas to try beside those proposed."""
+        """Args:
+        settings: of alignment.
+        proposer: of prose.
+        rollouts: replays of the user.
+        caller: of the teacher.
+        allowed: which decisions of the grid it may move to, (grid.size,).
+        texts: personas to try beside those proposed.
+        """
         self._settings = settings
         self._texts = texts
         self._proposer = proposer
         self._rollouts = rollouts
         self._caller = caller
-        self._grid = grid
+        self._allowed = allowed
 
     async def run(self, base: Arm, split: Split, index: int = 0) -> Found:
         """Up to `iterations` steps from `base` and decision `index`, each from the best so far; one that finds nothing is
@@ -88,7 +98,7 @@ class Search:
         arms = [base]
         try:
             arms = await self._arms(found, split)
-            found.candidates += len(arms) * self._grid.size - 1
+            found.candidates += len(arms) * int(self._allowed.sum()) - 1
             arms = await self._halve(arms, select)
         finally:  # also when the budget ends: what was replayed to the end can still win
             better = self._select(found, [a for a in arms if self._rollouts.finished(a, select)], select)
@@ -113,10 +123,10 @@ class Search:
         at least as well. All decisions were scored on these replays already. Prose is tried in any case: it also speaks
         to requests of other kinds than those that can be replayed.
         """
-        silent = self._rollouts.silent(base, interactions)
+        silent = self._rollouts.silent(base, interactions)[self._allowed]
         if not silent.any():
             return True
-        value = self._rollouts.scores(base, interactions).value.mean(axis=0)
+        value = self._rollouts.scores(base, interactions).value.mean(axis=0)[self._allowed]
         return bool(not silent.all() and value[~silent].max() >= value[silent].max() - ROUNDING)
 
     async def _halve(self, arms: list[Arm], select: Sequence[Interaction]) -> list[Arm]:
@@ -136,7 +146,7 @@ class Search:
         return [base, *others]
 
     def _value(self, arm: Arm, interactions: Sequence[Interaction]) -> float:
-        return float(self._rollouts.scores(arm, interactions).value.mean(axis=0).max())
+        return float(self._rollouts.scores(arm, interactions).value.mean(axis=0)[self._allowed].max())
 
     def _select(self, found: Found, arms: Sequence[Arm], select: Sequence[Interaction]) -> bool:
         base = found.arm
@@ -146,6 +156,7 @@ class Search:
         best = -np.inf
         for arm in arms:  # the incumbent's arm first, so that a tie changes least
             sure = clearly_better(self._rollouts.scores(arm, select), own, self._settings.min_gain)
+            sure = np.where(self._allowed, sure, -np.inf)
             if sure.max() > best:
                 best = float(sure.max())
                 found.arm, found.index = arm, int(sure.argmax())

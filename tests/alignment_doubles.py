@@ -17,7 +17,7 @@ from tests.doubles import HashEmbedder
 
 START = datetime(2024, 5, 1, tzinfo=UTC)
 DRINKS = ("apple juice", "black coffee", "mint tea", "water")
-BLIND = Decision(episodes=0, evidence_weight=0.0)  # a persona that only its prose can help
+BLIND = Decision(episodes=0, evidence=False)  # a persona that only its prose can help
 
 
 def drink(user: str, i: int, truth: str = "mint tea") -> Interaction:

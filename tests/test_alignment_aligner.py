@@ -14,6 +14,8 @@ from tests.alignment_doubles import SecretLLM, World, drink, note
 
 GOOD = "This person has a clear taste and always likes mint tea."
 
+LOUD = Decision(episodes=0, model_weight=100.0)  # a model without any idea that outvotes memory
+
 
 def texts(request: ChatRequest) -> str:
     return "\n".join(m.text for m in request.messages)
@@ -116,7 +118,7 @@ class TestGate:
     async def test_a_right_persona_is_left_alone(self) -> None:
         world = World()
         await world.add([drink("ann", i) for i in range(27)])
-        draft = PersonaDraft(text=GOOD, origin=Origin.MANUAL, decision=Decision(episodes=0, evidence_weight=0))
+        draft = PersonaDraft(text=GOOD, origin=Origin.MANUAL, decision=Decision(episodes=0, evidence=False))
         await world.memory.commit_persona("ann", draft, None)
         result = await one(world)
         assert (result.outcome, result.reason) == (Outcome.REJECTED, "every answer was already right")
@@ -124,22 +126,37 @@ class TestGate:
         assert not world.llm.losses
 
     async def test_fits_how_memory_decides_when_prose_does_not_help(self) -> None:
-        world = World(SecretLLM(teach=lambda r: "no"))
+        world = World(SecretLLM(teach=lambda r: "no"), decision=LOUD)
         repeated = [drink("ann", i).model_copy(update={"query": f"Something for topic {i % 3}"}) for i in range(27)]
         await world.add(repeated)
         result = await one(world)
         assert result.outcome is Outcome.ACCEPTED
         persona = await world.memory.persona("ann")
         assert persona is not None
-        assert persona.decision.evidence_weight > 0 or persona.decision.episodes > 0
+        assert persona.decision.model_weight < LOUD.model_weight or persona.decision.episodes > 0
         assert result.score_after == 1.0
 
     async def test_other_demonstrations_are_not_tried_where_memory_answers_alone(self) -> None:
-        world = World()
+        world = World(decision=LOUD)
         await world.add([drink("ann", i) for i in range(27)])  # memory knows: always the same drink
         await one(world)
         assert world.llm.updates  # prose is tried all the same
         assert not any(m.role == "assistant" for r in world.llm.answers for m in r.messages)
+
+    async def test_who_has_no_evidence_keeps_to_the_model_alone(self) -> None:
+        world = World(SecretLLM(teach=lambda r: "no"))
+        await world.add([drink("ann", i) for i in range(27)])
+        asked: list[Any] = []
+        recall_many = world.memory.recall_many
+
+        async def watched(user: str, queries: Any) -> Any:
+            asked.extend(queries)
+            return await recall_many(user, queries)
+
+        world.memory.recall_many = watched  # type: ignore[method-assign]
+        result = await one(world)
+        assert result.outcome is Outcome.REJECTED
+        assert all(len(query.decisions) <= 1 for query in asked)
 
     async def test_contradicting_truths_change_nothing(self) -> None:
         world = World()

@@ -32,32 +32,53 @@ def remembered(interaction: Interaction, grid: Grid, seed: int) -> tuple[tuple[f
     rng = np.random.default_rng(seed)
     m = len(interaction.choices or ())
 
+    def logs() -> tuple[float, ...]:
+        return tuple(np.log(rng.dirichlet(np.ones(m))).tolist())
+
     def rows() -> tuple[tuple[float, ...], ...]:
-        return tuple(tuple(rng.normal(size=m).tolist()) for _ in grid.readings)
+        return tuple(logs() for _ in grid.readings)
 
-    return tuple(rng.normal(size=m).tolist()), Remembered(rows(), rows())
+    return logs(), Remembered(rows(), rows())
 
 
-@given(seed=st.integers(0, 10_000), rated=st.booleans(), weight=st.sampled_from([0.0, 3.0, 40.0]))
-def test_the_whole_grid_answers_as_decide_does(seed: int, rated: bool, weight: float) -> None:
+@given(
+    seed=st.integers(0, 10_000),
+    rated=st.booleans(),
+    weight=st.sampled_from([0.0, 0.3, 40.0]),
+    evidence=st.booleans(),
+    asked=st.booleans(),
+)
+def test_the_whole_grid_answers_as_decide_does(
+    seed: int, rated: bool, weight: float, evidence: bool, asked: bool
+) -> None:
     interaction = rating("4") if rated else drink("u", 0)
-    grid = Grid(Decision(evidence_weight=weight), [Kind.RATING if rated else Kind.CHOICE])
+    grid = Grid(Decision(model_weight=weight, evidence=evidence), [interaction.kind])
     lm, memory = remembered(interaction, grid, seed)
-    scores = closed_scores(interaction, lm, memory, grid)
+    model = lm if asked else None
+    scores = closed_scores(interaction, model, memory, grid)
     assert len(scores.hard) == len(scores.soft) == len(scores.kept) == len(scores.answers) == grid.size
-    readings = [(d.half_life, d.neighbours) for d in grid.queries()]
+    choices = interaction.choices or ()
     for index in range(grid.size):
         decision = grid.decision(index, ARM)
-        row = memory.replay[readings.index((decision.half_life, decision.neighbours))]
-        choice = decide(interaction.choices or (), lm, row, decision.evidence_weight)
+        row = memory.replay[grid.readings.index((decision.change, decision.prior_scale))] if evidence else None
+        choice = decide(choices, model, row, decision.model_weight)
         assert scores.answers[index] == choice.answer
-        right = 1 - abs(float(choice.answer) - 4) / 4 if rated else float(choice.answer == interaction.truth)
-        assert scores.hard[index] == pytest.approx(right)
-    assert ((scores.soft >= 0) & (scores.soft <= 1)).all()
+        right = {c: 1 - abs(float(c) - 4) / 4 if rated else float(c == interaction.truth) for c in choices}
+        assert scores.hard[index] == pytest.approx(right[choice.answer])
+        assert scores.soft[index] == pytest.approx(sum(p * right[c] for c, p in choice.probabilities.items()), abs=1e-6)
+        assert scores.silent[index] == (evidence and decide(choices, None, row, 0.0).answer == choice.answer)
+    assert ((scores.soft >= -1e-6) & (scores.soft <= 1 + 1e-6)).all()
+
+
+def test_columns_are_the_decisions_of_some_readings_and_weights() -> None:
+    grid = Grid(Decision(), [Kind.CHOICE])
+    chosen = grid.columns({grid.readings[2]}, grid.weights[:2])
+    assert [grid.index(grid.readings[2], w) for w in grid.weights[:2]] == np.flatnonzero(chosen).tolist()
+    assert grid.columns(grid.readings, grid.weights).all()
 
 
 async def test_rollouts_answer_as_the_agent_does() -> None:
-    world = World(decision=Decision(episodes=2, evidence_weight=5.0))
+    world = World(decision=Decision(episodes=2))
     history = [drink("ann", i, truth=("mint tea", "water")[i % 2]) for i in range(12)]
     history += [rating(str(1 + i % 5)).model_copy(update={"id": f"r{i}", "user": "ann"}) for i in range(6)]
     await world.add(history)
@@ -71,7 +92,7 @@ async def test_rollouts_answer_as_the_agent_does() -> None:
 
 async def test_with_a_history_requests_are_replayed_as_if_they_were_new() -> None:
     """Memory holds what came before and after, but nothing that asked the same in the same words."""
-    world = World(decision=Decision(episodes=0, evidence_weight=40.0))
+    world = World(decision=Decision(episodes=0, model_weight=0.0))
     subjects = ("a cup of breakfast tea", "a book for the train", "A  book for the TRAIN", "a cup of evening tea")
     history = [
         drink("ann", i, truth=("water", "mint tea", "mint tea", "apple juice")[i]).model_copy(update={"query": query})
@@ -89,10 +110,10 @@ async def test_with_a_history_requests_are_replayed_as_if_they_were_new() -> Non
     assert answers[3] == "water"
     assert "mint tea" not in answers  # a repetition would give it away
     assert before.cases(arm, 0, history)[2].answer == "mint tea"
-    alone = await new.readings(history)
-    assert alone.hard.shape == (4, 1)
-    assert alone.hard.sum() == 0.0
-    assert alone.kept[3, 0] > 0.9  # asked again, memory knows
+    scores = new.scores(arm, history)
+    assert scores.hard.shape == (4, 1)
+    assert scores.hard.sum() == 0.0
+    assert scores.kept[3, 0] > scores.soft[3, 0]  # asked again, memory knows
 
 
 @given(st.text(max_size=200))
@@ -105,7 +126,7 @@ def test_a_rewording_has_no_other_words_and_never_none(text: str) -> None:
 
 
 def test_the_personas_own_decision_comes_first_and_only_once() -> None:
-    own = Decision(evidence_weight=7.0, half_life=2.0, neighbours=5)
+    own = Decision(model_weight=7.0, change=2.0, prior_scale=5.0)
     grid = Grid(own, [Kind.CHOICE, Kind.RATING])
     assert grid.decision(0, Arm("x", own.episodes, own.form)) == own
     everything = [grid.decision(i, ARM) for i in range(grid.size)]
