@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from personaagent.changes import Change, Clock, Incoming, clock, plan_append, plan_feedback
 from personaagent.errors import NotFoundError
 from personaagent.index import EpisodeIndex
+from personaagent.population import Commons
 from personaagent.portable import Exported, export_lines
 from personaagent.protocols import Matrix
 from personaagent.settings import MemorySettings
@@ -57,7 +58,9 @@ class LargeUser:
         """Estimated size."""
         return 180 * len(self._ledger) + self._rest.ram_bytes
 
-    def recall(self, query: RecallQuery, query_vector: Vector, choice_vectors: Matrix) -> Recall:
+    def recall(
+        self, query: RecallQuery, query_vector: Vector, choice_vectors: Matrix, commons: Commons | None = None
+    ) -> Recall:
         """Episodes and evidence for a request. Raises NotFoundError if `before` does not exist."""
         end, later = END, 0
         if query.before is not None:
@@ -81,7 +84,8 @@ class LargeUser:
             if row.id not in query.exclude:
                 pool.put(row)
                 times[row.id] = (row.time, row.arrived)
-        recall = pool.recall(query.model_copy(update={"before": None, "exclude": ()}), query_vector, choice_vectors)
+        among = query.model_copy(update={"before": None, "exclude": ()})
+        recall = pool.recall(among, query_vector, choice_vectors, commons)
         episodes = []
         for episode in recall.episodes:
             moment = times[episode.interaction.id]

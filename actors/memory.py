@@ -26,6 +26,7 @@ from actors.redaction import Redaction
 from actors.store import ShardConfig
 from personaagent.changes import embed_interactions, embed_recalls
 from personaagent.errors import PersonaAgentError, StoreError, UnavailableError
+from personaagent.population import Population
 from personaagent.portable import parse_export
 from personaagent.protocols import Embedder
 from personaagent.settings import Settings
@@ -192,6 +193,17 @@ class ShardedMemory:
         """Counts of all users, in no particular order."""
         listed = await asyncio.gather(*(self._ask(n, "users") for n in range(len(self._shards))))
         return tuple(summary for users in listed for summary in users)
+
+    async def population(self) -> Population | None:
+        """What users have in common; None if it was never learned."""
+        answer: Population | None = await self._ask(0, "population")
+        return answer
+
+    async def commit_population(self, population: Population) -> None:
+        """Replace what users have in common. Raises ConflictError if its number is not higher than the stored one's."""
+        await self._ask(0, "commit_population", population, self._by)  # whether it may be is decided there
+        others = range(1, len(self._shards))
+        await asyncio.gather(*(self._ask(n, "commit_population", population, self._by) for n in others))
 
     # Operation
 

@@ -34,6 +34,7 @@ from actors.retention import cutoff, expire_user
 from actors.store import ShardConfig, open_store
 from personaagent.changes import Change, Incoming, clock, commit, plan_append
 from personaagent.errors import ConflictError, NotFoundError, PersonaAgentError, StoreError
+from personaagent.population import Commons, Population
 from personaagent.portable import Exported
 from personaagent.protocols import Matrix
 from personaagent.store import Row, Vector, row_key
@@ -78,6 +79,7 @@ class MemoryShard:
         self._audit = AuditLog(config.audit_dir, config.actor_name)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
         self._store: UpkeepStore | None = None
+        self._commons: Commons | None = None  # what users have in common, if that was learned
         self._opening = asyncio.Lock()
         self._active = ActiveUsers(config.memory)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -206,7 +208,16 @@ class MemoryShard:
         store = await self._opened()
         return await self._run(lambda: tuple(store.users()))
 
+    async def population(self) -> Population | None:
+        """What users have in common, read from the store; None if it was never learned."""
+        store = await self._opened()
+        return await self._run(store.population)
+
     # Changes
+
+    async def commit_population(self, population: Population, by: str) -> None:
+        """Replace what users have in common; the same one again changes nothing. Raises ConflictError."""
+        await self._finish(self._commit_population(population, by))
 
     async def append(self, user: str, batch: Batch, by: str) -> AppendResult:
         """Add one user's interactions."""
@@ -287,14 +298,31 @@ class MemoryShard:
         if self._store is None:
             async with self._opening:
                 if self._store is None:
-                    self._store = await self._run(lambda: open_store(self._config))
+                    opened, self._commons = await self._run(self._open)
+                    self._store = opened
                     self._spawn(self._housekeeping(), "housekeeping")
                     if self._settings.retention_days is not None:
                         self._spawn(self._expiring(self._settings.retention_days), "housekeeping")
         return self._store
 
+    def _open(self) -> tuple[UpkeepStore, Commons | None]:
+        store = open_store(self._config)
+        try:
+            population = store.population()
+        except BaseException:
+            store.close()
+            raise
+        return store, None if population is None else Commons(population)
+
     async def _recall(self, user: str, query: RecallQuery, vector: Vector, choices: Matrix) -> Recall:
-        return await self._read(user, lambda memory: memory.recall(query, vector, choices))
+        # Looked up late: to load the user the store may have to be opened first, which says what users have in common.
+        return await self._read(user, lambda memory: memory.recall(query, vector, choices, self._commons))
+
+    async def _commit_population(self, population: Population, by: str) -> None:
+        store = await self._opened()
+        await self._run(lambda: store.put_population(population))
+        self._commons = Commons(population)
+        self._audit.write("population", "", by, {"number": population.number, "users": population.users})
 
     async def _read(self, user: str, read: Callable[[User], T]) -> T:
         memory = self._active.get(user)

@@ -22,6 +22,7 @@ from actors.identity import StoreIdentity, shard_of
 from actors.milvus_connection import MilvusConnection
 from actors.milvus_rows import Entity
 from personaagent.errors import ConflictError, StoreError
+from personaagent.population import Population, replacing
 from personaagent.privacy import Cipher
 from personaagent.store import Erased, Ledger, Row, RowKey, StoredUser, Vector, row_key, summarise
 from personaagent.types import Persona, Profile, UserSummary, user_key
@@ -29,6 +30,7 @@ from personaagent.types import Persona, Profile, UserSummary, user_key
 __all__ = ["MilvusStore"]
 
 META = "store"  # stands where a user key would
+POPULATION = f"{META}/population"
 
 
 class MilvusStore:
@@ -211,6 +213,31 @@ class MilvusStore:
             ledger = ledgers.get(key, Ledger())
             if names and (len(ledger) or len(records) > 1):
                 yield summarise(names[0], ledger, personas)
+
+    def population(self) -> Population | None:
+        """What users have in common; None if it was never learned. On a server it is of all shards."""
+        for last in (False, True):
+            found = self._milvus.by_pk(self._records, [POPULATION], rows.RECORD_FIELDS)
+            try:
+                return Population.model_validate_json(self._with_text(found)[0]["text"]) if found else None
+            except StoreError:  # another shard may have replaced it between the two reads
+                if last:
+                    raise
+        return None
+
+    def put_population(self, population: Population) -> None:
+        """Replace what users have in common. Raises ConflictError if its number is not higher than the stored one's."""
+        with self._milvus.writing:
+            if not replacing(self.population(), population):
+                return
+            old = self._milvus.by_pk(self._records, [POPULATION], rows.RECORD_FIELDS)
+            entity, rest = self._record(
+                META, "population", "population", population.number, population.model_dump_json()
+            )
+            self._milvus.write(self._records, [*rest, entity])
+            fresh = {part["pk"] for part in rest}
+            parts = [pk for e in old if e["parts"] for pk in rows.part_keys(e["pk"], e["body"], e["parts"])]
+            self._milvus.delete(self._records, [pk for pk in parts if pk not in fresh])
 
     def flush(self) -> None:
         """Move what was written into data files. Reads of this store wait meanwhile."""

@@ -113,6 +113,7 @@ def reshard(settings: Settings, shards: int, keep: bool = False, tell: Tell = si
                 stored = source.load(user)
                 moved.add(stored, _copy(stored, user, target, replace=True))
                 tell("moving users", moved.users, total)
+        _carry(sources, targets)
         _verify(sources, targets, moved)
         for target in targets:
             target.flush()
@@ -159,6 +160,7 @@ def migrate(settings: Settings, to_uri: str, tell: Tell = silent) -> Moved:
                 content = source.load(user)
                 moved.add(content, _copy(content, user, target, replace=False))
                 tell("copying users", moved.users, total)
+        _carry(sources, [target])
     moved.note = (
         f"set memory.uri to {to_uri}; the Lite store in {tenant_folder(settings)} is as it was, delete it when you like"
     )
@@ -193,6 +195,17 @@ def _copy(stored: StoredUser, user: str, target: UpkeepStore, replace: bool) -> 
             f"the copy of the user with key {user_key(user)} is not equal; nothing was switched over, try again"
         )
     return True
+
+
+def _carry(sources: Sequence[UpkeepStore], targets: Sequence[UpkeepStore]) -> None:
+    """Bring what users have in common, of which every shard has a copy; the newest one counts."""
+    newest = max((p for s in sources if (p := s.population()) is not None), key=lambda p: p.number, default=None)
+    if newest is None:
+        return
+    for target in targets:
+        present = target.population()
+        if present is None or present.number < newest.number:
+            target.put_population(newest)
 
 
 def _is_part(present: StoredUser, stored: StoredUser) -> bool:

@@ -10,6 +10,7 @@ from typing import Literal, NoReturn
 
 from personaagent.errors import ConflictError, InvalidInput
 from personaagent.index import episode_tokens
+from personaagent.population import Population
 from personaagent.protocols import Memory
 from personaagent.types import (
     AppendResult,
@@ -160,6 +161,10 @@ class View:
         """See `Memory`."""
         return await self._base.users()
 
+    async def population(self) -> Population | None:
+        """See `Memory`."""
+        return await self._base.population()
+
     async def export(self, user: str) -> tuple[str, ...]:
         """See `Memory`."""
         return await self._base.export(user)
@@ -173,6 +178,10 @@ class View:
         _refuse()
 
     async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
+        """Raises InvalidInput, as `append`."""
+        _refuse()
+
+    async def commit_population(self, population: Population) -> None:
         """Raises InvalidInput, as `append`."""
         _refuse()
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from personaagent.local_memory import LocalMemory
+from personaagent.population import Population
 from personaagent.protocols import Embedder, Matrix
 from personaagent.types import (
     AppendResult,
@@ -213,6 +214,13 @@ class MadeUpMemory:
         """Of the users held at the moment."""
         found = [await memory.summary(user) for user, memory in list(self._users.items())]
         return tuple(s for s in found if s is not None)
+
+    async def population(self) -> Population | None:
+        """Made-up users have nothing in common."""
+        return None
+
+    async def commit_population(self, population: Population) -> None:
+        """Nothing is kept."""
 
 
 def _usage(prompt: int, completion: int) -> Usage:

@@ -10,6 +10,7 @@ import numpy as np
 
 from personaagent.changes import Change, commit, embed_interactions, embed_recalls
 from personaagent.errors import NotFoundError
+from personaagent.population import Commons, Population
 from personaagent.portable import parse_export
 from personaagent.protocols import Embedder
 from personaagent.settings import MemorySettings
@@ -43,6 +44,8 @@ class LocalMemory:
         self._embedder = embedder
         self._settings = settings or MemorySettings()
         self._store = store
+        stored = store.population() if store is not None else None
+        self._commons = Commons(stored) if stored is not None else None
         self._users: dict[str, UserMemory] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -81,7 +84,9 @@ class LocalMemory:
         """`recall` for many requests of one user, in their order."""
         vectors = await embed_recalls(self._embedder, queries)
         memory = await self._user(user)
-        return tuple(memory.recall(query, *needed) for query, needed in zip(queries, vectors, strict=True))
+        return tuple(
+            memory.recall(query, *needed, self._commons) for query, needed in zip(queries, vectors, strict=True)
+        )
 
     async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
         """The user's newest n interactions, oldest first; empty for an unknown user."""
@@ -161,6 +166,15 @@ class LocalMemory:
     async def users(self) -> tuple[UserSummary, ...]:
         """Counts of all users, in no particular order."""
         return tuple((await self._open()).users())
+
+    async def population(self) -> Population | None:
+        """What users have in common; None if it was never learned."""
+        return (await self._open()).population()
+
+    async def commit_population(self, population: Population) -> None:
+        """Replace what users have in common. Raises ConflictError if its number is not higher than the stored one's."""
+        (await self._open()).put_population(population)
+        self._commons = Commons(population)
 
     async def _open(self) -> Store:
         if self._store is None:

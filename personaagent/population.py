@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from personaagent.errors import ConflictError
 from personaagent.features import FEATURES_VERSION, bucket, parts
 from personaagent.types import Frozen
 
-__all__ = ["BINS", "SIZE", "Commons", "Population", "packed", "places"]
+__all__ = ["BINS", "SIZE", "Commons", "Population", "packed", "places", "replacing"]
 
 Float = npt.NDArray[np.float64]
 Half = npt.NDArray[np.float16]
@@ -40,14 +41,33 @@ class Population(Frozen):
     ratings: str = ""  # the same for the liking of what is rated
     grades: tuple[float, ...] = ()  # share of each bin
 
+    @property
+    def foretells(self) -> bool:
+        """Whether there is anything in common that says what somebody else chooses or rates."""
+        return bool(self.choices or self.ratings)
 
-def places(text: str) -> tuple[list[int], list[float]]:
-    """Where the features of a text stand in a table, and what they weigh: words 1 / sqrt(how many), phrases and the whole 1."""
+
+def replacing(stored: Population | None, population: Population) -> bool:
+    """Whether a population has to be written in the place of the stored one, or is there already.
+
+    Raises:
+        ConflictError: its number is not higher.
+    """
+    if stored is not None and population != stored and population.number <= stored.number:
+        raise ConflictError(f"what users have in common is at number {stored.number} already; read it and try again")
+    return population != stored
+
+
+def places(text: str, size: int = SIZE) -> tuple[list[int], list[float]]:
+    """Where the features of a text stand in a table, and what they weigh: words 1 / sqrt(how many), phrases and the whole 1.
+
+    The whole comes last.
+    """
     found = parts(text)
-    words = [bucket("w", w, SIZE) for w in found.words]
-    phrases = [bucket("p", p, SIZE) for p in found.phrases]
+    words = [bucket("w", w, size) for w in found.words]
+    phrases = [bucket("p", p, size) for p in found.phrases]
     weight = len(words) ** -0.5 if words else 0.0
-    return [*words, *phrases, bucket(WHOLE, found.whole, SIZE)], [weight] * len(words) + [1.0] * (len(phrases) + 1)
+    return [*words, *phrases, bucket(WHOLE, found.whole, size)], [weight] * len(words) + [1.0] * (len(phrases) + 1)
 
 
 def packed(table: Float) -> str:
@@ -64,6 +84,11 @@ class Commons:
         self._choices = _table(population.choices) if usable else None
         self._ratings = _table(population.ratings) if usable else None
         self._grades = np.asarray(population.grades, dtype=np.float64) if len(population.grades) == BINS else None
+
+    @property
+    def graded(self) -> bool:
+        """Whether it is known how often people give which grade."""
+        return self._grades is not None
 
     def utility(self, options: Sequence[str]) -> Float:
         """What an option is worth to people, (len(options),)."""

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from personaagent.population import Population
 from personaagent.types import (
     AppendResult,
     ChatRequest,
@@ -62,7 +63,8 @@ class LLM(Protocol):
 
 
 class Memory(Protocol):
-    """All users' memories. Every call touches one user only; a write returns when the store has it."""
+    """All users' memories. Every call touches one user only, but for what users have in common and their listing; a write
+    returns when the store has it."""
 
     async def append(self, user: str, interactions: Sequence[Interaction]) -> AppendResult:
         """Add interactions; repeats (same id) change nothing, except that a truth or response may become known."""
@@ -121,4 +123,15 @@ class Memory(Protocol):
 
     async def users(self) -> tuple[UserSummary, ...]:
         """Counts of all users, in no particular order."""
+        ...
+
+    async def population(self) -> Population | None:
+        """What users have in common, from which evidence starts; None if it was never learned."""
+        ...
+
+    async def commit_population(self, population: Population) -> None:
+        """Replace what users have in common. The same one again changes nothing.
+
+        Raises ConflictError if its number is not higher than that of another one that is stored.
+        """
         ...

@@ -2,7 +2,7 @@
 
 A store knows nothing of ranking, embedding or Ray. Its methods are blocking and may be called from several threads, but
 only one writer at a time changes a user. Every method touches one user only, except `put` and `get`, whose rows and
-keys name their user, and the listing.
+keys name their user, the listing, and what users have in common, of which a store has one for all its users.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
+from personaagent.population import Population
 from personaagent.types import Interaction, Origin, Persona, Profile, UserSummary
 
 __all__ = [
@@ -326,6 +327,17 @@ class Store(Protocol):
 
     def users(self) -> Iterator[UserSummary]:
         """All users, read in pages."""
+        ...
+
+    def population(self) -> Population | None:
+        """What users have in common; None if it was never learned."""
+        ...
+
+    def put_population(self, population: Population) -> None:
+        """Replace what users have in common. The same one again changes nothing.
+
+        Raises ConflictError if its number is not higher than that of another one that is stored.
+        """
         ...
 
     def flush(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from personaagent.errors import ConflictError
+from personaagent.population import Population, replacing
 from personaagent.store import Erased, Ledger, Row, RowKey, StoredUser, Vector, summarise
 from personaagent.types import Persona, Profile, UserSummary
 
@@ -25,6 +26,7 @@ class VolatileStore:
     def __init__(self, dim: int) -> None:
         self._dim = dim
         self._users: dict[str, _User] = {}
+        self._population: Population | None = None
 
     @property
     def dim(self) -> int:
@@ -100,6 +102,15 @@ class VolatileStore:
         """All users with their counts."""
         for user in list(self._users):
             yield summarise(user, self.ledger(user), self.load(user, rows=False).personas)
+
+    def population(self) -> Population | None:
+        """What users have in common; None if it was never learned."""
+        return self._population
+
+    def put_population(self, population: Population) -> None:
+        """Replace what users have in common. Raises ConflictError if its number is not higher than the stored one's."""
+        if replacing(self._population, population):
+            self._population = population
 
     def flush(self) -> None:
         """There is nothing to flush."""

@@ -10,6 +10,7 @@ import pytest
 
 from personaagent.changes import option_texts
 from personaagent.errors import ConflictError
+from personaagent.population import BINS, SIZE, Population, packed
 from personaagent.store import Row, Store, half, microseconds, pack, quantised, row_key
 from personaagent.types import Fact, Interaction, Origin, Persona, Profile, UserSummary
 from tests.doubles import HashEmbedder
@@ -63,6 +64,12 @@ def make_row(
     )
 
 
+def make_population(number: int, seed: int | None = None) -> Population:
+    """With a seed, tables of noise, which need several parts."""
+    table = "" if seed is None else packed(np.random.default_rng(seed).standard_normal(SIZE))
+    return Population(number=number, users=7, time=START, choices=table, ratings=table, grades=(1 / BINS,) * BINS)
+
+
 def make_persona(number: int, text: str = "be kind", origin: Origin = Origin.INITIAL) -> Persona:
     return Persona(text=text, origin=origin, number=number, parent=number - 1 or None, time=START)
 
@@ -107,6 +114,22 @@ class StoreContract:
         found = store.get(keys)
         assert {key: row.interaction.query for key, row in found.items()} == {keys[0]: "hers", keys[1]: "other"}
         assert store.get([]) == {}
+
+    def test_what_users_have_in_common_is_replaced_by_a_newer_one(self, store: Store) -> None:
+        assert store.population() is None
+        for population in (make_population(1), make_population(2, 1), make_population(3, 2), make_population(5)):
+            store.put_population(population)
+            store.put_population(population)
+            store.flush()
+            assert store.population() == population
+        for number in (4, 5):
+            with pytest.raises(ConflictError):
+                store.put_population(make_population(number, 3))
+        assert store.population() == make_population(5)
+        assert list(store.users()) == []
+        store.put([make_row("ann", "1")])
+        store.erase("ann")
+        assert store.population() == make_population(5)
 
     def test_an_unknown_user_has_nothing(self, store: Store) -> None:
         assert store.load("ann").rows == ()

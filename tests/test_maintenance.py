@@ -33,7 +33,7 @@ from personaagent.settings import MemorySettings, Settings
 from personaagent.store import Store, StoredUser, microseconds, pack
 from personaagent.types import Fact, Interaction, Persona, Profile, user_key, utc_now
 from tests.doubles import HashEmbedder
-from tests.store_contract import DIM, START, StoreContract, make_persona, make_row
+from tests.store_contract import DIM, START, StoreContract, make_persona, make_population, make_row
 from tests.test_milvus_store import Server, contains, server
 
 __all__ = ["server"]  # a fixture
@@ -382,6 +382,29 @@ async def test_a_shard_expires_by_itself(tmp_path: Path) -> None:
     await shard.close()
 
 
+# What users have in common
+
+
+def test_what_users_have_in_common_moves_and_stays_in_order(tmp_path: Path, server: Server) -> None:
+    settings = home(tmp_path, shards=2, collection="commons")
+    fill(settings)
+    with stores(settings) as (one, other):
+        one.put_population(make_population(1, 1))
+        other.put_population(make_population(2, 2))
+    reshard(settings, 3)
+    with stores(home(tmp_path, shards=3, collection="commons")) as opened:
+        assert [store.population() for store in opened] == [make_population(2, 2)] * 3
+    assert doctor(home(tmp_path, shards=3, collection="commons"))["remaining"] == 0
+    for _ in range(2):
+        migrate(home(tmp_path, shards=3, collection="commons"), server.uri)
+    there = home(tmp_path, shards=3, collection="commons", uri=server.uri)
+    with stores(there) as opened:
+        assert [store.population() for store in opened] == [make_population(2, 2)] * 3
+        opened[0].put_population(make_population(3))
+        assert opened[2].population() == make_population(3)
+        assert sum(1 for store in opened for _ in store.users()) == len(USERS)
+
+
 # Encryption
 
 
@@ -394,8 +417,10 @@ def test_an_encrypted_store_tells_nothing_and_opens_only_with_its_key(tmp_path: 
     right, wrong = keys(2)
     settings = home(tmp_path, shards=1, encryption_key=SecretStr(right))
     before = fill(settings)
+    with stores(settings) as (store,):
+        store.put_population(make_population(1))
     assert before["ann"].rows[0].interaction.query == "SECRETWORD 0"
-    for word in ("SECRETWORD", "be kind", "fact f", '"query"', '"choices"'):
+    for word in ("SECRETWORD", '"grades"', "be kind", "fact f", '"query"', '"choices"'):
         assert not [p for p in (tmp_path / "store").rglob("*") if p.is_file() and contains(p, word)], word
     assert doctor(settings)["remaining"] == 0
     for other, words in ((None, "is encrypted"), (SecretStr(wrong), "encryption_key")):

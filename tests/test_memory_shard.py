@@ -21,6 +21,7 @@ from actors.store import ShardConfig
 from personaagent.changes import embed_interactions
 from personaagent.errors import ConflictError, InvalidInput, NotFoundError, StoreError, UnavailableError
 from personaagent.local_memory import LocalMemory
+from personaagent.population import SIZE, Population, packed, places
 from personaagent.portable import parse_export
 from personaagent.settings import MemorySettings, Settings
 from personaagent.store import quantised
@@ -274,6 +275,43 @@ async def test_a_large_user_is_searched_in_the_store_with_the_same_answers(tmp_p
         await shard.close()
 
 
+@pytest.mark.parametrize("most", [100, 1000])  # searched in the store, and in RAM
+async def test_evidence_starts_from_what_users_have_in_common(tmp_path: Path, most: int) -> None:
+    shard = MemoryShard(config(tmp_path, max_active_episodes=most))
+    rows = [interaction(str(i), minute=i, choices=("a", "b"), truth="ab"[i % 2]) for i in range(120)]
+    await shard.append("ann", await batch(*rows), "test")
+    choices = ("green tea", "black tea")
+    query = RecallQuery(text="tea?", k=0, choices=choices, decisions=(Decision(),))
+    asked = (query, EMBEDDER.encode(["tea?"])[0], EMBEDDER.encode(choices))
+
+    async def preferred(user: str) -> float:
+        ((logprobs,),) = [recall.evidence for recall in await shard.recall(user, [asked])]
+        return logprobs[0] - logprobs[1]
+
+    assert await shard.population() is None
+    assert await preferred("new") == pytest.approx(0.0)
+    own = await preferred("ann")
+    table = np.zeros(SIZE)
+    table[places("green tea")[0][0]] = 2.0
+    learned = Population(number=3, users=9, time=START, choices=packed(table))
+    for _ in range(2):
+        await shard.commit_population(learned, "test")
+    assert await preferred("new") > 0.5
+    assert await preferred("ann") > own + 0.1
+    with pytest.raises(ConflictError):
+        await shard.commit_population(learned.model_copy(update={"number": 2}), "test")
+    before = await preferred("new")
+    await shard.close()
+    shard = MemoryShard(config(tmp_path, max_active_episodes=most))
+    assert await preferred("new") == before
+    assert await shard.population() == learned
+    await shard.commit_population(Population(number=4, users=0, time=START), "test")
+    assert await preferred("new") == pytest.approx(0.0)
+    entries = [json.loads(line) for file in (tmp_path / "audit").glob("*") for line in file.read_text().splitlines()]
+    assert [e["number"] for e in entries if e["action"] == "population"] == [3, 3, 4]
+    await shard.close()
+
+
 @pytest.mark.parametrize("rows", [50, 150])  # in RAM, and searched in the store
 async def test_options_are_kept_whatever_happens_to_their_row(tmp_path: Path, rows: int) -> None:
     shard = MemoryShard(config(tmp_path, max_active_episodes=100))
@@ -365,6 +403,14 @@ async def test_sharded_memory_answers_as_memory_in_ram_does(memory: ShardedMemor
     for query in queries:
         assert await memory.recall("ann", query) == await local.recall("ann", query)
     assert await memory.latest("ann", 5, with_truth=True) == await local.latest("ann", 5, with_truth=True)
+    for m in (memory, local):
+        assert await m.population() is None
+        await m.commit_population(Population(users=5, time=START, choices=packed(np.arange(SIZE) / SIZE)))
+    assert await memory.population() == await local.population()
+    assert await memory.recall("ann", queries[1]) == await local.recall("ann", queries[1])
+    with pytest.raises(ConflictError):
+        await memory.commit_population(Population(users=6, time=START))
+    await memory.commit_population(Population(number=2, users=0, time=START))
     lines = await memory.export("ann")
     await memory.forget("ann")
     assert (await memory.restore(lines)).added == 30
