@@ -8,7 +8,7 @@ model's option scores.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -188,10 +188,12 @@ def rating_evidence(
     given = np.abs(ratings.values(slots)[:, None] - position[None, :]).argmin(axis=1)
     vectors = np.vstack([known.request_vectors(slots), query_vector[None, :]])
     offset = np.zeros(len(picked) + 1)
-    prior = np.full(len(grades), 1.0 / len(grades))
+    prior, usual = np.full(len(grades), 1.0 / len(grades)), RatingTaste()
     if commons is not None:
         offset = np.r_[ratings.offsets.of(ratings.what(slots), ratings.texts, commons), commons.liking([query])]
         prior = commons.scale(position)
+        if commons.graded:
+            usual = replace(usual, scale_prior=usual.scale_common)
     rated = Rated(
         grade=given,
         age=age,
@@ -201,7 +203,7 @@ def rating_evidence(
     )
     result = []
     for decision in decisions:
-        taste = scaled_rating(RatingTaste(), decision.prior_scale, decision.change)
+        taste = scaled_rating(usual, decision.prior_scale, decision.change)
         graded = grade(rated, scale_of(given, age, prior, taste), taste)
         p = np.maximum(graded.probabilities, FLOOR_P)[place] * share
         reasons = _similar(graded.liking.shares, slots, ratings, known) if explain else ()

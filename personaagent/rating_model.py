@@ -38,7 +38,8 @@ class RatingTaste:
     width: float = 0.15  # of `near`, in cosine
     life: float = 200.0  # ratings after which half of the level is another one; inf: it never changes
     scale_life: float = 50.0  # ratings after which one counts half for the user's scale
-    scale_prior: float = 0.5  # ratings that the population's scale weighs as much as
+    scale_prior: float = 0.5  # ratings that an even scale weighs as much as
+    scale_common: float = 4.0  # and that the scale weighs which the population was found to have
     lapse: float = 0.02  # how often a grade has nothing to do with the item
 
 
