@@ -18,12 +18,14 @@ import pyarrow as pa
 
 from actors.alignment_actor import AlignmentActor, Parts
 from actors.runs import RunFolder, from_table, latest_run, to_table
+from alignment.commons import learn_into
 from alignment.plan import calls_of
-from personaagent.errors import InvalidInput
+from personaagent.errors import ConflictError, InvalidInput
+from personaagent.population import Population
 from personaagent.settings import AlignmentSettings
 from personaagent.types import AlignmentResult, Outcome, UserSummary
 
-__all__ = ["Estimate", "Progress", "estimate", "read_users", "run_population", "select_users"]
+__all__ = ["Estimate", "Progress", "estimate", "learn_commons", "read_users", "run_population", "select_users"]
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +93,38 @@ def read_users(file: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as e:
         raise InvalidInput(f"cannot read users from {file}: {e}") from e
     return [line for line in lines if line.strip()]
+
+
+async def learn_commons(parts: Parts, users: Sequence[str], run: str, home: Path) -> Population | None:
+    """Learn what users have in common, once per run, before any of them is aligned.
+
+    Args:
+        parts: of the running system.
+        users: all of them, whether they are aligned or not.
+        run: the run's id.
+        home: of the results.
+
+    Returns:
+        What was learned; None if `alignment.population` is off, the run did it before, there are too few users, or somebody
+        else learned it at the same time.
+
+    Raises:
+        InvalidInput: the run id is not a plain name.
+        ConflictError: another process works on this run.
+        StoreError: the memory or the run's folder cannot be written.
+    """
+    if not parts.alignment.population:
+        return None
+    with RunFolder(home, run) as folder:
+        if folder.learned:
+            return None
+        try:
+            learned = await learn_into(parts.memory, users)
+        except ConflictError as e:
+            log.warning("%s", e.message)
+            return None
+        folder.note_learned(None if learned is None else learned.number)
+        return learned
 
 
 def run_population(

@@ -3,6 +3,7 @@
     home/runs/<run>/users.parquet      whom the run is about, written at its first start
     home/runs/<run>/part-00007.parquet results, one file per finished batch
     home/runs/<run>/run.json           seconds of work so far
+    home/runs/<run>/population.json    that the run has learned what users have in common
     home/runs/<run>/gone               digests of users forgotten while the run was under way, until it ends
 
 Every file is written whole or not at all, so a killed job leaves nothing half-made. Users' texts are in none of them.
@@ -132,6 +133,15 @@ class RunFolder:
     def spend(self, seconds: float) -> None:
         """Set the time of work so far."""
         _replace(self.path / "run.json", json.dumps({"run": self.path.name, "seconds": round(seconds, 3)}).encode())
+
+    @property
+    def learned(self) -> bool:
+        """Whether the run has learned what users have in common."""
+        return (self.path / "population.json").is_file()
+
+    def note_learned(self, number: int | None) -> None:
+        """Note that it was learned, as which number; None: there were too few users."""
+        _replace(self.path / "population.json", json.dumps({"number": number}).encode())
 
     def erase(self, user: str) -> int:
         """Remove a user from the plan and the results; how many rows that were."""

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from alignment.aligner import Aligner
 from alignment.baselines import ABLATIONS, METHODS, Answer, Answering, Method, agent_settings, method_of
 from alignment.benchmarks import Phase
+from alignment.commons import learn_into
 from alignment.eval_plan import (
     COLD,
     Asked,
@@ -219,6 +220,7 @@ class Evaluation:
         """One phase of the data set; memory keeps what earlier phases taught."""
         plan, memory = self._plan, self._memory
         await memory.append_many(phase.learn)
+        await self._learn_commons(memory)
         await self._build_profiles(memory, phase.name)
         for name in plan.learners:  # its personas go on from those of the phase before
             episodes: Literal["retrieved", "none"] = "none" if name == "without_memory" else "retrieved"
@@ -248,6 +250,7 @@ class Evaluation:
         phase, users = self._plan.benchmark.phases[0], self._plan.benchmark.users
         memory = LocalMemory(self._embedder, self._plan.settings.memory)
         await memory.append_many([i for u in users for i in phase.learn_of(u)[-learned:] if learned])
+        await self._learn_commons(memory)
         await self._build_profiles(memory, stage)
         for asked in tests:
             view = View(memory)
@@ -266,6 +269,11 @@ class Evaluation:
                 texts.update(dict.fromkeys([item.truth] if item.truth else []))
                 texts.update(dict.fromkeys(item.choices or ()))
         await self._embedder.warm(list(texts), lambda done, total: self._watch.stage("embedding", done, total))
+
+    async def _learn_commons(self, memory: Memory) -> None:
+        """Learn what the users have in common from what a memory holds; it takes no model, and gives the same each time."""
+        if self._alignment.population:
+            await learn_into(memory, self._plan.benchmark.users)
 
     async def _build_profiles(self, memory: Memory, stage: str) -> None:
         """Build the profiles that are not there yet, and put back the others. A user whose build fails goes on without."""

@@ -120,6 +120,7 @@ class AlignmentSettings(Section):
     max_tokens: Annotated[int, Field(ge=1)] = 400_000  # tokens per user
     run_calls: Annotated[int, Field(ge=1)] | None = None  # LLM calls per run; None: no bound
     run_tokens: Annotated[int, Field(ge=1)] | None = None  # tokens per run
+    population: bool = True  # learn what users have in common at the start of a run over all users
     profile: bool = True  # bring the semantic profile up to date first
     profile_tokens: Annotated[int, Field(ge=50)] = 400  # budget of its current facts
     judge: Literal["embedding", "llm"] = "embedding"  # how free text is scored

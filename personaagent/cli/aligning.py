@@ -65,7 +65,8 @@ async def align(
             _estimate(run, estimate(summaries, chosen, settings.alignment, settings.home))
             return None
         started = time.perf_counter()
-        results = await _population(run, system, chosen, name)
+        everybody = [] if named else [s.user for s in summaries if s.truths]
+        results = await _population(run, system, chosen, name, everybody)
         seconds = time.perf_counter() - started
     _show(run, name, results, seconds)
     if report is not None:
@@ -74,12 +75,19 @@ async def align(
     return EXIT_ERROR if any(r.outcome is Outcome.FAILED for r in results) else None
 
 
-async def _population(run: Run, system: System, users: Sequence[str], name: str) -> list[AlignmentResult]:
+async def _population(
+    run: Run, system: System, users: Sequence[str], name: str, everybody: Sequence[str]
+) -> list[AlignmentResult]:
     from actors.alignment_actor import Parts
-    from actors.population import run_population
+    from actors.population import learn_commons, run_population
 
     parts = Parts(system.llm, system.embedder, system.memory, system.settings.agent, system.settings.alignment)
     run.output.note(f"run {name}; if it is interrupted, `personaagent align --run-id {name}` goes on")
+    if everybody and (learned := await learn_commons(parts, everybody, name, system.settings.home)) is not None:
+        common = f"learned what {learned.users} people have in common"
+        run.output.note(
+            common if learned.foretells else "people have nothing in common that foretells what they choose"
+        )
     with run.output.progress("aligning", len(users)) as tell:
 
         def on_progress(p: Progress) -> None:

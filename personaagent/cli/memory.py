@@ -1,4 +1,4 @@
-"""`export`, `forget` and `users`."""
+"""`export`, `forget`, `users` and `population`."""
 
 from __future__ import annotations
 
@@ -89,8 +89,38 @@ async def users(run: Run, json: Json = False) -> None:
     run.output.show(f"{len(found)} users")
 
 
+async def population(
+    run: Run,
+    forget: Annotated[bool, typer.Option("--forget", help="Drop it; the next `align --all` learns it anew.")] = False,
+    json: Json = False,
+) -> None:
+    """What users have in common, from which evidence starts: when it was learned, and from how many."""
+    from personaagent.population import Population
+    from personaagent.types import utc_now
+
+    async with run.system(run.settings(), llm=False) as system:
+        stored = await system.memory.population()
+        there = stored is not None and stored.users > 0
+        if stored is not None and there and forget:
+            await system.memory.commit_population(Population(number=stored.number + 1, users=0, time=utc_now()))
+    told: dict[str, object] = {"number": None, "users": 0, "time": None, "choices": False, "ratings": False}
+    if stored is not None and there:
+        told = {"number": stored.number, "users": stored.users, "time": stored.time.isoformat()}
+        told |= {"choices": bool(stored.choices), "ratings": bool(stored.ratings)}
+    run.output.result({**told, "forgotten": there and forget})
+    if stored is None or not there:
+        run.output.show("nothing was learned of what users have in common; `align --all` does it")
+        return
+    kinds = [name for name in ("choices", "ratings") if told[name]]
+    says = f"foretells {' and '.join(kinds)}" if kinds else "foretells nothing"
+    run.output.show(f"number {stored.number}, of {stored.users} users, {stored.time:%Y-%m-%d %H:%M}; it {says}")
+    if forget:
+        run.output.show("it was dropped")
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     command(app, "users")(users)
     command(app, "export")(export)
     command(app, "forget")(forget)
+    command(app, "population")(population)
