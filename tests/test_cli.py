@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -12,9 +13,11 @@ import types
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import yaml
 from rich.console import Console
@@ -27,6 +30,7 @@ from personaagent.cli.output import Output
 from personaagent.cli.serving import _split
 from personaagent.errors import InvalidInput, UnavailableError
 from personaagent.local_memory import LocalMemory
+from personaagent.population import SIZE, Population, packed
 from personaagent.settings import Settings
 from tests.agent_doubles import FakeLLM
 from tests.doubles import HashEmbedder
@@ -110,6 +114,7 @@ def test_help_names_every_command(invoke: Invoke) -> None:
         "export",
         "forget",
         "users",
+        "population",
         "settings",
         "eval",
         "bench",
@@ -309,6 +314,18 @@ def test_export_to_a_file(invoke: Invoke, system: type[FakeSystem], tmp_path: Pa
     result = invoke("export", "anna", "-o", tmp_path / "out.jsonl", "--json")
     assert json.loads(result.stdout)["lines"] == 2
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+
+
+def test_what_users_have_in_common_is_shown_and_dropped(invoke: Invoke, system: type[FakeSystem]) -> None:
+    assert "nothing was learned" in invoke("population").stdout
+    learned = Population(number=4, users=12, time=datetime(2024, 5, 1, tzinfo=UTC), choices=packed(np.ones(SIZE)))
+    asyncio.run(system.memory.commit_population(learned))
+    shown = json.loads(invoke("population", "--json").stdout)
+    assert (shown["number"], shown["users"], shown["choices"], shown["ratings"]) == (4, 12, True, False)
+    assert "of 12 users" in invoke("population").stdout
+    assert json.loads(invoke("population", "--forget", "--json").stdout)["forgotten"]
+    assert json.loads(invoke("population", "--json").stdout)["users"] == 0
+    assert not json.loads(invoke("population", "--forget", "--json").stdout)["forgotten"]
 
 
 def test_forget_gives_a_receipt(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from actors.alignment_actor import AlignmentActor, AlignmentPool, Parts, align_users, aligned_earlier
 from actors.memory import start_memory
-from actors.population import Progress, estimate, read_users, run_population, select_users
+from actors.population import Progress, estimate, learn_commons, read_users, run_population, select_users
 from actors.runs import RunFolder, erase_user, from_table, read_results, to_table
 from alignment.plan import calls_of
 from personaagent.errors import ConflictError, InvalidInput, NotFoundError, StoreError
@@ -154,6 +154,28 @@ class TestEstimate:
             folder.spend(5.0)
         then = estimate(users, ["a", "b"], paper, tmp_path)
         assert (then.tokens, then.seconds) == (1000, 2.5)
+
+
+class TestCommons:
+    async def test_it_is_learned_once_per_run(self, tmp_path: Path) -> None:
+        world = World()
+        users = [f"user {n}" for n in range(6)]
+        for user in users:
+            await world.add([drink(user, i) for i in range(7)])
+        parts = Parts(world.llm, world.embedder, world.memory, world.agent.settings, world.settings)
+        off = replace(parts, alignment=parts.alignment.model_copy(update={"population": False}))
+        assert await learn_commons(off, users, "run-0", tmp_path) is None
+        assert await world.memory.population() is None
+        for number in (1, 2):
+            learned = await learn_commons(parts, users, f"run-{number}", tmp_path)
+            assert learned is not None
+            assert (learned.number, learned.users) == (number, 6)
+            assert await learn_commons(parts, users, f"run-{number}", tmp_path) is None
+        assert await world.memory.population() == learned
+        assert await learn_commons(parts, users[:2], "run-3", tmp_path) is None
+        assert await learn_commons(parts, users, "run-3", tmp_path) is None
+        with RunFolder(tmp_path, "run-4"), pytest.raises(ConflictError):
+            await learn_commons(parts, users, "run-4", tmp_path)
 
 
 class TestActor:
