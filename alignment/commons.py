@@ -39,13 +39,8 @@ BATCH = 64  # of them at a time
 NEWEST = NEWEST_CHOICES + NEWEST_RATINGS
 REFUSED = 8  # options of one offer, beside the one taken; it bounds time and memory
 FOLDS = 3  # of users, in turn left out
-FEW_USERS, FEW_FOLDS = 100, 8  # among fewer users a larger share is learned from
-RIDGES = (
-    64.0,
-    16.0,
-    4.0,
-    1.0,
-)  # precision of a weight's prior, from strict to loose: each fit starts from the one before
+FEW_USERS, FEW_FOLDS = 100, 5  # among fewer users a larger share is learned from
+RIDGES = (64.0, 16.0, 4.0, 1.0)  # precision of a weight, strict to loose: each fit starts from the one before
 RATING_RIDGES = (320.0, 80.0, 20.0, 5.0)  # of words and phrases of what is rated, in ratings
 ITEM_RIDGE = 5.0  # of the whole text: what n users rated alike keeps n / (n + 5) of it
 SHRINKS = (0.25, 0.5, 0.75, 1.0)
@@ -57,7 +52,7 @@ WIDE = SIZE << 40  # features are counted by this many places, so that two rare 
 def learn(histories: Iterable[Sequence[Interaction]], now: datetime, number: int) -> Population | None:
     """What the users of these histories have in common; None if there are too few users.
 
-    The same histories in the same order give the same result. Takes about 2 s for 600 users with 40 choices each.
+    The same histories in the same order give the same result. Takes about 3 s for 600 users with 40 choices each.
 
     Args:
         histories: of one user each, oldest first. The newest 40 closed choices and 200 ratings with a truth count.

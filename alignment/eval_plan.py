@@ -243,6 +243,7 @@ def _about(options: EvaluationOptions, benchmark: Benchmark, settings: Settings)
         "embedder": settings.embedder.model,
         "agent": settings.agent.model_dump(mode="json"),
         "memory": settings.memory.model_dump(mode="json", exclude=set(_MEMORY)),
+        "population": settings.alignment.population,  # evidence starts from it also where no model is needed
     }
     if needs_model(options.methods, options.ablate):
         engine = settings.llm.model_dump(mode="json", include={"max_model_len", "dtype", "engine_kwargs"})
