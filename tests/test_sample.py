@@ -8,9 +8,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from personaagent.evidence import evidence, truth_match, votes
+from personaagent.local_memory import LocalMemory
 from personaagent.readers import read, sample_path
-from personaagent.types import Decision, Interaction, Kind
+from personaagent.types import Decision, Interaction, Kind, RecallQuery
+from tests.doubles import HashEmbedder
 
 
 @pytest.fixture(scope="module")
@@ -66,27 +67,21 @@ def test_options_stand_in_no_telling_order(by_user: dict[str, list[Interaction]]
     assert max(places.values()) < 2 * min(places[n] for n in range(4))
 
 
-def test_what_was_chosen_before_tells_what_comes_next(by_user: dict[str, list[Interaction]]):
-    """Without any model: bags of words for vectors, so the floor is far below what embeddings reach."""
+async def test_what_was_chosen_before_tells_what_comes_next(by_user: dict[str, list[Interaction]]):
+    """Without any model: hashed words for vectors, so the floor is far below what embeddings reach."""
+    memory = LocalMemory(HashEmbedder(64))
+    await memory.append_many(everything(by_user))
     hits, chance = [], []
-    for history in by_user.values():
-        for at, item in enumerate(history):
-            if at < 10 or item.kind is not Kind.CHOICE or not item.choices:
-                continue
-            past = [i for i in history[:at] if i.kind is Kind.CHOICE]
-            words = sorted(
-                {w for t in [item.query, *item.choices, *(f"{i.query} {i.truth}" for i in past)] for w in _words(t)}
-            )
-            similarity = _vectors([i.query for i in past], words) @ _vectors([item.query], words)[0]
-            age = np.arange(len(past))[::-1]
-            chosen, weights = votes(similarity, age, Decision(temperature=0.5), Kind.CHOICE)
-            truths = _vectors([past[j].truth or "" for j in chosen], words)
-            match = truth_match(
-                Kind.CHOICE, [past[j] for j in chosen], truths, item.choices, _vectors(item.choices, words)
-            )
-            scores = evidence(weights, match, item.choices, Kind.CHOICE)
-            hits.append(item.choices[int(scores.argmax())] == item.truth)
-            chance.append(1 / len(item.choices))
+    for user, history in by_user.items():
+        asked = [i for at, i in enumerate(history) if at >= 10 and i.kind is Kind.CHOICE]
+        found = await memory.recall_many(
+            user,
+            [RecallQuery(text=i.query, k=0, choices=i.choices, decisions=(Decision(),), before=i.id) for i in asked],
+        )
+        for item, recall in zip(asked, found, strict=True):
+            choices = item.choices or ()
+            hits.append(choices[int(np.argmax(recall.evidence[0]))] == item.truth)
+            chance.append(1 / len(choices))
     assert np.mean(hits) > 2.5 * np.mean(chance)
 
 
@@ -98,12 +93,3 @@ def test_two_users_change_their_minds(by_user: dict[str, list[Interaction]]):
     assert wanted("ines", "travel") == ["taxi"] * 2 + ["train"] * 2
     assert all("salmon" in dish for dish in wanted("ines", "food")[:3])
     assert not any("salmon" in dish for dish in wanted("ines", "food")[3:])
-
-
-def _words(text: str) -> list[str]:
-    return "".join(c if c.isalnum() else " " for c in text.casefold()).split()
-
-
-def _vectors(texts: list[str] | tuple[str, ...], words: list[str]) -> np.ndarray:
-    rows = np.asarray([[float(w in _words(t)) for w in words] for t in texts], dtype=np.float32)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
