@@ -221,10 +221,14 @@ def _known(what: str, names: Sequence[str], valid: Sequence[str]) -> None:
 
 
 def _asked(options: EvaluationOptions, benchmark: Benchmark) -> tuple[Asked, ...]:
+    # Where no persona is tested, memory alone is also asked about another user.
     ours = [name for name in ("persona", "personaagent") if name in options.names]
     asked: list[Asked] = []
+    controls: tuple[str, ...]
     for phase in benchmark.phases:
-        controls = CONTROLS if options.controls and ours and len(benchmark.users) > 1 else ()
+        controls = CONTROLS if ours else CONTROLS[:1] if "evidence" in options.names else ()
+        if not options.controls or len(benchmark.users) < 2:
+            controls = ()
         asked += (Asked(phase.name, name, phase.test) for name in (*options.names, *controls))
     if options.cold_start and ours:
         first = benchmark.phases[0]

@@ -71,6 +71,7 @@ class Records:
         self._before: dict[str | int, str] = {phase.name: earlier.name for earlier, phase in pairwise(phases)}
         self._tests: dict[tuple[str | int, str | int], Asked] = {(a.stage, a.name): a for a in plan.asked}
         self._learners, self._neighbours = plan.learners, plan.neighbours
+        self._alone = not plan.needs_model  # controls are asked of memory alone then
         self.damaged = journal.damaged  # lines that could not be read; what they held is done again
         # Fields that a type has lost are ignored, and new ones get their defaults: a journal outlives such changes.
         self._types: Mapping[str, TypeAdapter[Any]] = {
@@ -166,6 +167,8 @@ class Records:
         _, _, name, number = place
         user = self._tests[stage, name].items[int(number)].user
         learner = learner_of(str(name))
+        if name in CONTROLS and self._alone:
+            return []
         if name in CONTROLS:
             user = self._neighbours[user]
             learner = "personaagent" if "personaagent" in self._learners else None

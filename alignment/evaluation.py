@@ -15,7 +15,16 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Literal
 
 from alignment.aligner import Aligner
-from alignment.baselines import ABLATIONS, METHODS, Answer, Answering, Method, agent_settings, method_of
+from alignment.baselines import (
+    ABLATIONS,
+    METHODS,
+    Answer,
+    Answering,
+    EvidenceAlone,
+    Method,
+    agent_settings,
+    method_of,
+)
 from alignment.benchmarks import Phase
 from alignment.commons import learn_into
 from alignment.eval_plan import (
@@ -233,8 +242,10 @@ class Evaluation:
             "wrong_persona": View(memory, personas_of=own, persona_as=other),
         }
         for asked in plan.asked_in(phase.name):
-            if asked.name in wrong:  # a control: every user is answered as the next one
-                method: Method = Answering(Agent(self._llm, wrong[asked.name], self._agent))
+            if asked.name in wrong and not plan.needs_model:  # what memory alone says of another user
+                method: Method = EvidenceAlone(View(memory, memory_as=other), self._agent)
+            elif asked.name in wrong:  # a control: every user is answered as the next one
+                method = Answering(Agent(self._llm, wrong[asked.name], self._agent))
             else:
                 method = method_of(asked.name, self._llm, memory, self._aligned, self._agent, self._embedder)
             await self._answer_all(asked, method)

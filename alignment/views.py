@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NoReturn
 
 from personaagent.errors import ConflictError, InvalidInput
+from personaagent.evidence import uniform
 from personaagent.index import episode_tokens
 from personaagent.population import Population
 from personaagent.protocols import Memory
@@ -83,7 +84,7 @@ class View:
 
     async def _shown(self, whose: str, query: RecallQuery) -> Recall:
         """What is found without looking for what is similar: the newest episodes, or none."""
-        nothing = tuple((0.0,) * len(query.choices or ()) for _ in query.decisions)
+        nothing = tuple(uniform(query.choices) for _ in query.decisions) if query.choices else ()
         if self._episodes == "none":
             return Recall(evidence=nothing)
         left = query.max_tokens

@@ -46,7 +46,9 @@ __all__ = ["Beliefs", "Evidence", "Known", "choice_evidence", "rating_evidence",
 Float = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Single = npt.NDArray[np.float32]
-Beliefs = dict[tuple[float, float], Float]  # by strength and change of a decision: a probability of each setting
+Beliefs = dict[str, Float]  # of choices and of ratings: a probability of each kind of person
+
+CHOICES, RATED = "choices", "ratings"
 
 DOUBT = 0.05  # kinds of people less likely than that are left out
 NEAREST = 40  # past choices a prediction looks at
@@ -122,12 +124,13 @@ def choice_evidence(
     taste = ChoiceTaste()
     scene = _Scene(known, offers, choices, choice_vectors, _pick(known, taste), commons)
     learned = scene.learned(taste)
+    believed = _believed(known, offers, taste, commons, beliefs)
+    people = [setting for setting, belief in zip(SETTINGS, believed, strict=True) if belief >= DOUBT]
+    belief = believed[believed >= DOUBT] / believed[believed >= DOUBT].sum()
     result = []
-    for decision in decisions:
-        believed = _believed(decision, known, offers, taste, commons, beliefs)
-        settings = [_scaled(s, decision) for s, belief in zip(SETTINGS, believed, strict=True) if belief >= DOUBT]
-        belief = believed[believed >= DOUBT] / believed[believed >= DOUBT].sum()
-        fits = fit(learned, settings, taste)
+    every = fit(learned, [_scaled(setting, decision) for decision in decisions for setting in people], taste)
+    for n in range(len(decisions)):
+        fits = every[n * len(people) : (n + 1) * len(people)]
         p = np.asarray(belief @ np.stack([probabilities(f.utilities, taste) for f in fits]))
         shares = np.einsum("s,smn->mn", belief, np.stack([f.shares for f in fits])) if explain else None
         reasons = () if shares is None else scene.reasons(shares, int(p.argmax()) if about is None else about)
@@ -147,27 +150,20 @@ def _scaled(setting: Setting, decision: Decision) -> Setting:
 
 
 def _believed(
-    decision: Decision,
-    known: Known,
-    offers: Offers,
-    taste: ChoiceTaste,
-    commons: Commons | None,
-    beliefs: Beliefs | None,
+    known: Known, offers: Offers, taste: ChoiceTaste, commons: Commons | None, beliefs: Beliefs | None
 ) -> Float:
     """What kind of person this is, a probability for each of `SETTINGS`, told by the user's newest choices whatever is asked."""
-    key = (decision.prior_scale, decision.change)
-    if beliefs is not None and key in beliefs:
-        return beliefs[key]
+    if beliefs is not None and CHOICES in beliefs:
+        return beliefs[CHOICES]
     picked = np.arange(len(known.slots))
     if len(picked) > NEAREST:
         picked = np.argpartition(known.age, NEAREST - 1)[:NEAREST]
     picked = picked[np.argsort(-known.age[picked], kind="stable")]
     nothing = np.zeros((0, known.request_vectors(known.slots[:0]).shape[1]), dtype=np.float32)
     scene = _Scene(known, offers, (), nothing, picked, commons)
-    settings = [_scaled(s, decision) for s in SETTINGS]
-    believed = credence(scene.learned(taste), settings, taste)
+    believed = credence(scene.learned(taste), SETTINGS, taste)
     if beliefs is not None:
-        beliefs[key] = believed
+        beliefs[CHOICES] = believed
     return believed
 
 
@@ -199,18 +195,19 @@ def rating_evidence(
     grades, place = np.unique(values, return_inverse=True)
     share = 1.0 / np.bincount(place)[place]
     scene = _RatingScene(known, ratings, query, query_vector, grades, _newest_and_nearest(known), commons)
+    believed = None if beliefs is None else beliefs.get(RATED)
+    if believed is None:
+        picked = np.argsort(known.age, kind="stable")[:TOLD][::-1]
+        believed = _RatingScene(known, ratings, query, query_vector, grades, picked, commons).believed(TASTES)
+        if beliefs is not None:
+            beliefs[RATED] = believed
     result = []
     for decision in decisions:
-        tastes = [scaled_rating(t, decision.prior_scale, decision.change) for t in TASTES]
-        key = (decision.prior_scale, decision.change)
-        believed = None if beliefs is None else beliefs.get(key)
-        if believed is None:
-            picked = np.argsort(known.age, kind="stable")[:TOLD][::-1]
-            told = _RatingScene(known, ratings, query, query_vector, grades, picked, commons)
-            believed = told.believed(tastes)
-            if beliefs is not None:
-                beliefs[key] = believed
-        held = [(t, belief) for t, belief in zip(tastes, believed, strict=True) if belief >= DOUBT]
+        held = [
+            (scaled_rating(t, decision.prior_scale, decision.change), belief)
+            for t, belief in zip(TASTES, believed, strict=True)
+            if belief >= DOUBT
+        ]
         found = [graded(scene.rated, scene.scale(t), t) for t, _ in held]
         weights = np.asarray([belief for _, belief in held]) / sum(belief for _, belief in held)
         p = np.asarray(weights @ np.stack([f.probabilities for f in found]))

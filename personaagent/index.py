@@ -374,7 +374,7 @@ class EpisodeIndex:
         # Only what is learned from everything may be kept; a replay has to find out with what was known then.
         beliefs: Beliefs | None = None
         if query.before is None and not (query.exclude or query.since or query.until or query.metadata):
-            beliefs = self._beliefs.setdefault((kind, 0 if commons is None else commons.number), {})
+            beliefs = self._beliefs.setdefault(0 if commons is None else commons.number, {})
         if kind is Kind.RATING:
             return rating_evidence(
                 known,

@@ -100,13 +100,14 @@ class TestForetell:
     async def test_a_planted_change_of_mind_is_found(self) -> None:
         """What the user wants turns round every eight times; a reading that thinks it lasts foretells it worst."""
         history = [drink("ann", i, truth=("water", "mint tea")[i // 8 % 2]) for i in range(41)]
-        fitted = Others([]).fit(await told(history), 0.0, 1.0)
+        lasts = Decision(change=0.0)
+        foretold = await told(history, lasts)
+        means = dict(zip(foretold.readings, foretold.logs.mean(axis=0).tolist(), strict=True))
+        assert means[0.0, 1.0] < means[1.0, 1.0]
+        fitted = Others([]).fit(foretold, 0.0, 1.0)
         assert fitted.accepted
-        assert fitted.reading[0] > 1.0
+        assert fitted.reading[0] >= 1.0
         assert fitted.answers == MOST
-        steady = Others([]).fit(await told([drink("ann", i) for i in range(41)], Decision(change=10.0)), 0.0, 1.0)
-        assert steady.accepted
-        assert steady.reading[0] < 10.0 or steady.reading[1] > 1.0
 
 
 class TestPosterior:

@@ -8,6 +8,7 @@ from alignment.baselines import BASELINES, MODEL_FREE, baseline
 from alignment.views import Recalled, View
 from personaagent import prompts
 from personaagent.errors import ConflictError, InvalidInput
+from personaagent.evidence import uniform
 from personaagent.local_memory import LocalMemory
 from personaagent.profile import build_profile
 from personaagent.settings import AgentSettings
@@ -173,7 +174,7 @@ async def test_what_a_view_hides_gives_no_evidence() -> None:
     for episodes in ("latest", "none"):
         view = View(await memory(), episodes=episodes)
         query = RecallQuery(text=QUESTION.query, choices=OPTIONS, decisions=(Decision(), Decision()))
-        assert (await view.recall("ann", query)).evidence == ((0.0,) * 3,) * 2
+        assert (await view.recall("ann", query)).evidence == (uniform(OPTIONS),) * 2
 
 
 async def test_the_newest_episodes_keep_to_the_token_budget() -> None:

@@ -354,8 +354,11 @@ async def test_without_a_model_nothing_is_asked_of_one(tmp_path: Path) -> None:
     result = await run_evaluation(plan, llm, HashEmbedder(64))
     assert llm.requests == []
     assert result["model"] is None
-    assert result["control"] == result["cold_start"] == {}
-    assert plan.answers == 16
+    assert result["cold_start"] == {}
+    control = result["control"]["newest"]  # what memory alone says of another user
+    assert list(control) == ["wrong_user"]
+    assert control["wrong_user"]["accuracy"]["value"] < result["results"]["newest"]["evidence"]["accuracy"]["value"]
+    assert plan.answers == 32
 
 
 def test_the_name_is_of_everything_that_determines_the_result(tmp_path: Path) -> None:
