@@ -97,9 +97,7 @@ class EpisodeIndex:
         # What the models of choice learn from.
         self._offers = Offers()
         self._ratings = Ratings()
-        self._beliefs: dict[
-            tuple[Kind, int], Beliefs
-        ] = {}  # by population; what the model of choice says of the user as a whole
+        self._beliefs: dict[int, Beliefs] = {}  # by population; what the models of choice say of the user as a whole
         # Episodes with the same query and truth form a group, of which a recall returns only the newest.
         self._group = _Column(np.int32)
         self._group_codes: dict[int, int] = {}
