@@ -25,13 +25,15 @@ import numpy as np
 from actors.memory import ShardedMemory, start_memory
 from personaagent.protocols import Embedder, Matrix
 from personaagent.settings import Settings
-from personaagent.types import Interaction, RecallQuery
+from personaagent.types import Decision, Interaction, RecallQuery
 
 __all__ = ["MadeUpVectors", "episodes", "percentiles", "run"]
 
 DIM = 384
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SUBJECTS = ("tea", "train", "novel", "dinner", "gift", "route", "film", "song", "walk", "mail", "shirt", "paint")
+SHADES = ("plain", "bright", "quiet", "long")
+SIZES = ("small", "medium", "large")
 Progress = Callable[[str, int, int], None]
 
 
@@ -61,11 +63,38 @@ def episodes(user: str, count: int, first: int = 0) -> list[Interaction]:
                 user=user,
                 time=START + timedelta(minutes=n),
                 query=f"Which {subject} should {user} take on day {n // 7}, number {n}?",  # no two alike: none is cached
-                truth=f"the {('plain', 'bright', 'quiet', 'long')[n % 4]} {subject}",
+                truth=f"the {SHADES[n % 4]} {subject}",
                 metadata={"source": "bench"},
             )
         )
     return made
+
+
+def choices(user: str, count: int, first: int = 0) -> list[Interaction]:
+    """Closed choices of one user: four different offers of three attributes each."""
+    made = []
+    for n in range(first, first + count):
+        subject = SUBJECTS[n % len(SUBJECTS)]
+        options = tuple(
+            f"{SHADES[(n + k) % 4]} {subject}, {SIZES[(n // 4 + k) % 3]}, number {4 * n + k}" for k in range(4)
+        )
+        made.append(
+            Interaction(
+                id=f"{user}-{n}",
+                user=user,
+                time=START + timedelta(minutes=n),
+                query=f"Which {subject} should {user} take on day {n // 7}, number {n}?",
+                choices=options,
+                truth=options[n % 4],
+                metadata={"source": "bench"},
+            )
+        )
+    return made
+
+
+def _asked(user: str, n: int) -> RecallQuery:
+    new = choices(user, 1, first=1_000_000 + n)[0]
+    return RecallQuery(text=new.query, k=3, choices=new.choices, decisions=(Decision(),), with_truth=True)
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
@@ -159,6 +188,21 @@ async def _ours(
         recall[str(size)] = percentiles(took)
         new = episodes(user, calls, first=size)
         append[str(size)] = percentiles(await _timed([partial(memory.append, user, [i]) for i in new]))
+    chosen: dict[str, dict[str, float]] = {}
+    learned: dict[str, dict[str, float]] = {}
+    for size in sizes:
+        told(f"choices at {size} episodes", 0, 1)
+        user = f"choices-{size}"
+        await memory.append_many(choices(user, size))
+        await memory.recall(user, _asked(user, calls))
+        chosen[str(size)] = percentiles(
+            await _timed([partial(memory.recall, user, _asked(user, n)) for n in range(calls)])
+        )
+        took = []
+        for n, answered in enumerate(choices(user, calls // 4, first=size)):
+            await memory.append(user, [answered])
+            took += await _timed([partial(memory.recall, user, _asked(user, n))])
+        learned[str(size)] = percentiles(took)
     users = _users(shard_episodes)
     one_shard_per_s = await _bulk(memory, shard_episodes, partial(told, "bulk import into one shard"))
     told("restart", 0, 1)
@@ -172,6 +216,8 @@ async def _ours(
     active = warm["active_users"] * 100
     return {
         "recall_ms": recall,
+        "recall_choice_ms": chosen,  # with evidence for four options
+        "recall_choice_after_append_ms": learned,  # the first one that knows a new answer
         "append_ms": append,
         "activation_ms": percentiles(activation),
         "import_per_s_one_shard": one_shard_per_s,

@@ -403,7 +403,9 @@ class _Scene:
         best: dict[str, Reason] = {}
         for reason in sorted(found, key=lambda r: -abs(r.weight)):
             best.setdefault(reason.text, reason)
-        top = tuple(best.values())[:REASONS]
+        # Words that always come together are one reason.
+        apart = {(r.sources, round(r.weight, 9)): r for r in reversed(best.values())}
+        top = tuple(sorted(apart.values(), key=lambda r: -abs(r.weight)))[:REASONS]
         if top:
             return top
         order = [int(n) for n in np.argsort(-np.abs(per_offer))[:REASONS] if per_offer[n]]

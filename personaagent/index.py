@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from personaagent.bm25 import Bm25
 from personaagent.changes import MAX_OPTIONS, option_texts
+from personaagent.columns import Column
 from personaagent.errors import InvalidInput, NotFoundError
 from personaagent.evidence import Beliefs, Evidence, Known, choice_evidence, rating_evidence
 from personaagent.offers import Offers, Ratings
@@ -49,30 +50,6 @@ def episode_tokens(interaction: Interaction) -> int:
     return (len(interaction.query) + len(outcome)) // CHARS_PER_TOKEN + 1
 
 
-class _Column:
-    """A growing array: appends are amortised O(1), `view` is the filled part without a copy."""
-
-    def __init__(self, dtype: Any, width: int | None = None) -> None:
-        self._data: npt.NDArray[Any] = np.empty((16,) if width is None else (16, width), dtype=dtype)
-        self._size = 0
-
-    def append(self, value: Any) -> None:
-        if self._size == len(self._data):
-            grown = np.empty((2 * self._size, *self._data.shape[1:]), dtype=self._data.dtype)
-            grown[: self._size] = self._data
-            self._data = grown
-        self._data[self._size] = value
-        self._size += 1
-
-    @property
-    def view(self) -> npt.NDArray[Any]:
-        return self._data[: self._size]
-
-    @property
-    def nbytes(self) -> int:
-        return self._data.nbytes
-
-
 class EpisodeIndex:
     """Episodes are slots 0, 1, ... in order of arrival; the user's order is by time, ties by arrival."""
 
@@ -81,27 +58,27 @@ class EpisodeIndex:
         self._settings = settings or MemorySettings()
         self._slots: dict[str, int] = {}
         self._payloads: list[bytes] = []  # JSON, not objects: a tenth of the memory and no load on the collector
-        self._vectors = _Column(np.float32, dim)
-        self._times = _Column(np.int64)
-        self._arrived = _Column(np.int64)
-        self._truth_arrived = _Column(np.int64)
+        self._vectors = Column(np.float32, dim)
+        self._times = Column(np.int64)
+        self._arrived = Column(np.int64)
+        self._truth_arrived = Column(np.int64)
         # Equal truths share one vector: ratings and closed choices repeat the same few over and over.
-        self._truth = _Column(np.int32)  # code of the truth, -1 while unknown
+        self._truth = Column(np.int32)  # code of the truth, -1 while unknown
         self._truth_codes: dict[str, int] = {}
-        self._truth_vectors = _Column(np.float32, dim)
+        self._truth_vectors = Column(np.float32, dim)
         # So do equal options of closed choices.
-        self._options = _Column(np.int32, MAX_OPTIONS)  # codes of the kept options, -1 behind the last
+        self._options = Column(np.int32, MAX_OPTIONS)  # codes of the kept options, -1 behind the last
         self._option_codes: dict[str, int] = {}
-        self._option_vectors = _Column(np.int8, dim)
+        self._option_vectors = Column(np.int8, dim)
         self._option_bytes = 0  # of their texts
         # What the models of choice learn from.
         self._offers = Offers()
         self._ratings = Ratings()
         self._beliefs: dict[int, Beliefs] = {}  # by population; what the models of choice say of the user as a whole
         # Episodes with the same query and truth form a group, of which a recall returns only the newest.
-        self._group = _Column(np.int32)
+        self._group = Column(np.int32)
         self._group_codes: dict[int, int] = {}
-        self._newest = _Column(np.bool_)  # whether a slot is the newest of its group
+        self._newest = Column(np.bool_)  # whether a slot is the newest of its group
         self._newest_of = array("i")  # slot of a group's newest episode, by code; -1 for a group that all have left
         self._rank: Ints | None = None  # position in the user's order, by slot
         self._bm25: Bm25 | None = None  # built at the first recall that needs it, kept up to date from then on

@@ -188,15 +188,8 @@ class Decision(Frozen):
     prior_scale: Annotated[float, Field(gt=0, le=1000)] = 1.0
     change: Annotated[float, Field(ge=0, le=1000)] = 1.0
 
-    @model_validator(mode="before")
-    @classmethod
-    def _older(cls, value: Any) -> Any:
-        """Personas of version 0.1 told how to weigh similar requests; memory is read in another way now."""
-        if isinstance(value, dict):
-            return {k: v for k, v in value.items() if k not in _FORMER}
-        return value
 
-
+# How personas of version 0.1 said that memory is read; it is read in another way now.
 _FORMER = frozenset({"evidence_weight", "neighbours", "temperature", "half_life"})
 
 
@@ -220,6 +213,15 @@ class PersonaDraft(Frozen):
     run: str | None = None
     sources: tuple[str, ...] = ()  # ids of the interactions it was rewritten from
     pinned: bool = False  # never aligned while set
+
+    @field_validator("decision", mode="before")
+    @classmethod
+    def _older(cls, value: Any) -> Any:
+        """Stored personas of version 0.1 are read as well; one that left memory out still does."""
+        if not isinstance(value, dict) or not _FORMER & value.keys():
+            return value
+        kept = {name: part for name, part in value.items() if name not in _FORMER}
+        return {**kept, "evidence": value.get("evidence_weight") != 0}
 
 
 class Persona(PersonaDraft):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from personaagent.decision import combined, decide, median_grade, score_options
-from personaagent.types import ChatRequest, Message
+from personaagent.types import ChatRequest, Decision, Message, PersonaDraft
 from tests.agent_doubles import FakeLLM
 
 ASK = [Message(role="user", content="drink?")]
@@ -145,3 +146,21 @@ async def test_an_engine_without_logprobs_leaves_the_options_even() -> None:
     llm.choice = lambda r: {}
     scored = await score_options(llm, ASK, ["a", "b"], 0)
     assert scored.logprobs[0] == scored.logprobs[1]
+
+
+def test_stored_personas_of_an_older_version_are_read() -> None:
+    """A store written before memory was a model of choice opens unchanged; unknown settings are still refused."""
+    decision = {
+        "episodes": 4,
+        "form": "list",
+        "evidence_weight": 40.0,
+        "neighbours": 8,
+        "temperature": None,
+        "half_life": 3.0,
+    }
+    stored = {"text": "Short answers.", "origin": "aligned", "decision": decision}
+    assert PersonaDraft.model_validate(stored).decision == Decision(episodes=4, form="list")
+    silent = PersonaDraft.model_validate({**stored, "decision": {**decision, "evidence_weight": 0.0}})
+    assert silent.decision == Decision(episodes=4, form="list", evidence=False)
+    with pytest.raises(ValidationError):
+        Decision.model_validate(decision)
