@@ -52,11 +52,16 @@ class RatingTaste:
     scale_life: float = 50.0  # ratings after which one counts half for the user's scale
     scale_prior: float = 4.0  # ratings that the population's scale weighs as much as
     lapse: float = 0.02  # how often a grade has nothing to do with the item
-    share: float = 0.7  # how common such people are
+    share: float = 1.0  # how common such people are
 
 
-# Whose ratings they are is found out with them: most people like films, some like attributes.
-TASTES = (RatingTaste(), RatingTaste(phrases=2.5, noise=0.35, share=0.3))
+# Whose ratings they are is found out with them: some rate much as the mood takes them, some go by attributes, some rate what
+# is alike alike.
+TASTES = (
+    RatingTaste(share=0.55),
+    RatingTaste(phrases=2.5, noise=0.35, share=0.25),
+    RatingTaste(vector=3.0, noise=0.2, share=0.2),
+)
 
 
 def scaled_rating(taste: RatingTaste, prior_scale: float, change: float) -> RatingTaste:
