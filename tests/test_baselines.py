@@ -18,7 +18,7 @@ from tests.doubles import HashEmbedder
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 OPTIONS = ("tea", "milk", "rum")
-SETTINGS = AgentSettings(decision=Decision(episodes=2, evidence_weight=20))
+SETTINGS = AgentSettings(decision=Decision(episodes=2))
 
 
 def said(user: str, n: int, query: str, truth: str) -> Interaction:

@@ -151,7 +151,7 @@ def test_evidence_follows_what_was_chosen_and_can_be_asked_for_several_decisions
     idx = index(*DRINKS)
     choices = ("green tea", "red wine")
     query = RecallQuery(
-        text="what shall I drink with dinner", k=0, choices=choices, decisions=(Decision(neighbours=1), Decision())
+        text="what shall I drink with dinner", k=0, choices=choices, decisions=(Decision(prior_scale=0.1), Decision())
     )
     rows = idx.recall(query, EMBEDDER.encode([query.text])[0], EMBEDDER.encode(choices)).evidence
     assert len(rows) == 2
