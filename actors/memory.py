@@ -325,6 +325,8 @@ def _create(config: ShardConfig) -> Any:
         max_restarts=-1,
         max_task_retries=0,  # `_ask` repeats calls
         max_concurrency=CONCURRENT_CALLS,
+        # Its matrices are small: on two cores several threads made a recall with evidence half as slow again.
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}},
     )
     return actor.remote(config)
 

@@ -169,7 +169,7 @@ def fit(learned: Learned, settings: Sequence[Setting], taste: ChoiceTaste) -> li
     if not len(jj):
         return [Fit(start, np.zeros((learned.asked, 0)))] * len(settings)
     kernels = _kernels(learned, settings, taste)
-    weights, _ = _modes(kernels, learned.offset[jj] - learned.offset[cc], own)
+    weights = _modes(kernels, learned.offset[jj] - learned.offset[cc], own).weights
     general = learned.general[np.ix_(asked, jj)] - learned.general[np.ix_(asked, cc)]
     local = (learned.local[np.ix_(asked, jj)] - learned.local[np.ix_(asked, cc)]) * learned.request[own]
     fits = []
@@ -198,7 +198,11 @@ def credence(learned: Learned, settings: Sequence[Setting], taste: ChoiceTaste) 
     if len(learned.refused):
         together, alone = (_kernels(learned, settings, taste, single) for single in (False, True))
         offset = learned.offset[learned.refused] - learned.offset[learned.taken]
-        logs = logs + _modes(together, offset, learned.offer)[1] - _modes(alone, offset, learned.offer)[1]
+        logs = (
+            logs
+            + _modes(together, offset, learned.offer).plausibility()
+            - _modes(alone, offset, learned.offer).plausibility()
+        )
     weights = np.exp(logs - logs.max())
     return np.asarray(weights / weights.sum())
 
@@ -226,9 +230,21 @@ def _differences(gram: Float, jj: Ints, cc: Ints) -> Float:
     return np.asarray(half[:, jj] - half[:, cc])
 
 
-def _modes(kernels: Single, offset: Float, own: Ints) -> tuple[Float, Float]:
-    """Weights a with f = offset + K a at the mode, where a is the gradient of the likelihood there, (s, N), and the log
-    marginal likelihoods, (s,).
+@dataclass(frozen=True, slots=True)
+class _Modes:
+    """Weights a with f = offset + K a at the mode, where a is the gradient of the likelihood there, (s, N)."""
+
+    weights: Float
+    objectives: Float  # (s,)
+    system: Single  # I + curvature K near the mode, (s, N, N)
+
+    def plausibility(self) -> Float:
+        """Log marginal likelihoods by Laplace's approximation, (s,)."""
+        return np.asarray(self.objectives - 0.5 * np.linalg.slogdet(self.system)[1])
+
+
+def _modes(kernels: Single, offset: Float, own: Ints) -> _Modes:
+    """Find the modes by Newton's method.
 
     The objective is concave, and a step that does not improve it is halved.
     """
@@ -265,7 +281,7 @@ def _modes(kernels: Single, offset: Float, own: Ints) -> tuple[Float, Float]:
         if change < TOLERANCE:
             break
     # The curvature of the last step but one is close enough for a weight among settings.
-    return weights, best - 0.5 * np.linalg.slogdet(system)[1]
+    return _Modes(weights, best, system)
 
 
 def _refusals(f: Float, own: Ints, firsts: Ints) -> Float:
