@@ -196,7 +196,8 @@ def credence(learned: Learned, settings: Sequence[Setting], taste: ChoiceTaste) 
     """
     logs = np.log([s.share for s in settings])
     if len(learned.refused):
-        together, alone = (_kernels(learned, settings, taste, single) for single in (False, True))
+        together = _kernels(learned, settings, taste)
+        alone = np.where(learned.offer[:, None] == learned.offer[None, :], together, np.float32(0.0))
         offset = learned.offset[learned.refused] - learned.offset[learned.taken]
         logs = (
             logs
@@ -207,8 +208,8 @@ def credence(learned: Learned, settings: Sequence[Setting], taste: ChoiceTaste) 
     return np.asarray(weights / weights.sum())
 
 
-def _kernels(learned: Learned, settings: Sequence[Setting], taste: ChoiceTaste, single: bool = False) -> Single:
-    """Covariance of utility differences under each setting, (s, N, N); `single`: as if every offer were the only one."""
+def _kernels(learned: Learned, settings: Sequence[Setting], taste: ChoiceTaste) -> Single:
+    """Covariance of utility differences under each setting, (s, N, N)."""
     jj, cc, own = learned.refused, learned.taken, learned.offer
     general, local = _differences(learned.general, jj, cc), _differences(learned.local, jj, cc)
     local *= learned.requests[np.ix_(own, own)]
@@ -219,8 +220,6 @@ def _kernels(learned: Learned, settings: Sequence[Setting], taste: ChoiceTaste, 
         kernel += setting.local * local
         if setting.change:
             kernel *= fade(apart, setting, taste)
-        if single:
-            kernel[own[:, None] != own[None, :]] = 0.0
     return kernels
 
 
