@@ -3,12 +3,13 @@
 The probability of taking option x of an offer is a softmax of utilities u(q, x) of the request q and the option
 (McFadden, 1974). The utility is what the population's prior says, plus a Gaussian process with the covariance
 
-    [ general(x, x') + near(q, q') * local(x, x') ] * [ lasting + (1 - lasting) * 2^(-|t - t'| / life) ]
+    [ general(x, x') + near(q, q') * 2^(-jump |r - r'|) * local(x, x') ] * [ lasting + (1 - lasting) * 2^(-|t - t'| / life) ]
 
 so a user has tastes that hold everywhere, tastes that hold for requests like this one, and of both a part that lasts and one
-that drifts (an Ornstein-Uhlenbeck process over the user's own choices: a state-space form of change; what was settled once,
-long ago, is outvoted only by newer choices that speak of the same). General and local taste are sums over an option's
-embedding, words, phrases and identity.
+that drifts (an Ornstein-Uhlenbeck process over the user's own choices t: a state-space form of change; what was settled once,
+long ago, is outvoted only by newer choices that speak of the same). Local tastes also change at once: r counts how often a
+choice has contradicted older ones about the same, and what was wanted before such a turn tells less of what is wanted after
+it. General and local taste are sums over an option's embedding, words, phrases and identity.
 
 The posterior mode is found by Newton's method (Laplace's approximation; Rasmussen and Williams, 2006, chapter 3), in the
 space of differences between refused options and the one taken. With nothing learned all options are as likely as the
@@ -81,6 +82,7 @@ class Setting:
     local: float = 1.0
     change: float = 1.0  # 0: never
     lasting: float = 1.0
+    jump: float = 0.0  # how often what an older choice tells of a request is halved when a newer one contradicts it
     share: float = 1.0  # how common such people are
 
 
@@ -88,8 +90,8 @@ class Setting:
 # habit alone, some change their mind, some choose at random.
 SETTINGS = (
     Setting(share=0.35),
-    Setting(local=3.0, share=0.2),
-    Setting(general=0.05, local=2.0, share=0.2),
+    Setting(local=3.0, jump=2.0, share=0.2),
+    Setting(general=0.05, local=2.0, jump=2.0, share=0.2),
     Setting(change=8.0, lasting=0.2, share=0.2),
     Setting(general=0.02, local=0.02, share=0.05),
 )
@@ -107,6 +109,7 @@ class Learned:
     taken: Ints  # (N,) option taken in the same offer
     offer: Ints  # (N,) which offer, ascending; some may have none
     age: Float  # (n,) newer choices of the user, at least 1
+    turns: Float  # (n + 1,) how often choices had contradicted older ones about the same by then; the last is now
     requests: Float  # (n, n) nearness of the offers' requests
     request: Float  # (n,) how much of each the request to be answered shares
     general: Float  # (u, u)
@@ -173,9 +176,11 @@ def fit(learned: Learned, settings: Sequence[Setting], taste: ChoiceTaste) -> li
     general = learned.general[np.ix_(asked, jj)] - learned.general[np.ix_(asked, cc)]
     local = (learned.local[np.ix_(asked, jj)] - learned.local[np.ix_(asked, cc)]) * learned.request[own]
     fits = []
+    turned = (learned.turns[-1] - learned.turns[:-1])[own]
     for n, setting in enumerate(settings):
         faded = fade(learned.age, setting, taste)[own]
-        shares = (setting.general * general + setting.local * local) * (faded * weights[n])
+        still = setting.local * np.exp2(-setting.jump * np.abs(turned))
+        shares = (setting.general * general + still * local) * (faded * weights[n])
         fits.append(Fit(start + shares.sum(axis=1), shares))
     return fits
 
@@ -214,10 +219,12 @@ def _kernels(learned: Learned, settings: Sequence[Setting], taste: ChoiceTaste) 
     general, local = _differences(learned.general, jj, cc), _differences(learned.local, jj, cc)
     local *= learned.requests[np.ix_(own, own)]
     apart = np.abs(learned.age[:, None] - learned.age[None, :])[np.ix_(own, own)]
+    turned = np.abs(learned.turns[:-1, None] - learned.turns[None, :-1])[np.ix_(own, own)].astype(np.float32)
+    any_turn = bool(turned.any())
     kernels = np.empty((len(settings), len(jj), len(jj)), dtype=np.float32)
     for kernel, setting in zip(kernels, settings, strict=True):
         np.multiply(general, setting.general, out=kernel)
-        kernel += setting.local * local
+        kernel += setting.local * (local * np.exp2(-setting.jump * turned) if setting.jump and any_turn else local)
         if setting.change:
             kernel *= fade(apart, setting, taste)
     return kernels

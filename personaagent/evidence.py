@@ -145,6 +145,7 @@ def _scaled(setting: Setting, decision: Decision) -> Setting:
         setting.local * decision.prior_scale,
         setting.change * decision.change,
         setting.lasting,
+        setting.jump * decision.change,
         setting.share,
     )
 
@@ -358,18 +359,35 @@ class _Scene:
     def learned(self, taste: ChoiceTaste) -> Learned:
         """The past choices as the model takes them."""
         requests = nearness(self._cosine, taste)
+        request = meant(self._similarity, requests, taste)
         return Learned(
             refused=self.refused,
             taken=self.taken,
             offer=self.offer,
             age=self._age,
+            turns=self._turns(requests, request),
             requests=requests,
-            request=meant(self._similarity, requests, taste),
+            request=request,
             general=self._gram(taste.general),
             local=self._gram(taste.local),
             offset=self.offset,
             asked=self._asked,
         )
+
+    def _turns(self, requests: Float, request: Float) -> Float:
+        """How often choices had contradicted older ones about the same by each of them, and by now, (n + 1,).
+
+        A choice contradicts an older one if it refuses what that one took; it counts for requests as near as theirs.
+        """
+        n = len(self._slots)
+        if not n:
+            return np.zeros(1)
+        refused, taken = self._offers.refused(self._slots), self._offers.taken(self._slots)
+        newer = np.arange(n)[:, None] < np.arange(n)[None, :]
+        again = (refused[None, :, :] == taken[:, None, None]).any(axis=2) & newer  # (older, newer)
+        against = np.where(again, requests, 0.0).max(axis=0)
+        upto = np.where(newer | np.eye(n, dtype=bool), requests * against[:, None], 0.0).sum(axis=0)
+        return np.r_[upto, request @ against]
 
     def _gram(self, w: Weighting) -> Float:
         """The covariance of options' utilities, weighted by kind of feature."""

@@ -29,6 +29,7 @@ def learned(seed: int, offers: int, options: int = 3, dim: int = 4, asked: int =
         taken=np.asarray(taken, dtype=np.int64),
         offer=np.asarray(offer, dtype=np.int64),
         age=np.arange(offers, 0, -1).astype(float),
+        turns=np.zeros(offers + 1),
         requests=np.ones((offers, offers)),
         request=np.ones(offers),
         general=features @ features.T,
@@ -83,7 +84,7 @@ def test_who_the_user_is_is_told_by_their_choices() -> None:
         refused[other] = old
         taken[rows] = new
     noise = Learned(
-        refused, taken, random.offer, random.age, random.requests, random.request, random.general, random.local,
+        refused, taken, random.offer, random.age, random.turns, random.requests, random.request, random.general, random.local,
         random.offset, random.asked,
     )  # fmt: skip
     assert credence(noise, people, ChoiceTaste())[1] > 0.5
@@ -92,7 +93,15 @@ def test_who_the_user_is_is_told_by_their_choices() -> None:
 def test_the_prior_is_the_answer_where_nothing_was_chosen() -> None:
     offset = np.array([0.0, 1.0, -2.0])
     empty = Learned(
-        *(np.zeros(0, dtype=np.int64),) * 3, np.zeros(0), np.zeros((0, 0)), np.zeros(0), np.eye(3), np.eye(3), offset, 3
+        *(np.zeros(0, dtype=np.int64),) * 3,
+        np.zeros(0),
+        np.zeros(1),
+        np.zeros((0, 0)),
+        np.zeros(0),
+        np.eye(3),
+        np.eye(3),
+        offset,
+        3,
     )
     found = fit(empty, [Setting(), Setting()], ChoiceTaste())
     assert found[0].utilities == pytest.approx(offset)

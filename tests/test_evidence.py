@@ -110,6 +110,17 @@ def test_the_newest_word_on_a_subject_wins() -> None:
     assert best(ask(index, "what shall I drink", DRINKS)) == "black coffee"
 
 
+def test_a_new_wish_known_by_likeness_beats_the_old_one_known_by_name() -> None:
+    """Who changed their mind about one request is not offered the old favourite where something like the new one is there."""
+    wishes = {"after the run": "cold water", "with the cake": "black coffee", "at breakfast": "orange juice"}
+    options = (*wishes.values(), "apple cider")
+    before = [(f"a drink {when}", wish, options) for _ in range(3) for when, wish in wishes.items()]
+    index = remember(*before, ("a drink with the cake", "hot green tea", (*options, "hot green tea")))
+    asked = ("black coffee", "iced green tea", "orange juice")
+    assert best(ask(index, "a drink with the cake", asked)) == "iced green tea"
+    assert best(ask(index, "a drink at breakfast", asked)) == "orange juice"
+
+
 def test_a_request_settled_once_long_ago_stays_settled() -> None:
     fruit = ("ripe pear", "sour plum", "dried fig", "sweet melon")
     others = [(f"item {n} for the {n % 7} shelf", fruit[n % 4], fruit) for n in range(120)]
