@@ -43,6 +43,8 @@ __all__ = [
     "method_of",
 ]
 
+ALIKE = 16  # most similar requests among which there may be the same one more than once
+ROUNDING = 1e-5  # of cosines: how far apart an embedder puts the same text at different times
 THOUGHT = 64  # tokens of one ReAct step on a closed choice, where the answer itself needs no words
 PRIORITY = 10  # as replays: an evaluation beside a live server must not delay chat
 MODEL_FREE = ("evidence", *CHOICE_BASELINES)  # need no language model
@@ -65,7 +67,11 @@ class Answering:
 
 
 class EvidenceAlone:
-    """Memory's evidence without any language model. Free text gets the most similar truth."""
+    """Memory's evidence without any language model. Free text gets the truth of the most similar request, the newest of equals.
+
+    Similar in meaning, not by the fused ranking of recall: that one also counts the words of past truths, and so takes an
+    older answer for a newer one, or a request with the same common words for the same request.
+    """
 
     def __init__(self, memory: Memory, settings: AgentSettings) -> None:
         self._memory = memory
@@ -73,18 +79,19 @@ class EvidenceAlone:
 
     async def answer(self, item: Interaction) -> Answer:
         """See `Method`."""
-        asked = RecallQuery(
-            text=item.query,
-            k=0 if item.choices else 1,
-            choices=item.choices,
-            decisions=(self._decision,) if item.choices else (),
-            with_truth=True,
-        )
-        found = await self._memory.recall(item.user, asked)
         if not item.choices:
-            return Answer(text=(found.episodes[0].interaction.truth or "") if found.episodes else "")
+            return Answer(text=await self._said(item))
+        asked = RecallQuery(text=item.query, k=0, choices=item.choices, decisions=(self._decision,), with_truth=True)
+        found = await self._memory.recall(item.user, asked)
         made = decide(item.choices, None, found.evidence[0], 0.0)
         return Answer(text=made.answer, expected=made.expected, probabilities=tuple(made.probabilities.values()))
+
+    async def _said(self, item: Interaction) -> str:
+        """What the user said the last time that they were asked what is most like the request; nothing if they never were."""
+        asked = RecallQuery(text=item.query, k=ALIKE, with_truth=True, ranking="dense")
+        episodes = (await self._memory.recall(item.user, asked)).episodes
+        nearest = [e for e in episodes if e.similarity >= episodes[0].similarity - ROUNDING]
+        return min(nearest, key=lambda e: e.age).interaction.truth or "" if nearest else ""
 
 
 class ReAct:

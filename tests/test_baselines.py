@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from alignment.baselines import BASELINES, MODEL_FREE, baseline
@@ -111,6 +114,51 @@ async def test_free_text_goes_through_the_loop_of_the_agent() -> None:
     for name in ("none", "icl", "rag", "pag", "react", "persona"):
         assert (await baseline(name, FakeLLM("hello"), await memory(), SETTINGS).answer(item)).text == "hello"
     assert (await baseline("evidence", FakeLLM(), await memory(), SETTINGS).answer(item)).text == "tea"
+
+
+def told(n: int, query: str, truth: str) -> Interaction:
+    return said("ann", n, query, truth).model_copy(update={"choices": None})
+
+
+async def evidence_of(held: LocalMemory, query: str) -> str:
+    return (await baseline("evidence", FakeLLM(), held, SETTINGS).answer(told(99, query, ""))).text
+
+
+async def test_free_text_gets_what_was_said_last_to_the_same_request() -> None:
+    """The words of an older answer do not matter, nor how often it was given."""
+    held = LocalMemory(HashEmbedder(64))
+    older = "my usual drink please"
+    await held.append("ann", [told(n, "my usual drink", older) for n in range(4)])
+    await held.append("ann", [told(5, "my usual drink", "elderflower cordial, the one from the market")])
+    await held.append("ann", [told(n, f"drink please, my guest {n}", "usual") for n in range(10, 20)])
+    assert await evidence_of(held, "my usual drink please") == "elderflower cordial, the one from the market"
+    await held.append("ann", [told(20, "my usual drink", older)])
+    assert await evidence_of(held, "my usual drink please") == older
+
+
+async def test_free_text_gets_what_was_said_last_though_embeddings_round() -> None:
+    class Rounding(HashEmbedder):
+        async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+            vectors = await super().embed(texts)
+            return vectors * np.float32(1.0 - 1e-7 * (self.calls % 5))
+
+    held = LocalMemory(Rounding(64))
+    for n in range(10):
+        await held.append("ann", [told(n, "my usual drink", f"drink {n}")])
+        assert await evidence_of(held, "my usual drink please") == f"drink {n}"
+
+
+async def test_common_words_do_not_make_a_request_similar() -> None:
+    class Meaning(HashEmbedder):
+        """Requests about drowsiness are alike whatever their words."""
+
+        async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+            return await super().embed(["drowsy" if "drowsy" in t or "sleepy" in t else t for t in texts])
+
+    held = LocalMemory(Meaning(64))
+    await held.append("ann", [told(0, "Feeling drowsy.", "herbal tea")])
+    await held.append("ann", [told(n, f"so this is my afternoon {n}", f"biscuit {n}") for n in range(1, 9)])
+    assert await evidence_of(held, "I am so sleepy this afternoon") == "herbal tea"
 
 
 async def test_nothing_is_remembered() -> None:
