@@ -20,7 +20,7 @@ from actors.milvus_upkeep import UpkeepStore
 from personaagent import prompts
 from personaagent.changes import option_texts
 from personaagent.errors import StoreError
-from personaagent.scoring import normalised
+from personaagent.features import normalised
 from personaagent.store import Row, microseconds, row_key
 from personaagent.types import Interaction, Persona, Profile, user_key, utc_now
 

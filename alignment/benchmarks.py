@@ -12,9 +12,10 @@ from typing import Any
 from alignment.film_choices import film_choices
 from alignment.metrics import Scored, summary
 from personaagent.errors import InvalidInput
+from personaagent.features import normalised
 from personaagent.readers import lamp_tests, movielens_split, pahf_phase, read, sample_path
 from personaagent.readers.lamp import lamp_label
-from personaagent.scoring import absolute_error, normalised, score
+from personaagent.scoring import absolute_error, score
 from personaagent.types import Frozen, Interaction, Kind
 
 __all__ = ["Benchmark", "Phase", "floors", "load_benchmark", "spoil", "spread"]

@@ -17,8 +17,8 @@ import numpy as np
 from alignment.methods import Answer, Method, softmax
 from alignment.rules import Rules
 from personaagent.bm25 import tokens
+from personaagent.features import normalised
 from personaagent.protocols import Embedder, Memory
-from personaagent.scoring import normalised
 from personaagent.types import Interaction, Kind
 
 __all__ = ["CHOICE_BASELINES", "choice_baseline"]

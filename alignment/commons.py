@@ -20,7 +20,7 @@ from scipy.sparse import csr_matrix, diags
 from scipy.sparse.linalg import cg
 
 from personaagent.choice_model import ChoiceTaste
-from personaagent.features import normal
+from personaagent.features import normalised
 from personaagent.population import BINS, SIZE, Commons, Population, packed, places
 from personaagent.protocols import Memory
 from personaagent.rating_model import RatingTaste, scale_of
@@ -124,7 +124,7 @@ class _Features:
 
     def code(self, user: int, text: str) -> int:
         """The number of a text that a user had."""
-        whole = normal(text)
+        whole = normalised(text)
         code = self._codes.setdefault(whole, len(self._codes))
         if code == len(self._places):
             at, weights = places(whole, WIDE)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from personaagent.scoring import normalised, same
+from personaagent.features import normalised
+from personaagent.scoring import same
 from personaagent.stats import bootstrap, mean_interval
 from personaagent.types import AlignmentResult, Kind, Outcome
 

@@ -31,8 +31,8 @@ import numpy.typing as npt
 
 from alignment.candidates import Grid, Reading
 from alignment.gate import ROUNDING
+from personaagent.features import normalised
 from personaagent.protocols import Memory
-from personaagent.scoring import normalised
 from personaagent.types import Interaction, Kind, Recall, RecallQuery
 
 __all__ = ["MOST", "Fitted", "Foretold", "Others", "Posterior", "foretell", "posterior"]

@@ -15,7 +15,7 @@ from alignment.textual import Case, unquoted
 from alignment.views import Recalled
 from personaagent.agent import Agent, Replay
 from personaagent.errors import InvalidInput, LLMError
-from personaagent.scoring import normalised
+from personaagent.features import normalised
 from personaagent.tasks import together
 from personaagent.types import Interaction, Kind, RecallQuery
 

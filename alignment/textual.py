@@ -13,9 +13,9 @@ from alignment.budget import Caller
 from personaagent import prompts
 from personaagent.assembly import question
 from personaagent.errors import ContextLengthExceeded
+from personaagent.features import normalised
 from personaagent.persona import clip, tokens
 from personaagent.protocols import LLM
-from personaagent.scoring import normalised
 from personaagent.tasks import together
 from personaagent.types import ChatRequest, Interaction, Message
 

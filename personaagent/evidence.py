@@ -387,7 +387,7 @@ class _Scene:
         again = (refused[None, :, :] == taken[:, None, None]).any(axis=2) & newer  # (older, newer)
         against = np.where(again, requests, 0.0).max(axis=0)
         upto = np.where(newer | np.eye(n, dtype=bool), requests * against[:, None], 0.0).sum(axis=0)
-        return np.r_[upto, request @ against]
+        return np.asarray(np.r_[upto, request @ against])
 
     def _gram(self, w: Weighting) -> Float:
         """The covariance of options' utilities, weighted by kind of feature."""

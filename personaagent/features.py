@@ -10,7 +10,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-__all__ = ["FEATURES_VERSION", "Parts", "bucket", "normal", "parts"]
+__all__ = ["FEATURES_VERSION", "Parts", "bucket", "normalised", "parts"]
 
 FEATURES_VERSION = (
     1  # raise it when the same text gives other features: weights learned from the old ones mean nothing then
@@ -30,14 +30,14 @@ class Parts:
     whole: str
 
 
-def normal(text: str) -> str:
+def normalised(text: str) -> str:
     """A text as it is compared: compatibility forms, case and runs of space do not make another one."""
     return " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
 
 
 def parts(text: str) -> Parts:
-    """Take a text apart. Texts that look alike (`normal`) have the same parts."""
-    whole = normal(text)
+    """Take a text apart. Texts that look alike (`normalised`) have the same parts."""
+    whole = normalised(text)
     words: dict[str, None] = {}
     for word in _words(whole):
         if not word.isascii() and _UNSPACED.search(word) and len(word) > 1:

@@ -20,10 +20,10 @@ from personaagent.changes import MAX_OPTIONS, option_texts
 from personaagent.columns import Column
 from personaagent.errors import InvalidInput, NotFoundError
 from personaagent.evidence import Beliefs, Evidence, Known, choice_evidence, rating_evidence
+from personaagent.features import normalised
 from personaagent.offers import Offers, Ratings
 from personaagent.population import Commons
 from personaagent.ranking import best
-from personaagent.scoring import normalised
 from personaagent.settings import MemorySettings
 from personaagent.store import Quantised, Row, Vector, microseconds, restored, unpack
 from personaagent.texts import NONE

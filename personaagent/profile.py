@@ -15,7 +15,7 @@ import numpy as np
 
 from personaagent import prompts
 from personaagent.errors import LLMError
-from personaagent.features import normal
+from personaagent.features import normalised
 from personaagent.persona import ranked, tokens
 from personaagent.protocols import LLM, Embedder, Matrix, Memory
 from personaagent.tasks import together
@@ -104,13 +104,13 @@ def extract_facts(facts: list[Fact], topics: Matrix, new: Sequence[Interaction],
             text = f"rated {interaction.truth} for: {interaction.query}"
         else:
             text = f"asked “{interaction.query}”, wanted “{interaction.truth}”"
-        truth = normal(interaction.truth or "")
+        truth = normalised(interaction.truth or "")
         same = [
             i
             for i, f in enumerate(facts)
             if f.valid_until is None and f.source == "extracted" and float(matrix[i] @ vector) >= SAME_SUBJECT
         ]
-        agreeing = [i for i in same if normal(facts[i].text).endswith(_tail(interaction, truth))]
+        agreeing = [i for i in same if normalised(facts[i].text).endswith(_tail(interaction, truth))]
         if agreeing:
             best = max(agreeing, key=lambda i: float(matrix[i] @ vector))
             facts[best] = _confirmed(facts[best], interaction)
@@ -196,11 +196,11 @@ async def _ask(llm: LLM, episodes: Sequence[Interaction], priority: int) -> tupl
 
 
 def _merge(facts: list[Fact], written: Sequence[Fact]) -> list[Fact]:
-    by_text = {normal(f.text): i for i, f in enumerate(facts)}
+    by_text = {normalised(f.text): i for i, f in enumerate(facts)}
     for fact in written:
-        at = by_text.get(normal(fact.text))
+        at = by_text.get(normalised(fact.text))
         if at is None:
-            by_text[normal(fact.text)] = len(facts)
+            by_text[normalised(fact.text)] = len(facts)
             facts.append(fact)
         else:
             old = facts[at]
@@ -214,7 +214,7 @@ def _merge(facts: list[Fact], written: Sequence[Fact]) -> list[Fact]:
 
 
 def _tail(interaction: Interaction, truth: str) -> str:
-    return f"wanted “{truth}”" if interaction.kind is not Kind.RATING else normal(interaction.query)
+    return f"wanted “{truth}”" if interaction.kind is not Kind.RATING else normalised(interaction.query)
 
 
 def _confirmed(fact: Fact, interaction: Interaction) -> Fact:
@@ -232,4 +232,4 @@ def _contradicts(fact: Fact, interaction: Interaction) -> bool:
         return False
     if not interaction.choices:
         return True
-    return any(normal(fact.text).endswith(f"wanted “{normal(c)}”") for c in interaction.choices)
+    return any(normalised(fact.text).endswith(f"wanted “{normalised(c)}”") for c in interaction.choices)

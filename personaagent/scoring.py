@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from personaagent.features import normalised
 from personaagent.types import Kind
 
-__all__ = ["absolute_error", "accuracy", "macro_f1", "mae", "normalised", "rmse", "same", "score"]
+__all__ = ["absolute_error", "accuracy", "macro_f1", "mae", "rmse", "same", "score"]
 
 STARS = ("1", "2", "3", "4", "5")  # the scale of a rating whose choices are not known
 
@@ -59,11 +60,6 @@ def absolute_error(answer: str, truth: str, choices: Sequence[str]) -> float:
 def same(answer: str, truth: str) -> bool:
     """Whether two texts name the same option: case and spaces do not matter."""
     return normalised(answer) == normalised(truth)
-
-
-def normalised(text: str) -> str:
-    """Case folded, spaces at the ends removed and between words made one."""
-    return " ".join(text.split()).casefold()
 
 
 def accuracy(golds: Sequence[str], answers: Sequence[str]) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from personaagent.columns import Column
-from personaagent.features import normal, parts
+from personaagent.features import normalised, parts
 
 __all__ = ["NONE", "Bags", "Texts"]
 
@@ -82,11 +82,11 @@ class Texts:
 
     def code(self, text: str) -> int:
         """The code of a known text, else NONE."""
-        return self._codes.get(normal(text), NONE)
+        return self._codes.get(normalised(text), NONE)
 
     def add(self, text: str) -> int:
         """The code of a text, which is known from now on."""
-        whole = normal(text)
+        whole = normalised(text)
         code = self._codes.get(whole)
         if code is None:
             code = self._codes[whole] = len(self._codes)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personaagent.features import MOST, bucket, normal, parts
+from personaagent.features import MOST, bucket, normalised, parts
 from personaagent.texts import NONE, Texts
 
 
@@ -34,7 +34,7 @@ def test_any_text_can_be_taken_apart(text: str) -> None:
     found = parts(text)
     assert len(found.words) <= MOST
     assert len(found.phrases) <= MOST
-    assert found.whole == normal(text)
+    assert found.whole == normalised(text)
     assert all(found.words)
     assert all(0 <= bucket("w", w, 100) < 100 for w in found.words)
 

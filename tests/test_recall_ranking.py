@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from personaagent import index as module
 from personaagent.bm25 import K1, MAX_TERMS, B, Bm25, tokens
+from personaagent.features import normalised
 from personaagent.index import OUTCOME_WEIGHT, RRF, EpisodeIndex, episode_tokens
 from personaagent.ranking import best
-from personaagent.scoring import normalised
 from personaagent.settings import MemorySettings
 from personaagent.store import Row, microseconds, pack
 from personaagent.types import Interaction, RecallQuery
