@@ -312,7 +312,7 @@ class _Ratings:
         user, text, score = [], [], []
         for who, texts, given, position in self._rated:
             age = np.arange(len(given), 0, -1, dtype=np.float64)
-            scale = scale_of(given, age, commons.scale(position), taste)
+            scale = scale_of(given, age, commons.scale(position), taste, commons.grades)
             user.append(np.full(len(given), who))
             text.append(texts)
             score.append(scale.scores[given])

@@ -33,6 +33,7 @@ from personaagent.rating_model import (
     Rated,
     RatingTaste,
     Scale,
+    company,
     graded,
     plausibility,
     scale_of,
@@ -237,23 +238,25 @@ class _RatingScene:
         given = np.abs(ratings.values(self.slots)[:, None] - position[None, :]).argmin(axis=1)
         vectors = np.vstack([known.request_vectors(self.slots), query_vector[None, :]])
         offset = np.zeros(len(picked) + 1)
-        self._prior = np.full(len(grades), 1.0 / len(grades))
+        self._prior, self._known = np.full(len(grades), 1.0 / len(grades)), False
         if commons is not None:
             offset = np.r_[ratings.offsets.of(what, ratings.texts, commons), commons.liking([query])]
-            self._prior = commons.scale(position)
+            self._prior, self._known = commons.scale(position), commons.grades
         bags = ratings.texts.bags(what, [query])
+        cosine = (vectors @ vectors.T).astype(np.float64)
         self.rated = Rated(
             grade=given,
             age=known.age[picked].astype(np.float64) + 1.0,
-            cosine=(vectors @ vectors.T).astype(np.float64),
+            cosine=cosine,
             words=_told(bags, ~ratings.texts.is_phrase),
             phrases=_told(bags, ratings.texts.is_phrase),
+            company=company(cosine),
             offset=offset,
         )
 
     def scale(self, taste: RatingTaste) -> Scale:
         """The user's scale."""
-        return scale_of(self.rated.grade, self.rated.age, self._prior, taste)
+        return scale_of(self.rated.grade, self.rated.age, self._prior, taste, self._known)
 
     def believed(self, tastes: Sequence[RatingTaste]) -> Float:
         """How likely each taste is given the past ratings, summing to 1."""

@@ -85,6 +85,11 @@ class Commons:
         self._ratings = _table(population.ratings) if usable else None
         self._grades = np.asarray(population.grades, dtype=np.float64) if len(population.grades) == BINS else None
 
+    @property
+    def grades(self) -> bool:
+        """Whether it is known how often people give which grades."""
+        return self._grades is not None
+
     def utility(self, options: Sequence[str]) -> Float:
         """What an option is worth to people, (len(options),)."""
         return _sums(self._choices, options)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from personaagent.rating_model import Rated, RatingTaste, graded, plausibility, scale_of, scaled_rating
+from personaagent.rating_model import Rated, RatingTaste, company, graded, plausibility, scale_of, scaled_rating
 
 EVEN = np.full(5, 0.2)
 
@@ -19,6 +19,7 @@ def rated(grades: list[int], features: np.ndarray) -> Rated:
         cosine=features @ features.T,
         words=np.zeros((n + 1, n + 1)),
         phrases=np.zeros((n + 1, n + 1)),
+        company=company(features @ features.T),
         offset=np.zeros(n + 1),
     )
 
@@ -44,6 +45,33 @@ def test_what_is_alike_is_rated_alike() -> None:
     data = rated([0, 4] * 10, features)
     p = graded(data, scale_of(data.grade, data.age, EVEN, taste), taste).probabilities
     assert p[0] > 0.5
+
+
+def test_with_three_ratings_the_one_that_is_nearer_than_the_others_decides() -> None:
+    # Cosines as sentences of one form have them: 0.6 of the same subject, 0.45 of another.
+    cosine = np.array([[1.0, 0.45, 0.6, 0.45], [0.45, 1.0, 0.45, 0.6], [0.6, 0.45, 1.0, 0.45], [0.45, 0.6, 0.45, 1.0]])
+    taste = RatingTaste()
+    data = rated([4, 0, 4], np.linalg.cholesky(cosine))
+    p = graded(data, scale_of(data.grade, data.age, EVEN, taste), taste).probabilities
+    assert p[:2].sum() > 0.5
+    likes = np.array([0.3, 0.1, 0.05, 0.15, 0.4])  # of people, who rather give the highest
+    p = graded(data, scale_of(data.grade, data.age, likes, taste, known=True), taste).probabilities
+    assert p[:2].sum() > 0.5
+
+
+def test_company_is_relative_and_fades_where_nothing_stands_out() -> None:
+    pairs = np.array([[1.0, 0.45, 0.6], [0.45, 1.0, 0.45], [0.6, 0.45, 1.0]])
+    assert company(pairs)[2, 0] > 0.3 > company(pairs)[2, 1]
+    alike = np.full((12, 12), 0.5)
+    np.fill_diagonal(alike, 1.0)
+    assert np.abs(company(alike)).max() < 1e-9
+    assert company(np.eye(2)).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_grades_of_a_population_outweigh_even_ones() -> None:
+    taste, grades, age = RatingTaste(), np.asarray([4, 4], dtype=np.int64), np.array([2.0, 1.0])
+    known = scale_of(grades, age, EVEN, taste, known=True).shares
+    assert known[0] > scale_of(grades, age, EVEN, taste).shares[0]
 
 
 def test_a_scale_follows_the_newest_ratings() -> None:
