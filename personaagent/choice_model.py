@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg.lapack import sposv
 
 __all__ = [
     "SETTINGS",
@@ -47,6 +48,10 @@ Ints = npt.NDArray[np.int64]
 
 NEWTON_STEPS = 12
 TOLERANCE = 2e-2  # of utilities
+FINE = 5e-3  # of utilities, where errors of many offers add up
+ROUGH = 0.2  # of utilities: the step after one smaller than that would move a probability by less than 0.001
+LEAST_REFUSAL, LEAST_TAKEN = 1e-6, 1e-4  # probabilities, in a curvature
+SMALL = 12  # matrices up to this size are solved many at once
 LARGEST = 60.0  # utilities further behind say nothing more; keeps exp() finite whatever the settings
 
 
@@ -112,8 +117,8 @@ class Learned:
     turns: Float  # (n + 1,) how often choices had contradicted older ones about the same by then; the last is now
     requests: Float  # (n, n) nearness of the offers' requests
     request: Float  # (n,) how much of each the request to be answered shares
-    general: Float  # (u, u)
-    local: Float  # (u, u)
+    general: Single  # (u, u)
+    local: Single  # (u, u)
     offset: Float  # (u,) what the population's prior says of each option
     asked: int  # m
 
@@ -166,15 +171,15 @@ def fit(learned: Learned, settings: Sequence[Setting], taste: ChoiceTaste) -> li
         settings: at least one.
         taste: for how tastes change.
     """
-    asked = np.arange(len(learned.offset) - learned.asked, len(learned.offset))
+    asked = slice(len(learned.offset) - learned.asked, None)
     start = learned.offset[asked]
     jj, cc, own = learned.refused, learned.taken, learned.offer
     if not len(jj):
         return [Fit(start, np.zeros((learned.asked, 0)))] * len(settings)
     kernels = _kernels(learned, settings, taste)
-    weights = _modes(kernels, learned.offset[jj] - learned.offset[cc], own).weights
-    general = learned.general[np.ix_(asked, jj)] - learned.general[np.ix_(asked, cc)]
-    local = (learned.local[np.ix_(asked, jj)] - learned.local[np.ix_(asked, cc)]) * learned.request[own]
+    weights = _modes(kernels, learned.offset[jj] - learned.offset[cc], own, ROUGH).weights
+    general = learned.general[asked][:, jj] - learned.general[asked][:, cc]
+    local = (learned.local[asked][:, jj] - learned.local[asked][:, cc]) * learned.request[own]
     fits = []
     turned = (learned.turns[-1] - learned.turns[:-1])[own]
     for n, setting in enumerate(settings):
@@ -202,13 +207,8 @@ def credence(learned: Learned, settings: Sequence[Setting], taste: ChoiceTaste) 
     logs = np.log([s.share for s in settings])
     if len(learned.refused):
         together = _kernels(learned, settings, taste)
-        alone = np.where(learned.offer[:, None] == learned.offer[None, :], together, np.float32(0.0))
         offset = learned.offset[learned.refused] - learned.offset[learned.taken]
-        logs = (
-            logs
-            + _modes(together, offset, learned.offer).plausibility()
-            - _modes(alone, offset, learned.offer).plausibility()
-        )
+        logs = logs + _modes(together, offset, learned.offer).plausibility - _alone(together, offset, learned.offer)
     weights = np.exp(logs - logs.max())
     return np.asarray(weights / weights.sum())
 
@@ -217,20 +217,23 @@ def _kernels(learned: Learned, settings: Sequence[Setting], taste: ChoiceTaste) 
     """Covariance of utility differences under each setting, (s, N, N)."""
     jj, cc, own = learned.refused, learned.taken, learned.offer
     general, local = _differences(learned.general, jj, cc), _differences(learned.local, jj, cc)
-    local *= learned.requests[np.ix_(own, own)]
-    apart = np.abs(learned.age[:, None] - learned.age[None, :])[np.ix_(own, own)]
-    turned = np.abs(learned.turns[:-1, None] - learned.turns[None, :-1])[np.ix_(own, own)].astype(np.float32)
-    any_turn = bool(turned.any())
+    local *= learned.requests.astype(np.float32)[own][:, own]
+    apart = np.abs(learned.age[:, None] - learned.age[None, :])
+    turned = np.abs(learned.turns[:-1, None] - learned.turns[None, :-1])
+    turns = bool(turned.any())
     kernels = np.empty((len(settings), len(jj), len(jj)), dtype=np.float32)
     for kernel, setting in zip(kernels, settings, strict=True):
         np.multiply(general, setting.general, out=kernel)
-        kernel += setting.local * (local * np.exp2(-setting.jump * turned) if setting.jump and any_turn else local)
+        if setting.jump and turns:
+            kernel += setting.local * local * np.exp2(-setting.jump * turned).astype(np.float32)[own][:, own]
+        else:
+            kernel += setting.local * local
         if setting.change:
-            kernel *= fade(apart, setting, taste)
+            kernel *= fade(apart, setting, taste).astype(np.float32)[own][:, own]
     return kernels
 
 
-def _differences(gram: Float, jj: Ints, cc: Ints) -> Float:
+def _differences(gram: Single, jj: Ints, cc: Ints) -> Single:
     """Covariance of utility differences (refused minus taken), (N, N)."""
     half = gram[jj] - gram[cc]
     return np.asarray(half[:, jj] - half[:, cc])
@@ -241,65 +244,105 @@ class _Modes:
     """Weights a with f = offset + K a at the mode, where a is the gradient of the likelihood there, (s, N)."""
 
     weights: Float
-    objectives: Float  # (s,)
-    system: Single  # I + curvature K near the mode, (s, N, N)
-
-    def plausibility(self) -> Float:
-        """Log marginal likelihoods by Laplace's approximation, (s,)."""
-        return np.asarray(self.objectives - 0.5 * np.linalg.slogdet(self.system)[1])
+    plausibility: Float  # (s,) log marginal likelihoods by Laplace's approximation
 
 
-def _modes(kernels: Single, offset: Float, own: Ints) -> _Modes:
+def _alone(together: Single, offset: Float, own: Ints) -> Float:
+    """Sum of the log marginal likelihoods that offers have each for itself, (s,), in small matrices."""
+    offers, counts = np.unique(own, return_counts=True)
+    most = int(counts.max())
+    place = np.arange(len(own)) - np.repeat(np.cumsum(counts) - counts, counts)
+    offer = np.repeat(np.arange(len(offers)), counts)
+    at = np.zeros((len(offers), most), dtype=np.int64)
+    at[offer, place] = np.arange(len(own))
+    there = np.arange(most) < counts[:, None]  # what fills up a row is never taken, and shares nothing with the others
+    kernels = together[:, at[:, :, None], at[:, None, :]]
+    kernels *= there[:, :, None] & there[:, None, :]
+    offsets = np.where(there, offset[at], -LARGEST)
+    settings = len(together)
+    modes = _modes(
+        kernels.reshape(-1, most, most), np.tile(offsets, (settings, 1)), np.zeros(most, dtype=np.int64), FINE
+    )
+    return np.asarray(modes.plausibility.reshape(settings, -1).sum(axis=1))
+
+
+def _modes(kernels: Single, offset: Float, own: Ints, tolerance: float = TOLERANCE) -> _Modes:
     """Find the modes by Newton's method.
 
-    The objective is concave, and a step that does not improve it is halved.
+    The objective is concave, and a step that does not improve it is halved. The curvature is C = diag(q) - q q' within each
+    offer, whose inverse is diag(1 / q) + 1 / p of the option taken. So (I + C K) a = C (f - offset) - q, the equation of a
+    step, becomes (K + 1 / C) a = f - offset - 1 / p, which is symmetric and positive definite.
+
+    Args:
+        kernels: (s, N, N).
+        offset: (N,) or (s, N).
+        own: (N,) which offer, ascending.
+        tolerance: of utilities.
     """
-    count = kernels.shape[1]
     new = np.r_[True, own[1:] != own[:-1]]
     firsts, own = np.flatnonzero(new), np.cumsum(new) - 1
+    # Pairs of refusals within an offer, as places of a matrix laid out row after row.
+    pairs = np.flatnonzero(own[:, None] == own[None, :])
+    pair_offer, diagonal = own[pairs // len(own)], slice(None, None, len(own) + 1)
     weights = np.zeros(kernels.shape[:2])
     f = np.broadcast_to(offset, weights.shape).copy()
-    best = _objectives(f, weights, offset, own, firsts)
-    diagonal = np.arange(count)
-    blocks = (np.arange(len(firsts))[:, None] == own[None, :]).astype(np.float32)
-    system = np.empty_like(kernels)
+    q, others, best = _likelihood(f, own, firsts)  # of weights 0
+    volumes, moving = np.zeros(len(weights)), np.arange(len(weights))
     for _ in range(NEWTON_STEPS):
-        q = _refusals(f, own, firsts)
-        # The curvature is q - q q' within each offer; (I + curvature K) without ever making that matrix.
-        narrow = q.astype(np.float32)[:, :, None]
-        np.multiply(narrow, kernels, out=system)
-        system -= narrow * (blocks @ system)[:, own]
-        system[:, diagonal, diagonal] += 1.0
-        bent = q * (f - offset)
-        target = bent - q * np.add.reduceat(bent, firsts, axis=1)[:, own] - q
-        goal = np.linalg.solve(system, target.astype(np.float32)[:, :, None])[:, :, 0].astype(np.float64)
+        # Bounds keep single precision sound. They bend the way to the mode and leave it where it is.
+        bounded, taken = np.maximum(q, LEAST_REFUSAL), np.maximum(1.0 - others, LEAST_TAKEN)
+        target = f - offset - q / bounded - (others / taken)[:, own]
+        bounded, taken, system = bounded[moving], taken[moving], kernels[moving]
+        flat = system.reshape(len(system), -1)
+        flat[:, pairs] += (1.0 / taken)[:, pair_offer]
+        flat[:, diagonal] += 1.0 / bounded
+        goal = weights.copy()
+        goal[moving], volume = _solved(system, target[moving])
+        # log det(I + C K) of the last step but one is close enough for a weight among settings.
+        volume += np.log(bounded).sum(axis=1) - np.log1p(np.add.reduceat(bounded, firsts, axis=1) / taken).sum(axis=1)
+        volumes[moving] = volume
         step = np.ones(len(weights))
         while True:
             tried = weights + step[:, None] * (goal - weights)
             moved = offset + (kernels @ tried.astype(np.float32)[:, :, None])[:, :, 0]
-            value = _objectives(moved, tried, offset, own, firsts)
+            q, others, value = _likelihood(moved, own, firsts)
+            value -= 0.5 * (tried * (moved - offset)).sum(axis=1)  # the squared norm of the deviation from the prior
             worse = (value < best - 1e-3) & (step > 1e-3)
             if not worse.any():
                 break
             step[worse] /= 2
-        change = float(np.abs(moved - f).max())
+        moving = np.flatnonzero(np.abs(moved - f).max(axis=1) >= tolerance * step)
         weights, f, best = tried, moved, value
-        if change < TOLERANCE:
+        if not len(moving):
             break
-    # The curvature of the last step but one is close enough for a weight among settings.
-    return _Modes(weights, best, system)
+    return _Modes(weights, best - 0.5 * volumes)
 
 
-def _refusals(f: Float, own: Ints, firsts: Ints) -> Float:
-    """Probability of each refused option given its offer, (s, N); the taken one has utility 0."""
+def _solved(systems: Single, target: Float) -> tuple[Float, Float]:
+    """Solutions of symmetric positive definite systems, (s, N), and the logarithms of their determinants, (s,)."""
+    right = target.astype(np.float32)
+    if systems.shape[1] <= SMALL:  # there may be hundreds
+        found = np.linalg.solve(systems, right[:, :, None])[:, :, 0]
+        return np.asarray(found, dtype=np.float64), np.asarray(np.linalg.slogdet(systems)[1], dtype=np.float64)
+    goal: Float = np.empty(target.shape)
+    volumes: Float = np.empty(len(target))
+    for n, system in enumerate(systems):
+        # Cholesky's method is half the work. Transposed a matrix is laid out as LAPACK wants it, and equal.
+        factor, goal[n], failed = sposv(system.T, right[n], lower=True)
+        if failed:  # tastes so strong that single precision takes the matrix for another kind
+            goal[n], volumes[n] = np.linalg.solve(system, right[n]), np.linalg.slogdet(system)[1]
+        else:
+            volumes[n] = 2.0 * np.log(np.diagonal(factor)).sum(dtype=np.float64)
+    return goal, volumes
+
+
+def _likelihood(f: Float, own: Ints, firsts: Ints) -> tuple[Float, Float, Float]:
+    """Probability of each refused option given its offer, (s, N), their sum in each, and the log-likelihood, (s,).
+
+    The options taken have utility 0.
+    """
     top = np.maximum(np.maximum.reduceat(f, firsts, axis=1), 0.0)
     e = np.exp(f - top[:, own])
-    return np.asarray(e / (np.exp(-top) + np.add.reduceat(e, firsts, axis=1))[:, own])
-
-
-def _objectives(f: Float, weights: Float, offset: Float, own: Ints, firsts: Ints) -> Float:
-    """Log-likelihood less half the squared norm of the deviation from the prior, (s,)."""
-    top = np.maximum(np.maximum.reduceat(f, firsts, axis=1), 0.0)
-    total = np.add.reduceat(np.exp(f - top[:, own]), firsts, axis=1) + np.exp(-top)
-    norm = (weights * (f - offset)).sum(axis=1)
-    return np.asarray(-(np.log(total) + top).sum(axis=1) - 0.5 * norm)
+    refused = np.add.reduceat(e, firsts, axis=1)
+    total = refused + np.exp(-top)
+    return e / total[:, own], refused / total, -(np.log(total) + top).sum(axis=1)

@@ -28,6 +28,7 @@ from personaagent.choice_model import (
 )
 from personaagent.offers import MOST_REFUSED, Offers, Ratings
 from personaagent.population import Commons
+from personaagent.ranking import best
 from personaagent.rating_model import (
     TASTES,
     Rated,
@@ -281,9 +282,7 @@ def _pick(known: Known, taste: ChoiceTaste) -> Ints:
     """Positions of the past choices to look at, oldest first: near ones and new ones, at most `NEAREST`."""
     near = nearness(known.similarity + (1.0 - known.similarity.max(initial=-1.0)), taste)  # relative to the nearest
     worth = (FLOOR + near) * fade(known.age.astype(np.float64), Setting(), taste)
-    count = min(NEAREST, len(worth))
-    top = np.argpartition(-worth, count - 1)[:count] if count < len(worth) else np.arange(len(worth))
-    top = top[np.argsort(-worth[top], kind="stable")]
+    top = best(np.arange(len(worth)), worth, known.age, NEAREST)
     return np.asarray(top[np.argsort(-known.age[top], kind="stable")])
 
 
@@ -347,11 +346,12 @@ class _Scene:
             self._prefer(free, by_offer, asked)
         bags = offers.texts.bags(self._codes, choices)
         phrase = offers.texts.is_phrase
-        words, self._word_ids = bags.dense(~phrase)
-        phrases, self._phrase_ids = bags.dense(phrase)
-        self._word_matrix, self._phrase_matrix = words, phrases
-        self._words, self._phrases = _gram(words), _gram(phrases)
-        self._whole = (self._key[:, None] == self._key[None, :]).astype(np.float64)
+        features, ids = bags.dense()
+        of_phrases = phrase[ids]
+        self._word_matrix, self._word_ids = features[:, ~of_phrases], ids[~of_phrases]
+        self._phrase_matrix, self._phrase_ids = features[:, of_phrases], ids[of_phrases]
+        self._words, self._phrases = _gram(self._word_matrix), _gram(self._phrase_matrix)
+        self._whole = (self._key[:, None] == self._key[None, :]).astype(np.float32)
         self._vectors = _gram(self._embedded(where, lacking, choice_vectors))
         vectors = known.request_vectors(self._slots)
         self._cosine = vectors @ vectors.T
@@ -392,11 +392,18 @@ class _Scene:
         upto = np.where(newer | np.eye(n, dtype=bool), requests * against[:, None], 0.0).sum(axis=0)
         return np.asarray(np.r_[upto, request @ against])
 
-    def _gram(self, w: Weighting) -> Float:
+    def _gram(self, w: Weighting) -> Single:
         """The covariance of options' utilities, weighted by kind of feature."""
-        return np.asarray(
-            w.vector * self._vectors + w.words * self._words + w.phrases * self._phrases + w.whole * self._whole
-        )
+        gram: Single = np.zeros_like(self._whole)
+        for weight, kind in (
+            (w.vector, self._vectors),
+            (w.words, self._words),
+            (w.phrases, self._phrases),
+            (w.whole, self._whole),
+        ):
+            if weight:
+                gram += weight * kind
+        return gram
 
     def reasons(self, shares: Float, chosen: int) -> tuple[Reason, ...]:
         """Features that speak most for the chosen option against the others, with the interactions behind them."""
@@ -464,5 +471,5 @@ class _Scene:
         return vectors
 
 
-def _gram(matrix: Single) -> Float:
-    return np.asarray(matrix @ matrix.T, dtype=np.float64)
+def _gram(matrix: Single) -> Single:
+    return np.asarray(matrix @ matrix.T)

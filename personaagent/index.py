@@ -175,6 +175,8 @@ class EpisodeIndex:
         self._group.append(-1)
         self._newest.append(False)
         self._regroup(len(self._payloads) - 1, self._group_code(interaction))
+        if interaction.truth is not None:  # without, it says nothing
+            self._beliefs.clear()
         self._learn(len(self._payloads) - 1, interaction)
         self._rank = None
         if self._bm25 is not None:
@@ -371,7 +373,6 @@ class EpisodeIndex:
 
     def _learn(self, slot: int, interaction: Interaction) -> None:
         """Note what an episode says of the user's choices."""
-        self._beliefs.clear()
         truth = interaction.truth
         value = (
             None if truth is None or interaction.kind is not Kind.RATING else _grade(truth, interaction.choices or ())
@@ -409,6 +410,7 @@ class EpisodeIndex:
         self._truth.view[slot] = self._truth_code(interaction.truth, row.truth_vector)
         self._options.view[slot] = self._codes(interaction, row.option_vectors)
         self._regroup(slot, self._group_code(interaction))
+        self._beliefs.clear()
         self._learn(slot, interaction)
         if self._bm25 is not None:
             self._bm25.replace(slot, _words(old), _words(interaction))

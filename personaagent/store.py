@@ -110,7 +110,7 @@ def quantised(matrix: npt.NDArray[np.float32]) -> Quantised:
 def restored(matrix: Quantised) -> npt.NDArray[np.float32]:
     """The unit rows (k, dim) that `quantised` was given, up to rounding; zero rows stay zero."""
     rows = matrix.astype(np.float32)
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    length = np.sqrt(np.vecdot(rows, rows))[:, None]
     return np.asarray(rows / np.where(length > 0, length, 1.0), dtype=np.float32)
 
 

@@ -35,9 +35,9 @@ class Bags:
     weight: Single
     size: int  # u
 
-    def dense(self, chosen: npt.NDArray[np.bool_]) -> tuple[Single, Ints]:
-        """The features that `chosen` (by feature) allows and that occur, as a matrix (u, f), and which they are, (f,)."""
-        used = chosen[self.feature]
+    def dense(self, chosen: npt.NDArray[np.bool_] | None = None) -> tuple[Single, Ints]:
+        """The features that occur, as a matrix (u, f), and which they are, (f,); `chosen`, by feature, may leave some out."""
+        used = slice(None) if chosen is None else chosen[self.feature]
         columns, at = np.unique(self.feature[used], return_inverse=True)
         matrix = np.zeros((self.size, len(columns)), dtype=np.float32)
         matrix[self.text[used], at] = self.weight[used]

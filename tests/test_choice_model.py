@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -90,6 +92,16 @@ def test_who_the_user_is_is_told_by_their_choices() -> None:
     assert credence(noise, people, ChoiceTaste())[1] > 0.5
 
 
+def test_offers_that_have_nothing_in_common_do_not_tell_who_the_user_is() -> None:
+    data = learned(2, offers=10, options=4)
+    apart = replace(data, general=np.eye(43, dtype=np.float32), offset=np.linspace(-2.0, 2.0, 43))
+    uneven = np.flatnonzero((data.offer % 3 > 0) | (np.arange(len(data.offer)) % 3 == 0))
+    people = [Setting(share=0.5), Setting(general=30.0, change=0.0, share=0.3), Setting(general=0.01, share=0.2)]
+    for rows in (np.arange(30), uneven):
+        some = replace(apart, refused=data.refused[rows], taken=data.taken[rows], offer=data.offer[rows])
+        assert credence(some, people, ChoiceTaste()) == pytest.approx([0.5, 0.3, 0.2], abs=0.005)
+
+
 def test_the_prior_is_the_answer_where_nothing_was_chosen() -> None:
     offset = np.array([0.0, 1.0, -2.0])
     empty = Learned(
@@ -117,6 +129,7 @@ def test_it_converges_whatever_the_strength(seed: int, offers: int, options: int
     assert np.isfinite(found.utilities).all()
     p = probabilities(found.utilities, ChoiceTaste())
     assert p.sum() == pytest.approx(1)
+    assert credence(data, [Setting(), Setting(general=scale, change=change)], ChoiceTaste()).sum() == pytest.approx(1)
     assert (p > 0).all()
 
 
