@@ -184,7 +184,7 @@ class Decision(Frozen):
     episodes: Annotated[int, Field(ge=0, le=32)] = 3
     form: Literal["exchanges", "list"] = "exchanges"
     evidence: bool = True
-    model_weight: Annotated[float, Field(ge=0, le=100)] = 0.3
+    model_weight: Annotated[float, Field(ge=0, le=100)] = 0.1
     prior_scale: Annotated[float, Field(gt=0, le=1000)] = 1.0
     change: Annotated[float, Field(ge=0, le=1000)] = 1.0
 
