@@ -6,7 +6,7 @@ Production binds them to Ray Serve handles and memory shards; evaluation binds m
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from personaagent.types import (
     ChatResult,
     ForgetReceipt,
     Interaction,
+    Likelihood,
+    LikelihoodRequest,
     Persona,
     PersonaDraft,
     Profile,
@@ -26,7 +28,7 @@ from personaagent.types import (
     UserSummary,
 )
 
-__all__ = ["LLM", "Embedder", "Matrix", "Memory"]
+__all__ = ["LLM", "Embedder", "Likely", "Matrix", "Memory"]
 
 Matrix = npt.NDArray[np.float32]  # (n, dim), rows of unit length
 
@@ -36,6 +38,20 @@ class Embedder(Protocol):
 
     async def embed(self, texts: Sequence[str]) -> Matrix:
         """One row per text, float32, L2-normalised; shape (len(texts), dim)."""
+        ...
+
+
+@runtime_checkable
+class Likely(Protocol):
+    """A model that also tells how likely it would have given an answer. Not every server does: ask `isinstance`."""
+
+    async def likelihoods(self, requests: Sequence[LikelihoodRequest]) -> tuple[Likelihood, ...]:
+        """log p(answer | conversation) of each request, in their order: one prefill each and no generation.
+
+        Raises:
+            ContextLengthExceeded: conversation and answer of one of them do not fit the context.
+            LLMError, UnavailableError: as `LLM.chat`.
+        """
         ...
 
 

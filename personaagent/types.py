@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+from personaagent.claims import Claim, Exemplar, prose
+
 __all__ = [
     "AlignmentResult",
     "AppendResult",
@@ -24,6 +26,8 @@ __all__ = [
     "ForgetReceipt",
     "Interaction",
     "Kind",
+    "Likelihood",
+    "LikelihoodRequest",
     "Origin",
     "Outcome",
     "Persona",
@@ -203,16 +207,29 @@ class Origin(StrEnum):
 
 
 class PersonaDraft(Frozen):
-    """A persona about to be committed; the store numbers it and stamps the time."""
+    """A persona about to be committed; the store numbers it and stamps the time.
+
+    `text` is what stands in the prompt: the claims as `claims.render` shows them, or prose that a person or an older version
+    wrote, which is read as one claim (`stated`). `exemplars` stand behind it as exchanges. `struck` are claims that somebody
+    took away for good: alignment never proposes them again.
+    """
 
     text: Text
     origin: Origin
     decision: Decision = Decision()
+    claims: tuple[Claim, ...] = ()
+    exemplars: tuple[Exemplar, ...] = ()
+    struck: tuple[Text, ...] = ()
     score_before: float | None = None
     score_after: float | None = None
     run: str | None = None
     sources: tuple[str, ...] = ()  # ids of the interactions it was rewritten from
     pinned: bool = False  # never aligned while set
+
+    @property
+    def stated(self) -> tuple[Claim, ...]:
+        """The claims; a persona written as prose is one."""
+        return self.claims or prose(self.text, self.origin is Origin.MANUAL, self.sources)
 
     @field_validator("decision", mode="before")
     @classmethod
@@ -409,6 +426,27 @@ class Message(Frozen):
         if isinstance(self.content, str):
             return self.content
         return "\n".join(str(p.get("text", "")) for p in self.content or [] if p.get("type") == "text")
+
+
+class LikelihoodRequest(Frozen):
+    """An answer whose likelihood is asked for: the conversation before it, which ends with a user message, and its text."""
+
+    messages: tuple[Message, ...]
+    answer: str
+    priority: int = 0
+
+
+class Likelihood(Frozen):
+    """log p(answer | conversation) of a model, in nats, summed over the answer's `tokens` (its end included)."""
+
+    logprob: float
+    tokens: int
+    usage: Usage = Usage()
+
+    @property
+    def per_token(self) -> float:
+        """Nats per token of the answer."""
+        return self.logprob / max(1, self.tokens)
 
 
 class ChatRequest(Frozen):
