@@ -12,19 +12,24 @@ from functools import partial
 from alignment.budget import Budget, Caller
 from alignment.candidates import Arm, Grid
 from alignment.cohort import Cohort, Member
+from alignment.edits import EditProposer
 from alignment.gate import Acceptor, Gate
+from alignment.likelihoods import Likelihoods
 from alignment.prequential import foretell
+from alignment.rewording import Reworded, Rewording, finite, judged_on
 from alignment.rollouts import Rollouts
 from alignment.scorer import EmbeddingScorer, JudgeScorer, Scorer
 from alignment.search import Found, Search, fitted_kinds
 from alignment.slots import Slots
 from alignment.splits import Split, split, window
-from alignment.textual import Proposer, TextualProposer, refusal
+from alignment.textual import Case, Proposer, TextualProposer, refusal
+from alignment.wording import BOTH, Wordings
 from personaagent.agent import Agent
 from personaagent.errors import BudgetExceeded, ConflictError, NotFoundError, PersonaAgentError
 from personaagent.persona import initial_persona
 from personaagent.profile import build_profile
-from personaagent.protocols import LLM, Embedder, Memory
+from personaagent.protocols import LLM, Embedder, Memory, likely
+from personaagent.scoring import same
 from personaagent.settings import AlignmentSettings
 from personaagent.tasks import together
 from personaagent.types import (
@@ -33,6 +38,7 @@ from personaagent.types import (
     ChatResult,
     Interaction,
     Kind,
+    Origin,
     Outcome,
     Persona,
     PersonaDraft,
@@ -76,6 +82,7 @@ class Aligner:
         self._settings = settings
         self._textual = TextualProposer(llm, agent.settings.persona_tokens, settings.seed)
         self._proposer = proposer or self._textual
+        self._editor = EditProposer(llm, settings.seed)
         judged = JudgeScorer(embedder, llm) if settings.judge == "llm" else EmbeddingScorer(embedder)
         self._scorer = scorer or judged
         self._acceptor = acceptor or Gate(settings.min_gain, settings.caution)
@@ -151,6 +158,7 @@ class Aligner:
             "calls": budget.calls,
             "prompt_tokens": budget.prompt_tokens,
             "completion_tokens": budget.completion_tokens,
+            "cached_tokens": budget.cached_tokens,
             "seconds": round(time.monotonic() - started, 3),
             "run": run,
         }
@@ -217,7 +225,7 @@ class Aligner:
     ) -> AlignmentResult:
         """The paper's loop: simulate, loss, update; whatever the model writes becomes the persona, unless it is empty."""
         user = latest[0].user
-        grid = Grid(persona.decision)
+        grid = Grid(persona.decision, persona=persona)
         rollouts = Rollouts(self._agent, self._scorer, caller, grid)
         arm, before, reason = Arm.of(persona), None, "the model wrote nothing new"
         try:
@@ -247,16 +255,117 @@ class Aligner:
     async def _gated(
         self, persona: Persona, history: Sequence[Interaction], run: str | None, caller: Caller, member: Member
     ) -> AlignmentResult:
+        """How memory is read, and what the persona says: each replaced only for what it gains itself.
+
+        Words are judged by the likelihood of what the user really said. A model that cannot tell likelihoods leaves prose to
+        be judged by scores of simulated answers, together with how memory is read.
+        """
+        user = history[0].user
+        model = likely(self._agent.llm)
+        closed = [i for i in history if i.kind is not Kind.TEXT] if model is not None else list(history)
+        read = await self._read(persona, closed, caller, member, prose=model is None) if len(closed) >= 2 else None
+        if read is None:
+            member.leave()
+        result = AlignmentResult(
+            user=user, outcome=Outcome.REJECTED, persona_before=persona.number, persona_after=persona.number
+        )
+        reasons: list[str] = []
+        draft: PersonaDraft = persona
+        sources: tuple[str, ...] = persona.sources
+        if read is not None:
+            draft, reasons = read.draft, list(read.reasons)
+            sources = tuple(i.id for i in read.sources)
+            scores = {"score_before": read.before, "score_after": read.before}
+            result = result.model_copy(
+                update={**scores, "held_out": read.held_out, "candidates": read.candidates}
+            )
+        if model is not None:
+            said = await self._reworded(persona, history, Likelihoods(self._agent, model, caller, user, history), caller, member)
+            reasons.append(said.reason)
+            result = result.model_copy(
+                update={
+                    "candidates": result.candidates + said.candidates,
+                    "text_gain": said.gain and said.gain.mean,
+                    "text_error": said.gain and finite(said.gain.error),
+                    "text_items": said.gain.items if said.gain else 0,
+                    "refused": dict(said.refused),
+                }
+            )
+            if said.wording is not None:
+                draft = said.wording.draft(draft, self._agent.settings.persona_tokens)
+                sources = draft.sources
+        result = result.model_copy(update={"reason": "; ".join(r for r in reasons if r)})
+        if (draft.text, draft.exemplars, draft.decision) == (persona.text, persona.exemplars, persona.decision):
+            return result
+        after = {"score_before": read.before, "score_after": read.after} if read is not None else {}
+        draft = PersonaDraft(
+            text=draft.text,
+            origin=Origin.ALIGNED,
+            decision=draft.decision,
+            claims=draft.claims,
+            exemplars=draft.exemplars,
+            struck=draft.struck,
+            run=run,
+            sources=sources,
+            **after,
+        )
+        committed = await self._commit(user, draft, persona.number, caller)
+        return result.model_copy(
+            update={"outcome": Outcome.ACCEPTED, "persona_after": committed.number, **after}
+        )
+
+    async def _reworded(
+        self,
+        persona: Persona,
+        history: Sequence[Interaction],
+        measure: Likelihoods,
+        caller: Caller,
+        member: Member,
+    ) -> Reworded:
+        """What the persona should say instead, if anything."""
+        wordings = Wordings(persona, history)
+        with suppress(BudgetExceeded):  # counting and exemplars are tried all the same
+            await self._edits(persona, history, wordings, caller)
+        search = Rewording(
+            measure, self._settings.min_gain, self._settings.text_caution, self._agent.settings.persona_tokens
+        )
+        try:
+            return await search.run(persona, wordings, history, member.selection, member.gate)
+        except BudgetExceeded as e:
+            return Reworded(None, e.message, refused=wordings.refused)
+
+    async def _edits(
+        self, persona: Persona, history: Sequence[Interaction], wordings: Wordings, caller: Caller
+    ) -> None:
+        """Let the teacher propose edits from what the agent would have answered; never from what judges them."""
+        select = judged_on(history)[::-1][1::2][: self._settings.batch]
+
+        async def case(interaction: Interaction) -> Case:
+            draft = wordings.own(interaction).draft(persona, self._agent.settings.persona_tokens)
+            replay = await caller.call(lambda: self._agent.replay(interaction, draft), lambda r: r.usage)
+            return Case(interaction, replay.text, float(same(replay.text, interaction.truth or "")))
+
+        cases = await together(case(i) for i in select)
+        claims = wordings.candidate(BOTH).claims
+        found = await self._editor.propose(claims, cases, self._settings.candidates, caller, persona.struck)
+        wordings.refused += found.dropped
+        for edit in found.edits:
+            wordings.edit(edit)
+
+    async def _read(
+        self, persona: Persona, history: Sequence[Interaction], caller: Caller, member: Member, prose: bool
+    ) -> _Read:
         """How memory is best read, by all past answers; then the user's own candidates, selection, gate.
 
-        Nothing of the gate's interactions is used by the search; candidates are replayed on them after it has ended.
+        Nothing of the gate's interactions is used by the search; candidates are replayed on them after it has ended. With
+        `prose` rewritten texts are candidates too.
         """
         user = history[0].user
         parts = split(history, *self._sizes, self._settings.seed)
         base, closed = Arm.of(persona), sorted({i.kind for i in history} - {Kind.TEXT})
-        grid = Grid(persona.decision, closed)
+        grid = Grid(persona.decision, closed, persona)
         rollouts = Rollouts(self._agent, self._scorer, caller, grid, history)
-        texts = await self._from_profile(user, persona, caller)
+        texts = await self._from_profile(user, persona, caller) if prose else []
 
         if closed and persona.decision.evidence:
             member.join(tuple(closed), await foretell(self._memory, user, history, grid, caller.patiently))
@@ -273,7 +382,7 @@ class Aligner:
         readings = {grid.reading(0), grid.reading(start)}
         weights = grid.weights if fitted_kinds(parts) else grid.weights[:1]
         allowed = grid.columns(readings, weights)
-        search = Search(self._settings, self._proposer, rollouts, caller, allowed, texts)
+        search = Search(self._settings, self._proposer if prose else None, rollouts, caller, allowed, texts)
         found = await search.run(base, parts, start)
         caller.budget.release()
         kept = await self._judged(rollouts, parts, base, start, found)
@@ -281,25 +390,8 @@ class Aligner:
         if fitted is not None and grid.reading(kept.index) == fitted.reading:
             reasons = [fitted.reason, *([kept.reason] if kept.moved else ())]
         draft = grid.draft(kept.index, kept.arm)
-        result = AlignmentResult(
-            user=user,
-            outcome=Outcome.REJECTED,
-            reason="; ".join(reasons),
-            score_before=kept.before,
-            score_after=kept.before,
-            persona_before=persona.number,
-            persona_after=persona.number,
-            held_out=len(parts.gate),
-            candidates=found.candidates,
-        )
-        if draft.text == persona.text and draft.decision == persona.decision:
-            return result
         sources = parts.rewrite if draft.text != persona.text else parts.select
-        scores = {"score_before": kept.before, "score_after": kept.after}
-        draft = draft.model_copy(update={**scores, "run": run, "sources": tuple(i.id for i in sources)})
-        committed = await self._commit(user, draft, persona.number, caller)
-        news = {"outcome": Outcome.ACCEPTED, "persona_after": committed.number, **scores}
-        return result.model_copy(update=news)
+        return _Read(draft, tuple(reasons), kept.before, kept.after, sources, len(parts.gate), found.candidates)
 
     async def _first_replays(self, rollouts: Rollouts, base: Arm, parts: Split, caller: Caller) -> None:
         """Replay what there is under the persona as it is; the gate's part in any case."""
@@ -339,6 +431,19 @@ class _Kept:
     before: float
     after: float
     moved: bool = False
+
+
+@dataclass(frozen=True)
+class _Read:
+    """How memory is to be read: the persona that does so, why, its scores on the gate's interactions, and what it rests on."""
+
+    draft: PersonaDraft
+    reasons: tuple[str, ...]
+    before: float
+    after: float
+    sources: tuple[Interaction, ...]
+    held_out: int
+    candidates: int
 
 
 class _Charged:

@@ -32,6 +32,7 @@ class Budget:
         self.calls = 0
         self.prompt_tokens = 0
         self.completion_tokens = 0
+        self.cached_tokens = 0
 
     @property
     def tokens(self) -> int:
@@ -72,6 +73,7 @@ class Budget:
         self.calls += usage.calls - 1
         self.prompt_tokens += usage.prompt_tokens
         self.completion_tokens += usage.completion_tokens
+        self.cached_tokens += usage.cached_tokens
         if self._parent is not None:
             self._parent.finish(usage)
 

@@ -46,11 +46,13 @@ class Grid:
     decision i is reading i // len(weights) at weight i % len(weights).
     """
 
-    def __init__(self, base: Decision, kinds: Iterable[Kind] = ()) -> None:
+    def __init__(self, base: Decision, kinds: Iterable[Kind] = (), persona: PersonaDraft | None = None) -> None:
         """Args:
         base: the persona's own decision.
         kinds: of the requests that decisions are fitted on; without closed ones the persona's own decision stays.
+        persona: whose claims and exemplars arms of the same text have; None: they have none.
         """
+        self._persona = persona
         own: Reading = (base.change, base.prior_scale)
         fitted = base.evidence and any(kind is not Kind.TEXT for kind in kinds)
         self._base = base
@@ -95,4 +97,10 @@ class Grid:
 
     def draft(self, index: int, arm: Arm) -> PersonaDraft:
         """The persona of an arm and a decision."""
-        return PersonaDraft(text=arm.text, origin=Origin.ALIGNED, decision=self.decision(index, arm))
+        draft = PersonaDraft(text=arm.text, origin=Origin.ALIGNED, decision=self.decision(index, arm))
+        if self._persona is None:
+            return draft
+        kept: dict[str, object] = {"exemplars": self._persona.exemplars, "struck": self._persona.struck}
+        if arm.text == self._persona.text:
+            kept |= {"claims": self._persona.claims}
+        return draft.model_copy(update=kept)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
+from alignment.pooled import Pool
 from alignment.prequential import Fitted, Foretold, Others
 from personaagent.types import Kind
 
@@ -34,6 +35,8 @@ class Cohort:
         self._entries: dict[Group, list[Foretold]] = {}
         self._others: dict[Group, Others] = {}
         self._complete = asyncio.Event()
+        # Words are selected by some interactions and judged by others; the users are each other's prior both times.
+        self._selection, self._gate = Pool(size), Pool(size)
 
     def member(self) -> Member:
         """A place in the cohort."""
@@ -62,6 +65,8 @@ class Member:
         self._cohort = cohort
         self._arrived = False
         self._place: tuple[Group, Foretold] | None = None
+        self.selection = cohort._selection.place()
+        self.gate = cohort._gate.place()
 
     def join(self, group: Group, foretold: Foretold) -> None:
         """Bring one's foretold answers. Who joins again, after a conflict, is fitted anew, but the others see no more of it;
@@ -88,3 +93,5 @@ class Member:
 
     def __exit__(self, *_: object) -> None:
         self.leave()
+        self.selection.leave()
+        self.gate.leave()

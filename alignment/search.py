@@ -52,7 +52,7 @@ class Search:
     def __init__(
         self,
         settings: AlignmentSettings,
-        proposer: Proposer,
+        proposer: Proposer | None,
         rollouts: Rollouts,
         caller: Caller,
         allowed: Mask,
@@ -60,7 +60,7 @@ class Search:
     ) -> None:
         """Args:
         settings: of alignment.
-        proposer: of prose.
+        proposer: of prose; None leaves the prose as it is.
         rollouts: replays of the user.
         caller: of the teacher.
         allowed: which decisions of the grid it may move to, (grid.size,).
@@ -107,11 +107,14 @@ class Search:
     async def _arms(self, found: Found, split: Split) -> list[Arm]:
         """The incumbent's arm, rewritten ones, and other ways of showing episodes."""
         base = found.arm
-        cases = self._rollouts.cases(base, found.index, split.rewrite)
-        shown = unquoted(base.text, split.gate)
-        proposals = await self._proposer.propose(shown, cases, self._settings.candidates, self._caller)
-        found.dropped += proposals.dropped
-        arms = [base, *(Arm(text, base.episodes, base.form) for text in (*proposals.texts, *self._texts))]
+        texts = list(self._texts)
+        if self._proposer is not None:
+            cases = self._rollouts.cases(base, found.index, split.rewrite)
+            shown = unquoted(base.text, split.gate)
+            proposals = await self._proposer.propose(shown, cases, self._settings.candidates, self._caller)
+            found.dropped += proposals.dropped
+            texts = [*proposals.texts, *texts]
+        arms = [base, *(Arm(text, base.episodes, base.form) for text in texts)]
         if len(split.select) >= ENOUGH and self._model_matters(base, [*split.rewrite, *split.select]):
             arms += [Arm(base.text, n, form) for n, form in DEMONSTRATIONS]
         return list(dict.fromkeys(arms))

@@ -116,6 +116,8 @@ class AlignmentSettings(Section):
     candidates: Annotated[int, Field(ge=1, le=16)] = 2  # rewritten personas per iteration
     min_gain: Annotated[float, Field(ge=0)] = 0.0  # a candidate must score better by more than this ...
     caution: Annotated[float, Field(ge=0)] = 1.0  # ... and by so many standard errors of the paired differences
+    # Standard deviations by which new words must make what users said likelier; 1.645: by luck, 5 % of users get new ones.
+    text_caution: Annotated[float, Field(ge=0)] = 1.645
     max_calls: Annotated[int, Field(ge=1)] = 400  # LLM calls per user
     max_tokens: Annotated[int, Field(ge=1)] = 400_000  # tokens per user
     run_calls: Annotated[int, Field(ge=1)] | None = None  # LLM calls per run; None: no bound

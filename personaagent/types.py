@@ -388,8 +388,13 @@ class AlignmentResult(Frozen):
     persona_after: int | None = None
     held_out: int = 0
     candidates: int = 0
+    text_gain: float | None = None  # nats per token that what the user said became likelier by; of the gate
+    text_error: float | None = None  # its standard deviation
+    text_items: int = 0  # answers it was judged on
+    refused: dict[str, int] = Field(default_factory=dict)  # claims that may not be in a persona, by reason
     calls: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0  # of them, found in the engine's cache
     completion_tokens: int = 0
     seconds: float = 0.0
     run: str | None = None

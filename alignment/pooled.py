@@ -1,0 +1,118 @@
+"""The users of a cohort wait for each other: what a kind of change gains others is the prior of what it gains one.
+
+Three to eight interactions seldom tell a good wording from a lucky one; those of a whole cohort may. The estimate is
+`alignment.prequential.posterior`: empirical Bayes over users, in whose prior one's own interactions have no say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from alignment.prequential import posterior
+
+__all__ = ["Estimate", "Place", "Pool"]
+
+Float = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is known of a user's mean gain: nats, their standard deviation, and how many interactions and others it rests on."""
+
+    mean: float
+    error: float
+    items: int
+    users: int
+
+    def above(self, least: float, caution: float) -> bool:
+        """Whether the gain exceeds `least` by more than `caution` standard deviations."""
+        return self.mean - caution * self.error > least
+
+
+@dataclass
+class Pool:
+    """Gains of a cohort's users under named changes. Not thread-safe: it belongs to one event loop.
+
+    Args:
+        missing: members who have not come yet; each must join or leave, or the others wait forever.
+    """
+
+    missing: int
+    _gains: dict[str, dict[str, Float]] = field(default_factory=dict)  # by change and user
+    _shared: dict[str, object] = field(default_factory=dict)
+    _complete: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def place(self) -> Place:
+        """A member's place; use it as a context manager."""
+        return Place(self)
+
+    def _arrive(self) -> None:
+        self.missing -= 1
+        if self.missing <= 0:
+            self._complete.set()
+
+    def _estimate(self, user: str, change: str, own: Float) -> Estimate:
+        others = [g for name, g in sorted(self._gains.get(change, {}).items()) if name != user and len(g)]
+        most = max((len(g) for g in others), default=0)
+        table = np.full((len(others), most, 1), np.nan)
+        for row, gains in zip(table, others, strict=True):
+            row[: len(gains), 0] = gains
+        found = posterior(own[:, None], table)
+        return Estimate(float(found.mean[0]), float(found.error[0]), len(own), int(found.users[0]))
+
+
+class Place:
+    """One user's place in a pool. A user who fails does not keep the others: leaving the context leaves the pool."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._arrived = False
+
+    async def join(self, user: str, gains: Mapping[str, Float], shared: object = None) -> dict[str, Estimate]:
+        """Bring one's gains and wait for the others; who comes again is estimated anew, and the others see no more of it.
+
+        Args:
+            user: whose.
+            gains: of each change, one gain per interaction, (n,).
+            shared: what the others may be compared with; see `neighbour`.
+
+        Returns:
+            an estimate for each of `gains`.
+        """
+        if not self._arrived:
+            for change, values in gains.items():
+                self._pool._gains.setdefault(change, {})[user] = np.asarray(values, dtype=np.float64)
+            if shared is not None:
+                self._pool._shared[user] = shared
+        self.leave()
+        await self._pool._complete.wait()
+        return {change: self.estimate(user, change, values) for change, values in gains.items()}
+
+    def estimate(self, user: str, change: str, own: Float) -> Estimate:
+        """What is known of the user's gain under a change given their own gains, (n,), once all have come."""
+        return self._pool._estimate(user, change, np.asarray(own, dtype=np.float64))
+
+    def neighbour(self, user: str) -> object | None:
+        """What the next of the others, by name and in turn, has shared; None if nobody else has."""
+        names = sorted(name for name in self._pool._shared if name != user)
+        after = [name for name in names if name > user] or names
+        return self._pool._shared[after[0]] if after else None
+
+    def leave(self) -> None:
+        """Do without; the others need not wait."""
+        if not self._arrived:
+            self._arrived = True
+            self._pool._arrive()
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+

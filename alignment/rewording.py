@@ -1,0 +1,234 @@
+"""What a persona says, judged by the likelihood of what the user really said.
+
+Half of the latest free texts select a candidate, the other half judge it. Both times the cohort's users are the prior
+(`alignment.pooled`): with 3 to 8 interactions of one's own, what the same kind of change gains others decides. A
+new wording must
+
+- make what the user said clearly likelier than the persona as it is,
+- clearly more so than another user's wording does: what would suit anybody is not a persona, and
+- leave general requests alone.
+
+Clearly means that the gain exceeds `caution` standard deviations of its posterior. If feedback says nothing about the users,
+the second gain has mean zero, and a share of 1 - Phi(caution) of them gets a new text by luck: 5 % by default.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from alignment.likelihoods import Likelihoods
+from alignment.pooled import Estimate, Place
+from alignment.wording import BOTH, Wording, Wordings
+from personaagent.assembly import assemble
+from personaagent.claims import Claim
+from personaagent.general import general_for
+from personaagent.types import Interaction, Kind, LikelihoodRequest, Message, PersonaDraft
+
+__all__ = ["HARM", "Reworded", "Rewording", "finite", "judged_on"]
+
+Float = npt.NDArray[np.float64]
+
+LATEST = 12  # interactions that select and judge, together
+ALONE = 3  # interactions a single claim is measured on
+GENERAL = 4  # general requests
+HARM = 0.25  # nats per token that the answer to a general request may lose
+
+
+@dataclass(frozen=True)
+class Reworded:
+    """How it ended: the new wording, or None and why.
+
+    `gain` is over the persona as it was and `personal` over another user's wording, in nats per token.
+    """
+
+    wording: Wording | None
+    reason: str
+    gain: Estimate | None = None
+    personal: Estimate | None = None
+    harm: Estimate | None = None
+    candidates: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+
+
+def judged_on(history: Sequence[Interaction]) -> list[Interaction]:
+    """Interactions that a wording is judged on, oldest first: free texts, or choices where there are hardly any."""
+    texts = [i for i in history if i.kind is Kind.TEXT and (i.truth or "").strip()]
+    if len(texts) >= 2:
+        return texts[-LATEST:]
+    return [i for i in history if i.kind is Kind.CHOICE and (i.truth or "").strip()][-LATEST:]
+
+
+class Rewording:
+    """Looks for better words for one user's persona."""
+
+    def __init__(
+        self, measure: Likelihoods, min_gain: float, caution: float, budget: int, names: Collection[str] = ()
+    ) -> None:
+        """Args:
+        measure: of this user.
+        min_gain: smallest gain that counts, nats per token.
+        caution: standard deviations of the posterior that a gain must exceed.
+        budget: length of a persona in tokens.
+        names: other users, whom no claim may name.
+        """
+        self._measure = measure
+        self._min_gain = min_gain
+        self._caution = caution
+        self._budget = budget
+        self._names = names
+
+    async def run(
+        self,
+        persona: PersonaDraft,
+        wordings: Wordings,
+        history: Sequence[Interaction],
+        selection: Place,
+        gate: Place,
+    ) -> Reworded:
+        """Select a candidate and let the gate judge it.
+
+        Args:
+            persona: as it is.
+            wordings: the candidates, a model's edits included.
+            history: interactions with truths, oldest first.
+            selection: this user's place in the cohort's selection.
+            gate: and in its gate.
+        """
+        user = history[-1].user
+        items = judged_on(history)
+        if len(items) < 2:
+            gate.leave()
+            selection.leave()
+            return Reworded(None, "too few answers in the user's own words", refused=wordings.refused)
+        held, select = items[::-1][::2], items[::-1][1::2]
+        gains = await self._gains(persona, wordings, select)
+        alone = await self._alone(persona, wordings, select)
+        by_kind: dict[str, list[float]] = {}
+        for claim, values in alone:
+            by_kind.setdefault(f"claim {claim.kind}", []).extend(values)
+        pooled = {**gains, **{kind: np.asarray(values) for kind, values in by_kind.items()}}
+        estimates = await selection.join(user, pooled, shared=wordings.candidate(BOTH))
+        worth = {c.text: selection.estimate(user, f"claim {c.kind}", np.asarray(v)) for c, v in alone}
+        count = len(gains) + len(worth)
+        best = max(gains, key=lambda name: estimates[name].mean, default=None)
+        if best is None or estimates[best].mean <= 0.0:
+            gate.leave()
+            return Reworded(
+                None, "no other wording made the answers likelier", candidates=count, refused=wordings.refused
+            )
+        dropped = frozenset(text for text, estimate in worth.items() if estimate.mean < 0.0)
+        judged = await self._judged(persona, wordings, best, dropped, held, selection.neighbour(user), user)
+        found = await gate.join(user, judged)
+        gain, harm = found[f"gain {best}"], found["general"]
+        personal = found.get(f"personal {best}")
+        result = Reworded(None, "", gain, personal, harm, count, wordings.refused)
+        if not gain.above(self._min_gain, self._caution):
+            return replace(result, reason=f"the answers became likelier by {_said(gain)}, which may be luck")
+        if personal is not None and not personal.above(0.0, self._caution):
+            return replace(result, reason=f"better than another user's words by {_said(personal)}, which may be luck")
+        if harm.mean < -HARM:
+            return replace(result, reason=f"general answers became less likely, by {_said(harm)}")
+        final = wordings.candidate(best, dropped=dropped)
+        claims = tuple(_measured(c, worth.get(c.text)) for c in final.claims)
+        exemplars = tuple(e.model_copy(update={"gain": gain.mean, "error": finite(gain.error)}) for e in final.exemplars)
+        return replace(
+            result, wording=Wording(claims, exemplars), reason=f"what the user said became likelier by {_said(gain)}"
+        )
+
+    async def _gains(self, persona: PersonaDraft, wordings: Wordings, items: Sequence[Interaction]) -> dict[str, Float]:
+        """What each candidate that differs from the persona gains, nats per token of each interaction."""
+        makers: dict[str, Callable[[Interaction], Wording]] = {"": wordings.own}
+        for name in wordings.names:
+            if wordings.candidate(name) not in (wordings.own(), *(wordings.candidate(n) for n in makers if n)):
+                makers[name] = _maker(wordings, name)
+        pairs = [(self._draft(persona, make(i)), i) for make in makers.values() for i in items]
+        logs = (await self._measure.of(pairs)).reshape(len(makers), len(items))
+        return {name: _known(row - logs[0]) for name, row in zip(makers, logs, strict=True) if name}
+
+    async def _alone(
+        self, persona: PersonaDraft, wordings: Wordings, items: Sequence[Interaction]
+    ) -> list[tuple[Claim, list[float]]]:
+        """What each claim gains by itself over no persona, on interactions it can be counted without."""
+        claims = [c for c in wordings.candidate(BOTH).claims if "\n" not in c.text]
+        few = items[:ALONE]
+        bare = self._draft(persona, Wording())
+        pairs, owners = [(bare, i) for i in few], []
+        for number, claim in enumerate(claims):
+            for at, interaction in enumerate(few):
+                if any(c.text == claim.text for c in wordings.candidate(BOTH, interaction).claims):
+                    pairs.append((self._draft(persona, Wording((claim,))), interaction))
+                    owners.append((number, at))
+        logs = await self._measure.of(pairs, recall=False)
+        found: list[list[float]] = [[] for _ in claims]
+        for (number, at), value in zip(owners, logs[len(few) :], strict=True):
+            if np.isfinite(gain := value - logs[at]):
+                found[number].append(float(gain))
+        return list(zip(claims, found, strict=True))
+
+    async def _judged(
+        self,
+        persona: PersonaDraft,
+        wordings: Wordings,
+        name: str,
+        dropped: frozenset[str],
+        items: Sequence[Interaction],
+        neighbour: object | None,
+        user: str,
+    ) -> dict[str, Float]:
+        """Gains of the chosen candidate on interactions that selected nothing, and on general requests."""
+        new = [self._draft(persona, wordings.candidate(name, i, dropped)) for i in items]
+        own = [self._draft(persona, wordings.own(i)) for i in items]
+        drafts = [*own, *new]
+        if isinstance(neighbour, Wording):
+            drafts += [self._draft(persona, neighbour)] * len(items)
+        logs = (await self._measure.of(list(zip(drafts, [*items] * (len(drafts) // len(items)), strict=True)))).reshape(
+            -1, len(items)
+        )
+        judged = {f"gain {name}": _known(logs[1] - logs[0])}
+        if len(logs) > 2:
+            judged[f"personal {name}"] = _known(logs[1] - logs[2])
+        final = self._draft(persona, wordings.candidate(name, dropped=dropped))
+        asked = general_for(user, GENERAL)
+        requests = [
+            LikelihoodRequest(messages=(*_prefix(draft), Message(role="user", content=query)), answer=answer, priority=10)
+            for draft in (self._draft(persona, wordings.own()), final)
+            for query, answer in asked
+        ]
+        general = (await self._measure.logs(requests)).reshape(2, len(asked))
+        return {**judged, "general": _known(general[1] - general[0])}
+
+    def _draft(self, persona: PersonaDraft, wording: Wording) -> PersonaDraft:
+        return wording.draft(persona, self._budget)
+
+
+def _maker(wordings: Wordings, name: str) -> Callable[[Interaction], Wording]:
+    return lambda interaction: wordings.candidate(name, interaction)
+
+
+def _prefix(draft: PersonaDraft) -> tuple[Message, ...]:
+    return assemble((), draft.text, (), draft.decision, exemplars=draft.exemplars)
+
+
+def _known(gains: Float) -> Float:
+    return np.asarray(gains[np.isfinite(gains)])
+
+
+def _said(estimate: Estimate) -> str:
+    rest = f", with {estimate.users} other users" if estimate.users else ""
+    return f"{estimate.mean:+.3f} nats per token (± {estimate.error:.3f}) on {estimate.items} answers{rest}"
+
+
+def finite(value: float) -> float | None:
+    """A number as JSON has it: None where nothing is known."""
+    return value if np.isfinite(value) else None
+
+
+def _measured(claim: Claim, estimate: Estimate | None) -> Claim:
+    if estimate is None or not estimate.items:
+        return claim
+    return claim.model_copy(update={"gain": estimate.mean, "error": finite(estimate.error)})

@@ -1,0 +1,125 @@
+"""Which words a persona may hold: what counting finds, the user's own exchanges, and a model's edits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from alignment.edits import Edit, apply
+from personaagent.claims import Claim, Exemplar, same_claim
+from personaagent.counting import counted_claims
+from personaagent.exemplars import choose_exemplars
+from personaagent.features import normalised
+from personaagent.persona import made
+from personaagent.safety import objection
+from personaagent.types import Interaction, Origin, PersonaDraft
+
+__all__ = ["BOTH", "CLAIMS", "EXEMPLARS", "Wording", "Wordings"]
+
+EXEMPLARS, CLAIMS, BOTH = "exemplars", "claims", "both"  # what a candidate changes
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What a persona says, without how memory is read."""
+
+    claims: tuple[Claim, ...] = ()
+    exemplars: tuple[Exemplar, ...] = ()
+
+    def draft(self, base: PersonaDraft, budget: int) -> PersonaDraft:
+        """As an aligned persona that reads memory as `base` does, within `budget` tokens."""
+        return made(
+            self.claims,
+            base.decision,
+            Origin.ALIGNED,
+            exemplars=self.exemplars,
+            struck=base.struck,
+            budget=budget,
+        )
+
+
+class Wordings:
+    """Candidates for one user. Each is made anew for every interaction it is tried on, without that interaction.
+
+    So nothing is judged on what it was made from, and still everything the user said is learned from.
+    """
+
+    def __init__(self, persona: PersonaDraft, history: Sequence[Interaction], names: Collection[str] = ()) -> None:
+        """Args:
+        persona: the user's, as it is.
+        history: interactions with truths, oldest first.
+        names: other users, whom no claim may name.
+        """
+        self._persona = persona
+        self._history = history
+        self._names = names
+        self._edits: dict[str, Edit] = {}
+        self._times = {i.id: i.time for i in history}
+        self._counted: dict[frozenset[str], tuple[Claim, ...]] = {}
+        self.refused: Counter[str] = Counter()
+
+    def edit(self, edit: Edit) -> str:
+        """Add a model's edit to the candidates; the name of the candidate, on top of what counting finds."""
+        name = f"edit {len(self._edits) + 1}"
+        self._edits[name] = edit
+        return name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Candidates, the simplest first."""
+        return (EXEMPLARS, CLAIMS, BOTH, *self._edits)
+
+    def own(self, without: Interaction | None = None) -> Wording:
+        """The persona as it is, without what it says of one interaction alone."""
+        left = self._same(without)
+        claims = tuple(c for c in self._persona.stated if not c.sources or set(c.sources) - left or c.origin == "person")
+        return Wording(claims, tuple(e for e in self._persona.exemplars if e.source not in left))
+
+    def candidate(self, name: str, without: Interaction | None = None, dropped: Collection[str] = ()) -> Wording:
+        """A candidate.
+
+        Args:
+            name: one of `names`.
+            without: an interaction it must know nothing of.
+            dropped: texts of claims to leave out.
+        """
+        own, left = self.own(without), self._same(without)
+        claims = own.claims if name == EXEMPLARS else self._merged(own.claims, left)
+        if name in self._edits and not left & set(self._edits[name].sources):
+            claims = apply(claims, self._edits[name], self._times)
+        claims = tuple(c for c in claims if c.text not in dropped or c.pinned or c.origin == "person")
+        if name == CLAIMS:
+            return replace(own, claims=claims)
+        kept = [i for i in self._history if i.id not in left]
+        return Wording(claims, choose_exemplars(kept))
+
+    def _merged(self, claims: Sequence[Claim], left: frozenset[str]) -> tuple[Claim, ...]:
+        """People's and pinned claims, then what counting finds now, then what a model wrote and was seen to help."""
+        kept = [c for c in claims if c.pinned or c.origin == "person"]
+        kept += [c for c in self._count(left) if not self._known(c.text, kept)]
+        written = [c for c in claims if c.origin == "model" and not c.pinned and (c.gain or 0.0) > 0]
+        return tuple([*kept, *(c for c in written if not self._known(c.text, kept))])
+
+    def _known(self, text: str, claims: Sequence[Claim]) -> bool:
+        return any(same_claim(text, known) for known in (*self._persona.struck, *(c.text for c in claims)))
+
+    def _count(self, left: frozenset[str]) -> tuple[Claim, ...]:
+        if left not in self._counted:
+            found = counted_claims([i for i in self._history if i.id not in left])
+            sound = []
+            for claim in found:
+                reason = objection(claim.text, self._names)
+                if reason is None:
+                    sound.append(claim)
+                elif not left:
+                    self.refused[reason] += 1
+            self._counted[left] = tuple(sound)
+        return self._counted[left]
+
+    def _same(self, interaction: Interaction | None) -> frozenset[str]:
+        """Interactions that asked the same in the same words."""
+        if interaction is None:
+            return frozenset()
+        asked = normalised(interaction.query)
+        return frozenset(i.id for i in self._history if normalised(i.query) == asked) | {interaction.id}
