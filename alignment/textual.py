@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from personaagent.errors import ContextLengthExceeded
 from personaagent.features import normalised
 from personaagent.persona import clip, tokens
 from personaagent.protocols import LLM
+from personaagent.safety import repeats_prompt, repetitive, words
 from personaagent.tasks import together
 from personaagent.types import ChatRequest, Interaction, Message
 
@@ -156,16 +156,16 @@ def refusal(text: str, incumbent: str) -> str | None:
     """
     if not text.strip():
         return "empty"
-    words = _words(text)
-    if words == _words(incumbent):
+    said = words(text)
+    if said == words(incumbent):
         return "unchanged"
     if any(mark in text for mark in ("<|", "|>", "<tool_call>", "[INST]", "</s>")):
         return "control tokens"
     if sum(ch.isalpha() for ch in text) < max(8, len(text) // 3):
         return "not words"
-    if _repeats_prompt(words):
+    if repeats_prompt(said, (prompts.LOSS, prompts.UPDATE, prompts.ALIGN_SYSTEM)):
         return "the prompt itself"
-    if _repetitive(text, words):
+    if repetitive(text, said):
         return "repetitive"
     return None
 
@@ -179,29 +179,3 @@ def unquoted(text: str, interactions: Sequence[Interaction]) -> str:
     quotes = [quote for i in interactions if len(quote := normalised(i.query)[:200]) >= 12]
     parts = re.split(r"\n(?=[-*•] )", text)
     return "\n".join(p for n, p in enumerate(parts) if n == 0 or not any(q in normalised(p) for q in quotes))
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
-
-
-def _repeats_prompt(words: Sequence[str], size: int = 6) -> bool:
-    """Whether a run of six words comes from the fixed part of a prompt; a persona has no reason to hold one."""
-    own = {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
-    for template in (prompts.LOSS, prompts.UPDATE, prompts.ALIGN_SYSTEM):
-        for part in re.split(r"\{\w+\}", template):
-            fixed = _words(part)
-            if any(tuple(fixed[i : i + size]) in own for i in range(len(fixed) - size + 1)):
-                return True
-    return False
-
-
-def _repetitive(text: str, words: Sequence[str]) -> bool:
-    """Few different words, one line again and again, or text that compresses far better than any prose does."""
-    if len(words) >= 12 and len(set(words)) < len(words) * 0.3:
-        return True
-    lines = Counter(line.strip() for line in text.splitlines() if line.strip())
-    if lines and max(lines.values()) >= 3:
-        return True
-    raw = text.encode("utf-8", "replace")
-    return len(raw) >= 60 and len(raw) / len(zlib.compress(raw, 9)) > 5.0

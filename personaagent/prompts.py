@@ -10,11 +10,13 @@ __all__ = [
     "ALIGN_SYSTEM",
     "ANSWER_NOW",
     "CHOOSE",
+    "EDIT",
     "EPISODES_HEADING",
     "INSTRUCTIONS",
     "JUDGE",
     "LOSS",
     "NEW_USER",
+    "NO_CLAIMS",
     "NO_PERSONA",
     "OPTIONS",
     "PERSONA_HEADING",
@@ -91,6 +93,22 @@ What the notes get wrong or leave out:
 
 Write better notes about this person. Keep what is right, correct what is wrong and add what is left out. Use at most \
 {words} words. Write only the notes."""
+
+EDIT = """\
+Notes about the person:
+{claims}
+
+The person asked: {query}
+With these notes the assistant answered: {answer}
+What the person really wanted: {truth}
+
+Which one change of the notes would have led to the right answer, and to right answers to similar requests? Add a note, \
+replace a note that is wrong, or strike one. A note says in one short sentence what this person prefers, avoids, is, or how \
+they write; it says nothing about this single request. Answer in JSON: "loss" (one sentence: what the notes get wrong or leave \
+out), "action" (add, replace or strike), "number" (of the note to replace or strike, else 0), "kind" (writes, prefers, avoids, \
+fact or rule), "text" (the new note)."""
+
+NO_CLAIMS = "(none yet)"
 
 JUDGE = """\
 A person asked: {query}

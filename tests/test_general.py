@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from personaagent.general import GENERAL, general_for
+
+
+def test_requests_are_different_and_answers_short() -> None:
+    assert len(GENERAL) == 30
+    assert len({query for query, _ in GENERAL}) == 30
+    assert all(0 < len(answer.split()) <= 20 and answer[-1] in ".!?" for _, answer in GENERAL)
+
+
+@given(st.text(min_size=1, max_size=40), st.integers(-3, 50))
+def test_a_user_always_gets_the_same_ones(user: str, count: int) -> None:
+    chosen = general_for(user, count)
+    assert chosen == general_for(user, count)
+    assert len(set(chosen)) == len(chosen) == min(max(count, 0), 30)
+    assert set(chosen) <= set(GENERAL)
+    assert general_for(user, count + 1)[: len(chosen)] == chosen
+
+
+def test_users_together_cover_all_evenly() -> None:
+    used = Counter(pair for n in range(3000) for pair in general_for(f"user-{n}", 4))
+    assert set(used) == set(GENERAL)
+    assert min(used.values()) > 0.6 * 400
+    assert max(used.values()) < 1.4 * 400
