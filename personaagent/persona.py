@@ -22,6 +22,7 @@ __all__ = [
     "clip",
     "initial_persona",
     "made",
+    "numbered",
     "pin_claim",
     "relinked",
     "resting",
@@ -171,7 +172,7 @@ def add(draft: PersonaDraft, text: str, kind: ClaimKind = ClaimKind.FACT) -> Per
 def strike(draft: PersonaDraft, number: int) -> PersonaDraft:
     """A draft without this claim, which alignment will not propose again. Raises NotFoundError if there is no such claim."""
     claims = standing(draft)
-    gone = _numbered(claims, number)
+    gone = numbered(claims, number)
     struck = (*(s for s in draft.struck if not same_claim(s, gone.text)), gone.text)
     return _amended(draft, [c for c in claims if not same_claim(c.text, gone.text)], struck)
 
@@ -182,7 +183,7 @@ def pin_claim(draft: PersonaDraft, number: int, pinned: bool = True) -> PersonaD
     Raises NotFoundError if there is no such claim.
     """
     claims = standing(draft)
-    claim = _numbered(claims, number)
+    claim = numbered(claims, number)
     if claim.pinned == pinned:
         return draft
     changed = (*claims[: number - 1], claim.model_copy(update={"pinned": pinned}), *claims[number:])
@@ -239,7 +240,8 @@ def again(
     )
 
 
-def _numbered(claims: Sequence[Claim], number: int) -> Claim:
+def numbered(claims: Sequence[Claim], number: int) -> Claim:
+    """A claim by its number, from 1. Raises NotFoundError if there is none."""
     if not 1 <= number <= len(claims):
         raise NotFoundError(f"there is no claim {number}; there {_are(len(claims))}")
     return claims[number - 1]
