@@ -21,6 +21,7 @@ from personaagent import prompts
 from personaagent.changes import option_texts
 from personaagent.errors import StoreError
 from personaagent.features import normalised
+from personaagent.persona import resting
 from personaagent.store import Row, microseconds, row_key
 from personaagent.types import Interaction, Persona, Profile, user_key, utc_now
 
@@ -195,7 +196,7 @@ class Checkup:
             self._tell("persona chain", "versions whose parent is not the one before", map(str, wrong))
 
     def _links(self) -> None:
-        if lost := self.lost(i for p in self.personas for i in p.sources):
+        if lost := self.lost(i for p in self.personas for i in resting(p)):
             self._tell("persona sources", "interactions that versions came from and that do not exist", lost)
         if self.profile is None:
             return
@@ -238,18 +239,25 @@ class Checkup:
 
     def _echoes(self, interactions: Sequence[Interaction]) -> None:
         prompted = [normalised(text) for text in ECHOED]
-        personas = [text for p in self.personas if len(text := normalised(p.text)) >= QUOTED]
+        prose = [text for p in self.personas if not p.claims and len(text := normalised(p.text)) >= QUOTED]
+        claims = {
+            text: set(c.sources)
+            for p in self.personas
+            for c in p.claims
+            if c.origin != "counted" and len(text := normalised(c.text)) >= QUOTED
+        }
         asked, wanted = (normalised(piece) for piece in _FRAME.split("|"))
         echoes = []
         for i in interactions:
             said = normalised(f"{i.query}\n{i.truth or ''}")
             recalled = asked in said and wanted in said
-            if recalled or any(text in said for text in (*prompted, *personas)):
+            claimed = any(text in said and i.id not in sources for text, sources in claims.items())
+            if recalled or claimed or any(text in said for text in (*prompted, *prose)):
                 echoes.append(i.id)
         if echoes:
             self._tell("echoes", "interactions that restate prompts, a persona or recalled text", echoes, problem=False)
         facts = self.profile.facts if self.profile is not None else ()
-        if restated := [f.id for f in facts if any(t in normalised(f.text) for t in (*prompted, *personas))]:
+        if restated := [f.id for f in facts if any(t in normalised(f.text) for t in (*prompted, *prose))]:
             self._tell("echoes", "facts that restate prompts or a persona", restated, problem=False)
 
     def _tell(self, check: str, detail: str, ids: Iterable[str], problem: bool = True) -> None:

@@ -19,6 +19,7 @@ from actors.milvus_upkeep import Gone, UpkeepStore, merge
 from actors.moving import leftovers
 from actors.offline import Tell, description, open_stores, silent, tenant_folder
 from actors.retention import without_evidence, without_sources
+from personaagent.persona import relinked, resting
 from personaagent.settings import Settings
 from personaagent.store import row_key
 from personaagent.types import user_key
@@ -128,13 +129,15 @@ def _repair(store: UpkeepStore, checkup: Checkup, duplicates: bool, audit: Audit
 def _relink(store: UpkeepStore, user: str, checkup: Checkup) -> Gone:
     """Drop links to what does not exist; a link to a removed duplicate goes to the interaction that it repeated."""
 
-    def existing(ids: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(checkup.duplicates.get(i, i) if i not in checkup.interactions else i for i in ids))
+    def existing(id: str) -> str:
+        return id if id in checkup.interactions else checkup.duplicates.get(id, id)
 
     gone: Gone = {}
     if checkup.profile is not None:
         old = checkup.profile
-        facts = tuple(f.model_copy(update={"evidence": existing(f.evidence)}) for f in old.facts)
+        facts = tuple(
+            f.model_copy(update={"evidence": tuple(dict.fromkeys(map(existing, f.evidence)))}) for f in old.facts
+        )
         moved = old.model_copy(update={"facts": facts})
         pruned = without_evidence(moved, checkup.lost(i for f in facts for i in f.evidence))
         new = pruned or (moved.model_copy(update={"version": old.version + 1}) if moved != old else None)
@@ -142,10 +145,9 @@ def _relink(store: UpkeepStore, user: str, checkup: Checkup) -> Gone:
             gone = store.replace_profile(user, new, old.version)
             checkup.profile = new
     for n, persona in enumerate(checkup.personas):
-        moved_persona = persona.model_copy(update={"sources": existing(persona.sources)})
-        lost = checkup.lost(moved_persona.sources)
-        amended = without_sources(moved_persona, lost) or (moved_persona if moved_persona != persona else None)
-        if amended is not None:
+        moved_persona = relinked(persona, existing)
+        amended = without_sources(moved_persona, checkup.lost(resting(moved_persona))) or moved_persona
+        if amended is not persona:
             store.amend_persona(user, amended)
             checkup.personas[n] = amended
     return gone

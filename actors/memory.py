@@ -12,7 +12,6 @@ import pickle
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -177,9 +176,7 @@ class ShardedMemory:
             InvalidInput: a line is not of the export's format.
             ConflictError: the user has another persona or profile already.
         """
-        exported = parse_export(lines)
-        if self._redaction.enabled:
-            exported = replace(exported, interactions=tuple(await self._redaction.interactions(exported.interactions)))
+        exported = await self._redaction.exported(parse_export(lines))
         batch = Batch.of(await embed_interactions(self._embedder, exported.interactions))
         answer: AppendResult = await self._of(exported.user, "restore", exported, batch, self._by)
         return answer

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
-from personaagent.privacy import Redactor
+from personaagent.portable import Exported
+from personaagent.privacy import Redactor, redacted_persona, redacted_profile
 from personaagent.types import Interaction
 
 __all__ = ["Redaction"]
@@ -37,6 +39,23 @@ class Redaction:
         if not self.enabled:
             return interactions
         return await asyncio.to_thread(lambda: [self._loaded().interaction(i) for i in interactions])
+
+    async def exported(self, exported: Exported) -> Exported:
+        """An export with the texts of interactions, personas and profile redacted."""
+        if not self.enabled:
+            return exported
+        interactions = tuple(await self.interactions(exported.interactions))
+
+        def rest() -> Exported:
+            redact, profile = self._loaded().text, exported.profile
+            return replace(
+                exported,
+                interactions=interactions,
+                personas=tuple(redacted_persona(p, redact) for p in exported.personas),
+                profile=None if profile is None else redacted_profile(profile, redact),
+            )
+
+        return await asyncio.to_thread(rest)
 
     async def truth(self, about: Interaction, truth: str) -> str:
         """What feedback on an interaction says, redacted. One of its choices stays as it is, or it would match none."""

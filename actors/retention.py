@@ -1,6 +1,8 @@
 """Retention: interactions older than `memory.retention_days` are deleted, with what points to them.
 
-What was learnt from them stays: a persona's text, and facts that later interactions support too. `forget` removes these.
+What was learnt from them stays as long as later interactions support it, too: facts, and claims of personas in prompts. What a
+person wrote or pinned stays, and so do personas written as prose. `forget` removes these. An exemplar is a copy of an
+interaction and goes with it.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from actors.audit import AuditLog
 from actors.milvus_upkeep import Gone, UpkeepStore, merge
 from actors.offline import Tell, open_stores, silent
 from personaagent.errors import InvalidInput
+from personaagent.persona import relinked, resting
 from personaagent.settings import Settings
 from personaagent.store import microseconds, row_key
 from personaagent.types import Persona, Profile, user_key, utc_now
@@ -56,7 +59,7 @@ def expire_user(store: UpkeepStore, user: str, digests: Collection[bytes], audit
         if (profile := without_evidence(stored.profile, ids)) is not None:
             merge(removed, store.replace_profile(user, profile, stored.profile.version))
     for persona in stored.personas:
-        if (amended := without_sources(persona, {i for i in persona.sources if gone(i)})) is not None:
+        if (amended := without_sources(persona, {i for i in resting(persona) if gone(i)})) is not None:
             store.amend_persona(user, amended)
     merge(removed, store.remove(user, digests))
     return removed
@@ -87,9 +90,9 @@ def without_evidence(profile: Profile, lost: Collection[str]) -> Profile | None:
 
 
 def without_sources(persona: Persona, lost: Collection[str]) -> Persona | None:
-    """A persona version without these ids among its sources; None if nothing changes."""
-    sources = tuple(i for i in persona.sources if i not in lost)
-    return None if sources == persona.sources else persona.model_copy(update={"sources": sources})
+    """A persona version that does not rest on these ids, see `relinked`; None if nothing changes."""
+    amended = relinked(persona, lambda i: None if i in lost else i)
+    return None if amended is persona else amended
 
 
 def expire(settings: Settings, days: float | None = None, tell: Tell = silent) -> dict[str, int | str]:

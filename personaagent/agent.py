@@ -6,17 +6,19 @@ It knows a model, a memory and its settings, all passed in; nothing of HTTP, Ray
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 
 from personaagent import prompts
-from personaagent.assembly import assemble, query_of
+from personaagent.assembly import assemble, beside, query_of
+from personaagent.claims import Exemplar
 from personaagent.decision import Choice, decide, score_options
 from personaagent.errors import ConflictError, ContextLengthExceeded
-from personaagent.persona import initial_persona
+from personaagent.persona import initial_persona, standing
 from personaagent.profile import build_profile
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AgentSettings
@@ -25,6 +27,7 @@ from personaagent.types import (
     ChatRequest,
     ChatResult,
     Decision,
+    Episode,
     Frozen,
     Interaction,
     Kind,
@@ -40,7 +43,7 @@ from personaagent.types import (
     utc_now,
 )
 
-__all__ = ["Agent", "Replay", "Reply", "Turn"]
+__all__ = ["Agent", "Replay", "Reply", "Saw", "Turn"]
 
 REPLAY_TOKENS = (
     96  # of a simulated free-text answer: enough to compare, and a model that runs on does not hold up the batch
@@ -51,7 +54,7 @@ BATCH_PRIORITY = 10  # of replays; chat runs at 0, and lower goes first
 class Turn(Frozen):
     """One request of a user. `extra` holds further OpenAI fields (tools, response_format, ...), passed through.
 
-    With `explain` the reply to a closed choice or rating says why.
+    With `explain` the reply says what the model saw, and to a closed choice or rating also why.
     """
 
     user: UserId
@@ -69,12 +72,20 @@ class Turn(Frozen):
     explain: bool = False
 
 
+class Saw(Frozen):
+    """What stood in the prompt of the user: the persona's claims, and interactions by their ids."""
+
+    claims: tuple[str, ...] = ()
+    exemplars: tuple[str, ...] = ()
+    episodes: tuple[str, ...] = ()
+
+
 class Reply(Frozen):
     """The agent's answer and what it rests on.
 
     Closed choices and ratings have `scores`, the probability of each option, which sum to 1. The answer of a rating is the
     median grade of that distribution, `expected` its mean. `reasons` are what memory has to say about the answer, if that was
-    asked for; none where the persona leaves memory out. The reasons of free text are the interactions it `recalled`.
+    asked for; none where the persona leaves memory out. `saw`, too, is there if asked for: the reasons of free text are in it.
     """
 
     interaction_id: str
@@ -86,6 +97,7 @@ class Reply(Frozen):
     scores: dict[str, float] | None = None
     expected: float | None = None
     reasons: tuple[Reason, ...] | None = None
+    saw: Saw | None = None
     steps: int = 1
     message: dict[str, Any] = Field(default_factory=dict)
 
@@ -99,6 +111,44 @@ class Replay(Frozen):
     evidence: tuple[tuple[float, ...], ...] = ()
     choices: tuple[Choice, ...] = ()
     usage: Usage = Usage()
+
+
+@dataclass
+class _View:
+    """What of a persona and of memory stands in a prompt. If it does not fit, episodes give way first, then exemplars."""
+
+    persona: PersonaDraft
+    exemplars: tuple[Exemplar, ...]
+    episodes: tuple[Episode, ...]
+
+    @classmethod
+    def of(cls, persona: PersonaDraft, recall: Recall, without: Collection[str] = ()) -> _View:
+        """Everything there is, but for exemplars taken from the interactions `without`."""
+        exemplars = tuple(e for e in persona.exemplars if e.source not in without)
+        return cls(persona, exemplars, beside(recall.episodes, exemplars))
+
+    def prompt(
+        self, messages: Sequence[Message], choices: Sequence[str] | None = None, tools: bool = False
+    ) -> tuple[Message, ...]:
+        decision = self.persona.decision
+        return assemble(messages, self.persona.text, self.episodes, decision, choices, tools, self.exemplars)
+
+    def shrink(self) -> bool:
+        """Show half as much; False if nothing is left to leave out."""
+        if self.episodes:
+            self.episodes = self.episodes[: len(self.episodes) // 2]  # best first, so the least relevant go
+        elif self.exemplars:
+            self.exemplars = self.exemplars[: len(self.exemplars) // 2]
+        else:
+            return False
+        return True
+
+    def saw(self) -> Saw:
+        return Saw(
+            claims=tuple(c.text for c in standing(self.persona) if c.shown),
+            exemplars=tuple(e.source for e in self.exemplars),
+            episodes=tuple(e.interaction.id for e in self.episodes),
+        )
 
 
 class Agent:
@@ -136,7 +186,7 @@ class Agent:
 
         Raises:
             InvalidInput: no user message.
-            ContextLengthExceeded: the conversation does not fit even without recalled episodes.
+            ContextLengthExceeded: the conversation does not fit even without recalled episodes and exemplars.
             LLMError, UnavailableError, StoreError: a part of the system failed; nothing was remembered.
         """
         reply: Reply | None = None
@@ -181,6 +231,7 @@ class Agent:
     ) -> Replay:
         """What the agent would have answered under `persona`, with memory as it was before the interaction.
 
+        Exemplars taken from the interaction itself, or from those it is replayed `without`, are not shown.
         For closed choices memory can also be read as it is now, `without` some interactions; see `Rollouts`.
 
         Args:
@@ -198,11 +249,12 @@ class Agent:
         messages = (Message(role="user", content=interaction.query),)
         query = self.replay_query(interaction, persona, decisions, without)
         recall = await self.memory.recall(interaction.user, query)
+        view = _View.of(persona, recall, {interaction.id, *without})
         if interaction.choices:
             lm: tuple[float, ...] | None = None
             usage = Usage()
             if use_model:
-                lm, usage = await self._option_scores(messages, persona, recall, interaction.choices, priority)
+                lm, usage = await self._option_scores(messages, view, interaction.choices, priority)
             made = tuple(
                 decide(interaction.choices, lm, row if d.evidence or lm is None else None, d.model_weight)
                 for d, row in zip(decisions, recall.evidence, strict=True)
@@ -219,7 +271,7 @@ class Agent:
             max_tokens=min(self.settings.max_tokens, REPLAY_TOKENS),
         )
         result: ChatResult | None = None
-        async for piece in self._act(turn, persona, recall, tools, streaming=False):
+        async for piece in self._act(turn, view, tools, streaming=False):
             if isinstance(piece, tuple):
                 result = piece[0]
         assert result is not None
@@ -234,10 +286,11 @@ class Agent:
         if turn.explain and turn.choices and decision.evidence:
             asking = asking.model_copy(update={"explain": True})
         recall = await self.memory.recall(turn.user, asking)
+        view = _View.of(persona, recall)
         interaction = turn.interaction_id or uuid.uuid4().hex
         recalled = tuple(e.interaction.id for e in recall.episodes)
         if turn.choices:
-            lm, usage = await self._option_scores(turn.messages, persona, recall, turn.choices, turn.priority)
+            lm, usage = await self._option_scores(turn.messages, view, turn.choices, turn.priority)
             memory = recall.evidence[0] if decision.evidence else None
             choice = decide(turn.choices, lm, memory, decision.model_weight)
             reply = Reply(
@@ -249,6 +302,7 @@ class Agent:
                 scores=choice.probabilities,
                 expected=choice.expected,
                 reasons=await self._reasons(turn.user, asking, recall, choice.answer) if turn.explain else None,
+                saw=view.saw() if turn.explain else None,
                 message={"role": "assistant", "content": choice.answer},
             )
             if streaming:
@@ -256,7 +310,7 @@ class Agent:
         else:
             tools = MemoryTools(self.memory, turn.user)
             result, steps = ChatResult(text=""), 0
-            async for piece in self._act(turn, persona, recall, tools, streaming):
+            async for piece in self._act(turn, view, tools, streaming):
                 if isinstance(piece, str):
                     yield piece
                 else:
@@ -268,6 +322,7 @@ class Agent:
                 usage=result.usage,
                 persona=persona.number,
                 recalled=recalled,
+                saw=view.saw() if turn.explain else None,
                 steps=steps,
                 message=result.message or {"role": "assistant", "content": result.text},
             )
@@ -310,28 +365,23 @@ class Agent:
     async def _option_scores(
         self,
         messages: Sequence[Message],
-        persona: PersonaDraft,
-        recall: Recall,
+        view: _View,
         choices: Sequence[str],
         priority: int,
     ) -> tuple[tuple[float, ...], Usage]:
-        episodes = list(recall.episodes)
         while True:
-            prompt = assemble(messages, persona.text, episodes, persona.decision, choices, tools=False)
             try:
-                scored = await score_options(self.llm, prompt, choices, priority)
+                scored = await score_options(self.llm, view.prompt(messages, choices), choices, priority)
             except ContextLengthExceeded:
-                if not episodes:
+                if not view.shrink():
                     raise
-                episodes = episodes[: len(episodes) // 2]  # best first, so the least relevant go
                 continue
             return scored.logprobs, scored.usage
 
     async def _act(
-        self, turn: Turn, persona: PersonaDraft, recall: Recall, tools: MemoryTools, streaming: bool
+        self, turn: Turn, view: _View, tools: MemoryTools, streaming: bool
     ) -> AsyncIterator[str | tuple[ChatResult, int]]:
         """Model calls and tool calls until an answer; pieces of text, then (answer with total usage, steps)."""
-        episodes = list(recall.episodes)
         offered = self.settings.tools and self.settings.max_steps > 1
         trail: list[Message] = []
         usage = Usage()
@@ -339,7 +389,7 @@ class Agent:
         while True:
             step += 1
             final = step == self.settings.max_steps
-            prompt = assemble(turn.messages, persona.text, episodes, persona.decision, tools=offered)
+            prompt = view.prompt(turn.messages, tools=offered)
             if final and trail:
                 trail = [*trail[:-1], Message(role="user", content=f"{trail[-1].text}\n{prompts.ANSWER_NOW}")]
             request = ChatRequest(
@@ -365,9 +415,8 @@ class Agent:
                 else:
                     result = await self.llm.chat(request)
             except ContextLengthExceeded:
-                if not episodes:
+                if not view.shrink():
                     raise
-                episodes = episodes[: len(episodes) // 2]
                 step -= 1
                 continue
             usage = usage + result.usage

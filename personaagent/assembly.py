@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from personaagent import prompts
+from personaagent.claims import Exemplar
 from personaagent.errors import InvalidInput
-from personaagent.types import Decision, Episode, Interaction, Kind, Message
+from personaagent.types import Decision, Episode, Kind, Message, choice_kind
 
-__all__ = ["assemble", "query_of", "question"]
+__all__ = ["assemble", "beside", "query_of", "question"]
 
 
 def query_of(messages: Sequence[Message]) -> str:
@@ -37,12 +38,13 @@ def assemble(
     decision: Decision,
     choices: Sequence[str] | None = None,
     tools: bool = True,
+    exemplars: Sequence[Exemplar] = (),
 ) -> tuple[Message, ...]:
     """The messages of a model call.
 
     Instructions, tools and the application's own system messages come first because all users share them; the persona
-    follows, then the recalled episodes (least relevant first, so that the best stands next to the request), then the
-    conversation.
+    follows with its exemplars, which are the same at every request of a user, then the recalled episodes (least relevant first,
+    so that the best stands next to the request), then the conversation.
 
     Args:
         messages: the conversation as the client sent it.
@@ -51,20 +53,23 @@ def assemble(
         decision: the form in which episodes are shown.
         choices: options of the last user message.
         tools: whether to offer the memory tools.
+        exemplars: the persona's, in its own order; an episode that is one of them is not shown again.
     """
     system = [prompts.INSTRUCTIONS]
     if tools:
         system.append(prompts.TOOLS)
     system += [m.text for m in messages if m.role in ("system", "developer") and m.text]
     system.append(f"{prompts.PERSONA_HEADING}\n{persona}")
-    shown = [e.interaction for e in reversed(episodes) if e.interaction.truth]
+    shown = [e.interaction for e in reversed(beside(episodes, exemplars)) if e.interaction.truth]
     if shown and decision.form == "list":
         lines = [prompts.EPISODE_LINE.format(query=i.query, truth=i.truth) for i in shown]
         system.append("\n".join([prompts.EPISODES_HEADING, *lines]))
     result = [Message(role="system", content="\n\n".join(system))]
+    for exemplar in exemplars:
+        result += _exchange(exemplar.query, exemplar.truth, exemplar.choices)
     if decision.form == "exchanges":
         for past in shown:
-            result += exchange(past)
+            result += _exchange(past.query, past.truth or "", past.choices)
     conversation = [m for m in messages if m.role not in ("system", "developer")]
     last = max((i for i, m in enumerate(conversation) if m.role == "user"), default=None)
     for i, message in enumerate(conversation):
@@ -75,13 +80,16 @@ def assemble(
     return tuple(result)
 
 
-def exchange(past: Interaction) -> list[Message]:
-    """An episode as the dialogue it should have been.
+def beside(episodes: Sequence[Episode], exemplars: Sequence[Exemplar]) -> tuple[Episode, ...]:
+    """The episodes that are no exemplars."""
+    known = {e.source for e in exemplars}
+    return tuple(e for e in episodes if e.interaction.id not in known)
+
+
+def _exchange(query: str, truth: str, choices: Sequence[str] | None) -> list[Message]:
+    """A past request as the dialogue it should have been.
 
     A rating's scale is not listed again: it says nothing that the rating does not, and its tokens are most of an episode.
     """
-    options = past.choices if past.kind is Kind.CHOICE else None
-    return [
-        Message(role="user", content=question(past.query, options)),
-        Message(role="assistant", content=past.truth or ""),
-    ]
+    options = choices if choice_kind(choices) is Kind.CHOICE else None
+    return [Message(role="user", content=question(query, options)), Message(role="assistant", content=truth)]

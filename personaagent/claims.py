@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from personaagent.features import normalised
 
-__all__ = ["MAX_CLAIM", "MAX_SOURCES", "Claim", "ClaimKind", "Exemplar", "prose", "render", "same_claim"]
+__all__ = ["MAX_CLAIM", "MAX_SOURCES", "Claim", "ClaimKind", "Exemplar", "ordered", "prose", "render", "same_claim"]
 
 MAX_CLAIM = 60_000  # characters; as long as the prose of a persona that was written before there were claims
 MAX_SOURCES = 64
@@ -64,7 +64,7 @@ class Claim(_Frozen):
     @property
     def shown(self) -> bool:
         """Whether a model may see it: something supports it, or a person vouches for it."""
-        return bool(self.sources) or self.origin == "person"
+        return bool(self.sources) or self.pinned or self.origin == "person"
 
 
 class Exemplar(_Frozen):
@@ -78,16 +78,20 @@ class Exemplar(_Frozen):
     error: float | None = None
 
 
+def ordered(claims: Sequence[Claim]) -> tuple[Claim, ...]:
+    """Claims in the order in which they are shown: by kind, pinned ones first, then as they come. Those not shown are last."""
+    order = {kind: n for n, kind in enumerate(ClaimKind)}
+    return tuple(sorted(claims, key=lambda c: (not c.shown, order[c.kind], not c.pinned)))
+
+
 def render(claims: Sequence[Claim]) -> str:
     """Claims as the text that stands in the prompt: by kind, pinned ones first, then in their order.
 
     A single claim of several lines (a persona written as prose) is shown as it is.
     """
-    shown = [c for c in claims if c.shown]
+    shown = [c for c in ordered(claims) if c.shown]
     if len(shown) == 1 and (shown[0].origin != "counted" or "\n" in shown[0].text):
         return shown[0].text
-    order = {kind: n for n, kind in enumerate(ClaimKind)}
-    shown.sort(key=lambda c: (order[c.kind], not c.pinned))
     return "\n".join(f"- {c.text}" for c in shown)
 
 

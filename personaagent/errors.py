@@ -51,7 +51,7 @@ class InvalidInput(PersonaAgentError):
 
 
 class ContextLengthExceeded(InvalidInput):
-    """The prompt does not fit the model's context even without any recalled episode."""
+    """The prompt does not fit the model's context even without any recalled episode or exemplar."""
 
     status = 400
     code = "context_length_exceeded"

@@ -1,15 +1,40 @@
-"""The first persona of a user, made from the semantic profile, and the length budget that every persona keeps."""
+"""How a user's persona is made of claims and exemplars, and what people and upkeep change in one.
+
+Everything here is pure: a change gives a new draft, and whoever asked for it commits that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from pydantic import ValidationError
 
 from personaagent import prompts
+from personaagent.claims import MAX_SOURCES, Claim, ClaimKind, Exemplar, ordered, prose, render, same_claim
+from personaagent.errors import InvalidInput, NotFoundError
 from personaagent.types import Decision, Fact, Origin, PersonaDraft, Profile
 
-__all__ = ["CHARS_PER_TOKEN", "clip", "initial_persona", "tokens"]
+__all__ = [
+    "CHARS_PER_TOKEN",
+    "add",
+    "again",
+    "clip",
+    "initial_persona",
+    "made",
+    "numbered",
+    "pin_claim",
+    "relinked",
+    "resting",
+    "standing",
+    "strike",
+    "tokens",
+    "written",
+]
 
 CHARS_PER_TOKEN = 4  # an estimate on the safe side for English; exact counts would tie the agent to one tokenizer
+
+P = TypeVar("P", bound=PersonaDraft)
 
 
 def tokens(text: str) -> int:
@@ -31,27 +56,255 @@ def clip(text: str, budget: int) -> str:
     return cut.strip()
 
 
-def initial_persona(profile: Profile, decision: Decision, budget: int = 300) -> PersonaDraft:
-    """The persona a user starts with: a neutral one for a new user, otherwise the current facts of the profile.
+# Making one
+
+
+def made(
+    claims: Sequence[Claim],
+    decision: Decision,
+    origin: Origin,
+    *,
+    exemplars: Sequence[Exemplar] = (),
+    struck: Sequence[str] = (),
+    budget: int | None,
+    pinned: bool = False,
+) -> PersonaDraft:
+    """A draft whose text is its claims as they are shown.
+
+    Claims that repeat another, were struck or rest on nothing are left out.
 
     Args:
-        profile: the user's semantic memory.
-        decision: how memory enters their answers.
-        budget: length of a persona in tokens. The first one takes half of it, so that rewriting can add to it.
+        claims: the most important ones first.
+        decision: how memory enters the answers.
+        origin: where the version comes from.
+        exemplars: in the order in which they are shown.
+        struck: claims that must not come back.
+        budget: tokens of the text. Claims that do not fit are left out, from the end; what a person pinned or wrote is the last
+            to go. None: no limit.
+        pinned: whether alignment must leave the whole persona alone.
     """
-    facts = ranked(profile.current)
-    if not facts:
-        return PersonaDraft(text=prompts.NEW_USER, origin=Origin.INITIAL, decision=decision)
-    lines = [prompts.KNOWN_USER]
-    for fact in facts:
-        lines.append(f"- {fact.text}")
-        if tokens("\n".join(lines)) > budget // 2:
-            lines.pop()
-            break
-    sources = tuple(dict.fromkeys(e for f in facts[: len(lines) - 1] for e in f.evidence))[:64]
-    return PersonaDraft(text="\n".join(lines), origin=Origin.INITIAL, decision=decision, sources=sources)
+    different: list[Claim] = []
+    for claim in claims:
+        if claim.shown and not any(same_claim(claim.text, other) for other in (*struck, *(c.text for c in different))):
+            different.append(claim)
+    kept: list[Claim] = []
+    for claim in sorted(different, key=lambda c: not (c.pinned or c.origin == "person")):
+        if budget is None or tokens(render([*kept, claim])) <= budget:
+            kept.append(claim)
+    shown = ordered([c for c in different if c in kept])
+    sources = dict.fromkeys([*(s for c in shown for s in c.sources), *(e.source for e in exemplars)])
+    return PersonaDraft(
+        text=render(shown) or prompts.NEW_USER,
+        origin=origin,
+        decision=decision,
+        claims=shown,
+        exemplars=tuple(exemplars),
+        struck=tuple(struck),
+        sources=tuple(sources)[:MAX_SOURCES],
+        pinned=pinned,
+    )
+
+
+def initial_persona(
+    profile: Profile, decision: Decision, budget: int = 300, claims: Sequence[Claim] = ()
+) -> PersonaDraft:
+    """The persona a user starts with: what their interactions say, a neutral one if that is nothing.
+
+    Args:
+        profile: the user's semantic memory; its current facts become claims.
+        decision: how memory enters their answers.
+        budget: length of a persona in tokens. The first one takes half of it, so that alignment can add to it.
+        claims: what else is known, and comes first.
+    """
+    facts = [_stated(fact) for fact in ranked(profile.current) if fact.text.strip()]
+    return made([*claims, *facts], decision, Origin.INITIAL, budget=budget // 2)
 
 
 def ranked(facts: Sequence[Fact]) -> list[Fact]:
     """Facts by what they are worth in a short text: written by the model first, then best supported, then newest."""
     return sorted(facts, key=lambda f: (f.source == "model", len(f.evidence), f.last_seen), reverse=True)
+
+
+def _stated(fact: Fact) -> Claim:
+    return Claim(
+        text=" ".join(fact.text.split()),
+        kind=ClaimKind.FACT,
+        sources=fact.evidence[:MAX_SOURCES],
+        since=fact.first_seen,
+        origin="model" if fact.source == "model" else "counted",
+    )
+
+
+# What people do
+
+
+def standing(draft: PersonaDraft) -> tuple[Claim, ...]:
+    """The claims that a draft's prompt is made of, by whose numbers people name them; a persona written as prose is one.
+
+    Nothing is said of a new user. Prose that no stored interaction supports any more is the word of the person who keeps it.
+    """
+    if draft.claims or draft.text == prompts.NEW_USER:
+        return draft.claims
+    claims = draft.stated
+    return claims if all(c.shown for c in claims) else prose(draft.text, True)
+
+
+def add(draft: PersonaDraft, text: str, kind: ClaimKind = ClaimKind.FACT) -> PersonaDraft:
+    """A draft that says this, too, on a person's word. Something struck is so no longer.
+
+    Raises:
+        InvalidInput: the text is empty or too long, or a claim says so already.
+    """
+    line = " ".join(text.split())
+    if not line:
+        raise InvalidInput("a claim cannot be empty")
+    for number, known in enumerate(standing(draft), 1):
+        if known.shown and same_claim(known.text, line):
+            raise InvalidInput(f"claim {number} says that already")
+    try:
+        claim = Claim(text=line, kind=kind, origin="person")
+    except ValidationError as e:
+        raise InvalidInput(f"claim: {e.errors()[0]['msg'].removeprefix('Value error, ')}") from e
+    struck = tuple(s for s in draft.struck if not same_claim(s, line))
+    return _amended(draft, (*standing(draft), claim), struck)
+
+
+def strike(draft: PersonaDraft, number: int) -> PersonaDraft:
+    """A draft without this claim, which alignment will not propose again. Raises NotFoundError if there is no such claim."""
+    claims = standing(draft)
+    gone = numbered(claims, number)
+    struck = (*(s for s in draft.struck if not same_claim(s, gone.text)), gone.text)
+    return _amended(draft, [c for c in claims if not same_claim(c.text, gone.text)], struck)
+
+
+def pin_claim(draft: PersonaDraft, number: int, pinned: bool = True) -> PersonaDraft:
+    """A draft with this claim pinned, so that alignment leaves it alone, or unpinned; `draft` itself if it is so already.
+
+    Raises NotFoundError if there is no such claim.
+    """
+    claims = standing(draft)
+    claim = numbered(claims, number)
+    if claim.pinned == pinned:
+        return draft
+    changed = (*claims[: number - 1], claim.model_copy(update={"pinned": pinned}), *claims[number:])
+    return _amended(draft, changed, draft.struck)
+
+
+def written(text: str, decision: Decision, base: PersonaDraft | None = None, pinned: bool = False) -> PersonaDraft:
+    """A draft of which a person wrote the whole text, as one claim; of the text as it is, the claims that it is made of.
+
+    Args:
+        text: as it stands in the prompt.
+        decision: how memory enters the answers.
+        base: the version it replaces, whose exemplars and struck claims stay.
+        pinned: whether alignment must leave it alone.
+
+    Raises:
+        ValidationError: the text is too long or no valid Unicode.
+    """
+    if base is not None and base.text == text:
+        return again(base, Origin.MANUAL, pinned).model_copy(update={"decision": decision})
+    # Checked first: a claim's errors would name fields that nobody has given.
+    draft = PersonaDraft(text=text, origin=Origin.MANUAL, decision=decision, pinned=pinned)
+    if base is None:
+        return draft.model_copy(update={"claims": prose(text, True)})
+    struck = tuple(s for s in base.struck if not same_claim(s, text))
+    more = {"claims": prose(text, True), "exemplars": base.exemplars, "struck": struck}
+    return draft.model_copy(update={**more, "sources": tuple(e.source for e in base.exemplars)[:MAX_SOURCES]})
+
+
+def again(
+    version: PersonaDraft, origin: Origin, pinned: bool | None = None, struck: Sequence[str] = ()
+) -> PersonaDraft:
+    """The same persona as a new version.
+
+    Args:
+        version: what it says and shows.
+        origin: of the new version.
+        pinned: whether alignment must leave it alone; None: as before.
+        struck: claims struck in other versions. They stay so, unless this one makes them.
+    """
+    claims = standing(version)
+    more = [
+        s for s in struck if not any(same_claim(s, other) for other in (*version.struck, *(c.text for c in claims)))
+    ]
+    return PersonaDraft(
+        text=version.text,
+        origin=origin,
+        decision=version.decision,
+        claims=claims,
+        exemplars=version.exemplars,
+        struck=(*version.struck, *more),
+        sources=version.sources,
+        pinned=version.pinned if pinned is None else pinned,
+    )
+
+
+def numbered(claims: Sequence[Claim], number: int) -> Claim:
+    """A claim by its number, from 1. Raises NotFoundError if there is none."""
+    if not 1 <= number <= len(claims):
+        raise NotFoundError(f"there is no claim {number}; there {_are(len(claims))}")
+    return claims[number - 1]
+
+
+def _are(count: int) -> str:
+    return {0: "are none yet", 1: "is 1"}.get(count, f"are {count}")
+
+
+def _amended(draft: PersonaDraft, claims: Sequence[Claim], struck: Sequence[str]) -> PersonaDraft:
+    """A person's version: whatever they did not touch stays, also where it is more than alignment would keep."""
+    try:
+        return made(
+            claims,
+            draft.decision,
+            Origin.MANUAL,
+            exemplars=draft.exemplars,
+            struck=struck,
+            budget=None,
+            pinned=draft.pinned,
+        )
+    except ValidationError as e:
+        raise InvalidInput(f"persona: {e.errors()[0]['msg']}") from e
+
+
+# What upkeep does
+
+
+def resting(draft: PersonaDraft) -> frozenset[str]:
+    """The ids of all interactions that a draft names."""
+    of_claims = (s for c in draft.claims for s in c.sources)
+    return frozenset([*draft.sources, *of_claims, *(e.source for e in draft.exemplars)])
+
+
+def relinked(version: P, link: Callable[[str], str | None]) -> P:
+    """A version with other ids of interactions; `version` itself if nothing changes.
+
+    A claim that loses the last one it rests on is no longer shown, unless a person wrote it, pinned it or pinned the persona.
+
+    Args:
+        version: whose claims, exemplars and sources.
+        link: gives an id's new one, or None if the interaction is gone; an exemplar goes with it.
+    """
+
+    def linked(ids: Sequence[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(new for i in ids if (new := link(i)) is not None))
+
+    exemplars: dict[str, Exemplar] = {}
+    for exemplar in version.exemplars:
+        if (source := link(exemplar.source)) is not None:
+            exemplars.setdefault(source, exemplar.model_copy(update={"source": source}))
+    claims = []
+    for claim in version.claims:
+        sources = linked(claim.sources)
+        kept = claim.pinned or (version.pinned and claim.shown and not sources)
+        claims.append(claim.model_copy(update={"sources": sources, "pinned": kept}))
+    made_of_claims = version.text == render(version.claims)
+    changed = version.model_copy(
+        update={
+            "claims": tuple(claims),
+            "exemplars": tuple(exemplars.values()),
+            "sources": linked(version.sources),
+            "text": (render(claims) or prompts.NEW_USER) if made_of_claims else version.text,
+        }
+    )
+    return version if changed == version else changed

@@ -8,14 +8,16 @@ search needs them as they are, and embeddings reveal something of the text they 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import SecretStr
 
+from personaagent.claims import render
 from personaagent.errors import InvalidInput, StoreError
-from personaagent.types import Interaction
+from personaagent.types import Interaction, Persona, Profile
 
-__all__ = ["Cipher", "Redactor"]
+__all__ = ["Cipher", "Redactor", "redacted_persona", "redacted_profile"]
 
 EXTRA = "install the extra: pip install 'personaagent[privacy]'"
 
@@ -68,6 +70,30 @@ class Redactor:
 
 def _maybe(redactor: Redactor, text: str | None) -> str | None:
     return None if text is None else redactor.text(text)
+
+
+def redacted_persona(persona: Persona, redact: Callable[[str], str]) -> Persona:
+    """A version with all its texts redacted, but for exemplars' choices and the answers among them."""
+    claims = tuple(c.model_copy(update={"text": redact(c.text)}) for c in persona.claims)
+    exemplars = tuple(
+        e.model_copy(update={"query": redact(e.query), "truth": redact(e.truth) if e.choices is None else e.truth})
+        for e in persona.exemplars
+    )
+    made_of_claims = persona.text == render(persona.claims)
+    return persona.model_copy(
+        update={
+            "text": render(claims) if made_of_claims else redact(persona.text),
+            "claims": claims,
+            "exemplars": exemplars,
+            "struck": tuple(redact(text) for text in persona.struck),
+        }
+    )
+
+
+def redacted_profile(profile: Profile, redact: Callable[[str], str]) -> Profile:
+    """A profile with the texts of its facts redacted."""
+    facts = tuple(f.model_copy(update={"text": redact(f.text), "topic": redact(f.topic)}) for f in profile.facts)
+    return profile.model_copy(update={"facts": facts})
 
 
 class Cipher:

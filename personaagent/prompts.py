@@ -44,8 +44,6 @@ PERSONA_HEADING = "About this user:"
 
 NEW_USER = "Nothing is known about this user yet. Be helpful and friendly, and do not guess at their tastes."
 
-KNOWN_USER = "What earlier requests show about this user:"
-
 EPISODES_HEADING = "Similar requests of this user, and what they wanted:"
 
 EPISODE_LINE = "- Asked: {query} Wanted: {truth}"

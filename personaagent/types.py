@@ -229,7 +229,9 @@ class PersonaDraft(Frozen):
     @property
     def stated(self) -> tuple[Claim, ...]:
         """The claims; a persona written as prose is one."""
-        return self.claims or prose(self.text, self.origin is Origin.MANUAL, self.sources)
+        # Going back to what a person wrote leaves it theirs; what a model wrote has sources.
+        person = self.origin is Origin.MANUAL or (self.origin is Origin.ROLLBACK and not self.sources)
+        return self.claims or prose(self.text, person, self.sources)
 
     @field_validator("decision", mode="before")
     @classmethod

@@ -18,8 +18,9 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import TypeAdapter
 
 from personaagent.agent import Agent, Reply
-from personaagent.errors import NotFoundError, PersonaAgentError
+from personaagent.errors import ConflictError, NotFoundError, PersonaAgentError
 from personaagent.explanation import Question, explain
+from personaagent.persona import add, again, pin_claim, strike, written
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import Settings
 from personaagent.types import (
@@ -39,6 +40,8 @@ from .http import Gate, checked, decoded, error_response, failure, install_error
 from .schema import (
     ChatBody,
     ChunkWriter,
+    ClaimBody,
+    ClaimPinBody,
     FeedbackBody,
     InteractionsBody,
     PersonaBody,
@@ -304,31 +307,24 @@ def _add_personas(app: FastAPI, services: Services) -> None:
 
     @app.put("/v1/users/{user}/persona")
     async def put_persona(user: User, body: PersonaBody) -> Persona:
-        """Write a version by hand; starts a new user if there is none."""
+        """Write a version by hand, as one claim; starts a new user if there is none. Exemplars and struck claims stay."""
         old = await memory.persona(user)
-        base = old or PersonaDraft(text=body.text, origin=Origin.MANUAL, decision=services.settings.agent.decision)
+        decision = body.decision or (old.decision if old else services.settings.agent.decision)
+        pinned = (old is not None and old.pinned) if body.pinned is None else body.pinned
         with checked():
-            draft = PersonaDraft(
-                text=body.text,
-                origin=Origin.MANUAL,
-                decision=body.decision or base.decision,
-                pinned=base.pinned if body.pinned is None else body.pinned,
-            )
+            draft = written(body.text, decision, old, pinned)
         number = old.number if old else None
         expected = body.expected if "expected" in body.model_fields_set else number
         return await memory.commit_persona(user, draft, expected)
 
     @app.post("/v1/users/{user}/persona/rollback")
     async def rollback(user: User, body: RollbackBody) -> Persona:
-        """Make the text and decision of an older version current again, as a new version."""
+        """Make the claims, exemplars and decision of an older version current again, as a new version."""
         now = await current(user)
         old = await memory.persona(user, body.number)
         if old is None:
             raise NotFoundError(f"persona version {body.number} does not exist; there are 1 to {now.number}")
-        draft = PersonaDraft(
-            text=old.text, origin=Origin.ROLLBACK, decision=old.decision, sources=old.sources, pinned=now.pinned
-        )
-        return await memory.commit_persona(user, draft, now.number)
+        return await memory.commit_persona(user, again(old, Origin.ROLLBACK, now.pinned, now.struck), now.number)
 
     @app.post("/v1/users/{user}/persona/pin")
     async def pin(user: User, body: PinBody) -> Persona:
@@ -336,10 +332,29 @@ def _add_personas(app: FastAPI, services: Services) -> None:
         now = await current(user)
         if now.pinned == body.pinned:
             return now
-        draft = PersonaDraft(
-            text=now.text, origin=Origin.MANUAL, decision=now.decision, sources=now.sources, pinned=body.pinned
-        )
-        return await memory.commit_persona(user, draft, now.number)
+        return await memory.commit_persona(user, again(now, Origin.MANUAL, body.pinned), now.number)
+
+    async def amended(user: str, expected: int | None, change: Callable[[Persona], PersonaDraft]) -> Persona:
+        now = await current(user)
+        if expected is not None and expected != now.number:  # numbers of claims are those of a version
+            raise ConflictError(f"the persona is at version {now.number}, not {expected}; read it again")
+        draft = change(now)
+        return now if draft is now else await memory.commit_persona(user, draft, now.number)
+
+    @app.post("/v1/users/{user}/persona/claims")
+    async def add_claim(user: User, body: ClaimBody) -> Persona:
+        """Say something of the user, as a new version. It stays until a person takes it away."""
+        return await amended(user, body.expected, lambda now: add(now, body.text, body.kind))
+
+    @app.delete("/v1/users/{user}/persona/claims/{number}")
+    async def strike_claim(user: User, number: int, expected: int | None = None) -> Persona:
+        """Take a claim away, as a new version; alignment does not propose it again."""
+        return await amended(user, expected, lambda now: strike(now, number))
+
+    @app.post("/v1/users/{user}/persona/claims/{number}/pin")
+    async def pin_one(user: User, number: int, body: ClaimPinBody) -> Persona:
+        """Protect a claim from alignment, or allow it again. A change is a new version."""
+        return await amended(user, body.expected, lambda now: pin_claim(now, number, body.pinned))
 
 
 def _add_health(app: FastAPI, services: Services) -> None:

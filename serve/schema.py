@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from personaagent.agent import Reply, Turn
+from personaagent.claims import ClaimKind
 from personaagent.explanation import Explanation, why
 from personaagent.types import (
     MAX_TEXT,
@@ -36,6 +37,8 @@ from personaagent.types import (
 __all__ = [
     "ChatBody",
     "ChunkWriter",
+    "ClaimBody",
+    "ClaimPinBody",
     "FeedbackBody",
     "InteractionsBody",
     "PersonaBody",
@@ -265,6 +268,21 @@ class PinBody(Body):
     pinned: bool
 
 
+class ClaimBody(Body):
+    """POST .../persona/claims: something said of the user on a person's word. `expected` as in `PersonaBody`."""
+
+    text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+    kind: ClaimKind = ClaimKind.FACT
+    expected: int | None = None
+
+
+class ClaimPinBody(Body):
+    """POST .../claims/{number}/pin: whether alignment must leave the claim alone. `expected` as in `PersonaBody`."""
+
+    pinned: bool
+    expected: int | None = None
+
+
 def _usage(usage: Usage) -> dict[str, Any]:
     return {
         "prompt_tokens": usage.prompt_tokens,
@@ -282,6 +300,7 @@ def _extension(reply: Reply) -> dict[str, Any]:
         "scores": reply.scores,
         "expected": reply.expected,
         "why": None if reply.reasons is None else why(reply.reasons),
+        "saw": None if reply.saw is None else reply.saw.model_dump(mode="json"),
         "steps": reply.steps,
     }
 

@@ -5,9 +5,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from personaagent.agent import Agent, Reply, Turn
+from personaagent import prompts
+from personaagent.agent import Agent, Reply, Saw, Turn
+from personaagent.claims import Claim, ClaimKind, Exemplar
 from personaagent.errors import ContextLengthExceeded, InvalidInput
 from personaagent.local_memory import LocalMemory
+from personaagent.persona import made
 from personaagent.settings import AgentSettings
 from personaagent.types import ChatRequest, Decision, Interaction, Message, Origin, PersonaDraft
 from tests.agent_doubles import FakeLLM
@@ -187,6 +190,62 @@ async def test_replay_sees_memory_as_it_was_and_leaves_no_trace(memory: LocalMem
     assert first.evidence[0] == pytest.approx([math.log(0.5)] * 2)
     assert len(await memory.latest("ada", 10)) == 2
     assert await memory.persona("ada") is None
+
+
+def styled(*sources: str, **more: object) -> PersonaDraft:
+    exemplars = [Exemplar(source=s, query=f"query {s}", truth=f"own words {s} " + "x " * 150) for s in sources]
+    claim = Claim(text="writes briefly", kind=ClaimKind.WRITES, sources=sources)
+    return made([claim], Decision(**more), Origin.ALIGNED, exemplars=exemplars, budget=None)  # type: ignore[arg-type]
+
+
+async def test_the_reply_says_what_the_model_saw_if_asked(memory: LocalMemory) -> None:
+    await memory.append("ada", [settled(n, f"query {n}", f"answer {n}") for n in range(4)])
+    await memory.commit_persona("ada", styled("i1"), None)
+    a = agent(FakeLLM("ok"), memory)
+    assert (await a.respond(turn("query 1"))).saw is None
+    for choices in (None, ("yes", "no")):
+        reply = await a.respond(turn("query 1", choices=choices, explain=True, remember=False))
+        assert reply.saw is not None
+        assert (reply.saw.claims, reply.saw.exemplars) == (("writes briefly",), ("i1",))
+        assert set(reply.saw.episodes) == set(reply.recalled) - {"i1"}
+    unknown = await a.respond(Turn(user="bob", messages=(Message(role="user", content="hi"),), explain=True))
+    assert unknown.saw == Saw()
+
+
+@pytest.mark.parametrize("choices", [None, ("yes", "no")])
+async def test_exemplars_give_way_after_the_episodes(memory: LocalMemory, choices: tuple[str, ...] | None) -> None:
+    await memory.append("ada", [settled(n, f"query {n} " + "word " * 50, "once") for n in range(4)])
+    await memory.commit_persona("ada", styled("a", "b", "c", "d"), None)
+    system = len(prompts.INSTRUCTIONS) + (0 if choices else len(prompts.TOOLS))
+    replies = []
+    for limit in (system + 2_600, system + 1_600, system + 900, system + 150):
+        a = agent(FakeLLM("ok", limit=limit), memory, recall_tokens=100_000)
+        replies.append(await a.respond(turn("query", choices=choices, explain=True, remember=False)))
+    seen = [(r.saw.exemplars, len(r.saw.episodes)) for r in replies if r.saw is not None]
+    assert seen[0] == (("a", "b", "c", "d"), 3)
+    assert seen[1][0] == ("a", "b", "c", "d")
+    assert seen[1][1] < 3
+    assert seen[2] == (("a", "b"), 0)
+    assert seen[3] == ((), 0)
+    with pytest.raises(ContextLengthExceeded):
+        await agent(FakeLLM("ok", limit=50), memory).respond(turn("query", choices=choices))
+
+
+async def test_a_replay_is_not_shown_its_own_answer_as_an_exemplar(memory: LocalMemory) -> None:
+    options = ("tea", "coffee")
+    asked = [settled(1, "query", "tea", options), settled(2, "query", "tea", options), settled(3, "query", "sure")]
+    await memory.append("ada", asked)
+    draft = styled("i1", "i2", "i3", "i4", episodes=0)
+    llm = FakeLLM("ok")
+    a = agent(llm, memory)
+    for interaction, without, left in (
+        (asked[0], (), ["i2", "i3", "i4"]),
+        (asked[0], ("i1", "i2"), ["i3", "i4"]),
+        (asked[2], (), ["i1", "i2", "i4"]),
+    ):
+        await a.replay(interaction, draft, without=without)
+        said = [m.text.split()[2] for m in llm.requests[-1].messages if m.role == "assistant" and m.text]
+        assert said == left
 
 
 async def test_no_user_message_is_refused(memory: LocalMemory) -> None:

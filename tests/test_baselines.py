@@ -76,7 +76,7 @@ async def test_what_a_method_shows_the_model(name: str, answers: list[str]) -> N
     (request,) = llm.requests
     assert shown(request)[-len(answers) or 9 :] == answers
     assert len(shown(request)) in (len(answers), 2)
-    knows = prompts.KNOWN_USER in system(request)
+    knows = "a hot drink for breakfast" in system(request)
     assert knows is (name in ("pag", "persona"))
     assert (prompts.NO_PERSONA in system(request)) is not knows
 

@@ -24,14 +24,17 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from personaagent.agent import Agent
+from personaagent.claims import Claim, ClaimKind, Exemplar
 from personaagent.cli import app
 from personaagent.cli.options import parse_assignment
 from personaagent.cli.output import Output
 from personaagent.cli.serving import _split
 from personaagent.errors import InvalidInput, UnavailableError
 from personaagent.local_memory import LocalMemory
+from personaagent.persona import made
 from personaagent.population import SIZE, Population, packed
 from personaagent.settings import Settings
+from personaagent.types import Decision, Interaction, Origin
 from tests.agent_doubles import FakeLLM
 from tests.doubles import HashEmbedder
 from tests.eval_doubles import history_file
@@ -173,7 +176,14 @@ def test_config_file_is_below_flags(invoke: Invoke, tmp_path: Path) -> None:
         (["persona", "anna", "rollback", "x"], "number of a version"),
         (["persona", "anna", "set"], "new text"),
         (["persona", "anna", "set", "@/nowhere.txt"], "/nowhere.txt"),
-        (["persona", "anna", "pin", "3"], "no value"),
+        (["persona", "anna", "show", "3"], "no value"),
+        (["persona", "anna", "add"], "new text"),
+        (["persona", "anna", "add", "  "], "empty"),
+        (["persona", "anna", "set", "x", "--kind", "prefers"], "--kind"),
+        (["persona", "anna", "strike"], "number of a claim"),
+        (["persona", "anna", "strike", "-"], "number of a claim"),
+        (["persona", "anna", "pin", "x"], "number of a claim"),
+        (["persona", "anna", "why", "1.5"], "number of a claim"),
         (["export", "anna", "-o", "/nowhere/file"], "folder"),
     ],
 )
@@ -371,6 +381,61 @@ def test_persona_history_rollback_and_pin(invoke: Invoke, system: type[FakeSyste
     assert invoke("persona", "anna", "rollback", 9).exit_code == 2
 
 
+def test_a_persona_is_read_and_changed_claim_by_claim(invoke: Invoke, system: type[FakeSystem]) -> None:
+    asyncio.run(settle(system))
+    shown = invoke("persona", "anna").stdout
+    assert " 1. [prefers] prefers green tea" in shown
+    assert "since 2026-01-01, on 2 interactions, +.12 nats per token (± .03)" in shown
+    assert " 2. [fact] lives in Rome\n    pinned, written by the model, on 1 interaction\n" in shown
+    assert 'in the user\'s own words:\n  "drink 0" -> "green tea"' in shown
+    assert "memory: 3 similar requests shown as exchanges; choices by memory and the model (weight 0.1)" in shown
+    assert '"drink 1" -> "green tea"' not in shown
+    assert '"drink 1" -> "green tea"' in invoke("persona", "anna", "--why").stdout
+    why = json.loads(invoke("persona", "anna", "why", 1, "--json").stdout)
+    assert (why["number"], why["text"], [i["id"] for i in why["interactions"]]) == (1, "prefers green tea", ["0", "1"])
+
+    added = json.loads(invoke("persona", "anna", "add", "is called Anna", "--kind", "rule", "--json").stdout)
+    assert [(c["text"], c["origin"]) for c in added["claims"]][-1] == ("is called Anna", "person")
+    assert added["text"] == "- prefers green tea\n- lives in Rome\n- is called Anna"
+    again = invoke("persona", "anna", "add", "Is called Anna.")
+    assert again.exit_code == 2
+    assert "claim 3 says that already" in again.stderr
+    gone = invoke("persona", "anna", "strike", 1)
+    assert "struck: prefers green tea" in gone.stdout
+    assert "green tea" not in json.loads(invoke("persona", "anna", "--json").stdout)["text"]
+    unpinned = json.loads(invoke("persona", "anna", "unpin", 1, "--json").stdout)
+    assert [c["pinned"] for c in unpinned["claims"]] == [False, False]
+    assert not unpinned["pinned"]
+    missing = invoke("persona", "anna", "pin", 7)
+    assert (missing.exit_code, "there is no claim 7; there are 2" in missing.stderr) == (2, True)
+    back = json.loads(invoke("persona", "anna", "rollback", 2, "--json").stdout)
+    assert [c["text"] for c in back["claims"]] == ["prefers green tea", "lives in Rome", "is called Anna"]
+    assert (len(back["exemplars"]), back["struck"]) == (1, [])
+    whole = json.loads(invoke("persona", "anna", "set", "likes soup", "--json").stdout)
+    assert ([c["text"] for c in whole["claims"]], len(whole["exemplars"])) == (["likes soup"], 1)
+    assert "exemplars: 0 -> 1" not in invoke("persona", "anna", "--history").stdout
+
+
+async def settle(system: type[FakeSystem]) -> None:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    drinks = [Interaction(id=str(n), user="anna", time=start, query=f"drink {n}", truth="green tea") for n in range(3)]
+    await system.memory.append("anna", drinks)
+    claims = [
+        Claim(text="lives in Rome", sources=("2",), origin="model", pinned=True),
+        Claim(
+            text="prefers green tea",
+            kind=ClaimKind.PREFERS,
+            sources=("0", "1"),
+            since=start,
+            gain=0.12,
+            error=0.03,
+        ),
+    ]
+    exemplar = Exemplar(source="0", query="drink 0", truth="green tea")
+    draft = made(claims, Decision(), Origin.ALIGNED, exemplars=[exemplar], budget=100)
+    await system.memory.commit_persona("anna", draft, None)
+
+
 def test_persona_of_a_user_who_was_only_imported(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:
     (tmp_path / "h.jsonl").write_text(line("anna", 1))
     invoke("import", tmp_path / "h.jsonl")
@@ -390,6 +455,7 @@ def test_chat_answers_and_remembers(invoke: Invoke, system: type[FakeSystem]) ->
     assert reply["text"] in ("soup", "salad")
     assert set(reply["scores"]) == {"soup", "salad"}
     assert "why" not in reply
+    assert reply["saw"] is None
     assert json.loads(invoke("users", "--json").stdout)["users"][0]["interactions"] == 2
 
 

@@ -25,13 +25,15 @@ from actors.moving import checksum
 from actors.offline import open_stores
 from actors.redaction import Redaction
 from actors.store import ShardConfig, open_store
+from personaagent.claims import Claim, Exemplar
 from personaagent.cli import app
 from personaagent.errors import InvalidInput, StoreError
+from personaagent.persona import made
 from personaagent.privacy import Redactor
 from personaagent.prompts import INSTRUCTIONS
 from personaagent.settings import MemorySettings, Settings
 from personaagent.store import Store, StoredUser, microseconds, pack
-from personaagent.types import Fact, Interaction, Persona, Profile, user_key, utc_now
+from personaagent.types import Decision, Fact, Interaction, Origin, Persona, Profile, user_key, utc_now
 from tests.doubles import HashEmbedder
 from tests.store_contract import DIM, START, StoreContract, make_persona, make_population, make_row
 from tests.test_milvus_store import Server, contains, server
@@ -251,14 +253,15 @@ def test_dangling_links_and_orphans_are_found_and_repaired(tmp_path: Path) -> No
         )
         store.put_profile("dan", Profile(version=4, facts=(fact("f", "0", superseded_by="?"),)), 3, "d")
         store.amend_persona("ann", make_persona(2, "p").model_copy(update={"sources": ("gone", "1")}))
+        store.amend_persona("dan", stating("gone", "1"))
         store._milvus.delete(store._records, [f"{user_key('🫖')}/user"])
         store.name("only a name")
     broken = {"evidence", "superseded_by", "persona sources", "orphan parts", "nameless", "empty"}
     found = doctor(settings)
     assert checks(found) == broken
-    assert found["remaining"] == 6
+    assert found["remaining"] == 7
     found = doctor(settings, fix=True)
-    assert (found["remaining"], found["fixed"]) == (0, 6)
+    assert (found["remaining"], found["fixed"]) == (0, 7)
     found = doctor(settings)
     assert checks(found) == set()
     after = everything(settings)
@@ -266,6 +269,8 @@ def test_dangling_links_and_orphans_are_found_and_repaired(tmp_path: Path) -> No
     assert after["ann"].profile == Profile(version=5, facts=(fact("f", "0"),))
     assert after["dan"].profile == Profile(version=5, facts=(fact("f", "0"),))
     assert after["ann"].personas[-1].sources == ("1",)
+    amended = after["dan"].personas[-1]
+    assert (amended.text, amended.sources, [e.source for e in amended.exemplars]) == ("- from 1", ("1",), ["1"])
 
 
 def test_what_cannot_be_repaired_is_reported_and_left(tmp_path: Path) -> None:
@@ -315,6 +320,11 @@ def test_duplicates_echoes_and_staleness_are_noticed(tmp_path: Path) -> None:
         ]
         store.put(rows)
         store.put_persona("ann", make_persona(1, told).model_copy(update={"sources": ("2",)}), "a")
+        said = "has two cats that are called Castor and Pollux"
+        store.put([make_row("ann", "6", said, "yes", arrived=6, minute=6)])
+        store.put([make_row("ann", "7", f"{said}?", "no", arrived=7, minute=7)])
+        claim = Claim(text=said, origin="model", sources=("6",))
+        store.put_persona("ann", make_persona(2, said).model_copy(update={"claims": (claim,), "sources": ("6",)}), "b")
         profile = Profile(
             version=1, facts=(fact("f", "1", "2"), fact("g", "2")), watermark=START + timedelta(minutes=1)
         )
@@ -323,12 +333,12 @@ def test_duplicates_echoes_and_staleness_are_noticed(tmp_path: Path) -> None:
     notices = {f["check"]: f for f in found["findings"]}
     assert found["remaining"] == 0
     assert notices["duplicates"]["ids"] == ("2",)
-    assert notices["echoes"]["ids"] == ("3", "4", "5")
+    assert notices["echoes"]["ids"] == ("3", "4", "5", "7")  # 6 is what the claim was made from
     assert sum(f["check"] == "staleness" for f in found["findings"]) == 2
-    assert doctor(settings, fix=True)["interactions"] == 5  # not unless told
+    assert doctor(settings, fix=True)["interactions"] == 7  # not unless told
     doctor(settings, fix=True, duplicates=True)
     after = everything(settings)["ann"]
-    assert [r.id for r in after.rows] == ["1", "3", "4", "5"]
+    assert [r.id for r in after.rows] == ["1", "3", "4", "5", "6", "7"]
     assert after.profile is not None
     assert [f.evidence for f in after.profile.facts] == [("1",), ("1",)]
     assert after.personas[0].sources == ("1",)
@@ -364,6 +374,28 @@ def recent(user: str, id: str) -> Any:
     interaction = Interaction(id=id, user=user, time=utc_now(), query="today", truth="now")
     row = make_row(user, id, "today", "now", arrived=500)
     return replace(row, payload=pack(interaction), time=microseconds(interaction.time))
+
+
+def test_exemplars_expire_and_claims_lose_what_they_rested_on(tmp_path: Path) -> None:
+    settings = home(tmp_path, shards=1, retention_days=30)
+    fill(settings)
+    with stores(settings) as (store,):
+        store.put([recent("bob", "new")])
+        store.amend_persona("bob", stating("0", "new"))
+    expire(settings)
+    persona = everything(settings)["bob"].personas[1]
+    assert [(c.text, c.sources) for c in persona.claims] == [("from 0", ()), ("from new", ("new",))]
+    assert (persona.text, persona.sources) == ("- from new", ("new",))
+    assert [e.source for e in persona.exemplars] == ["new"]
+    assert doctor(settings)["remaining"] == 0
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and contains(p, "COPIED 0")]
+
+
+def stating(*sources: str) -> Persona:
+    claims = [Claim(text=f"from {s}", sources=(s,)) for s in sources]
+    exemplars = [Exemplar(source=s, query="q", truth=f"COPIED {s}") for s in sources]
+    draft = made(claims, Decision(), Origin.ALIGNED, exemplars=exemplars, budget=None)
+    return Persona(**dict(draft), number=2, parent=1, time=START)
 
 
 async def test_a_shard_expires_by_itself(tmp_path: Path) -> None:
@@ -506,6 +538,12 @@ async def test_nothing_unredacted_reaches_the_embedder_or_the_shard(
     await memory.append_many([said("closed", choices=("SECRET", "no"), metadata={"kept": "as it is"})])
     assert (await memory.feedback("ann", "open", "SECRET b")).truth == "<X> b"
     assert (await memory.acting_as("me").feedback("ann", "closed", "SECRET")).truth == "SECRET"  # one of its choices
+    claims = [Claim(text=f"says {text}", sources=("1",)) for text in ("<X> 1", "no")]
+    exemplar = Exemplar(source="1", query="<X> 1", truth="<X> 1")
+    draft = made(claims, Decision(), Origin.ALIGNED, exemplars=[exemplar], struck=["<X> 1"], budget=None)
+    await memory.commit_persona("ann", draft, None)
+    known = fact("f", "1").model_copy(update={"text": "<X> 1", "topic": "<X> 1"})
+    await memory.commit_profile("ann", Profile(facts=(known,)), 0)
     lines = await memory.export("ann")
     assert [i.query for i in await memory.latest("ann", 9)] == ["<X> 1", "<X> open", "<X> closed"]
     await memory.forget("ann")

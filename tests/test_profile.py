@@ -6,10 +6,12 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from personaagent import prompts
+from personaagent.claims import Claim, ClaimKind
 from personaagent.local_memory import LocalMemory
 from personaagent.persona import initial_persona, tokens
 from personaagent.profile import BATCH, build_profile, parse_facts, trim
-from personaagent.types import ChatRequest, ChatResult, Decision, Fact, Interaction
+from personaagent.types import ChatRequest, ChatResult, Decision, Fact, Interaction, Profile
 from tests.agent_doubles import FakeLLM
 from tests.doubles import HashEmbedder
 
@@ -124,3 +126,11 @@ async def test_the_first_persona_states_the_profile_within_its_budget() -> None:
     draft = initial_persona(profile, Decision(), budget=100)
     assert "answer 79" in draft.text
     assert tokens(draft.text) <= 50
+    assert all(c.kind is ClaimKind.FACT and c.sources and c.since for c in draft.claims)
+    assert set(draft.sources) == {s for c in draft.claims for s in c.sources}
+    counted = Claim(text="answers with a number", kind=ClaimKind.WRITES, sources=("i1",))
+    first = initial_persona(profile, Decision(), budget=100, claims=[counted])
+    assert first.claims[0] == counted
+    assert first.text.startswith("- answers with a number\n- ")
+    assert tokens(first.text) <= 50
+    assert initial_persona(Profile(), Decision()).text == prompts.NEW_USER

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from personaagent.agent import Agent
+from personaagent.claims import Claim, ClaimKind, Exemplar
 from personaagent.errors import ContextLengthExceeded, UnavailableError
 from personaagent.local_memory import LocalMemory
+from personaagent.persona import made
 from personaagent.settings import ServeSettings, Settings
-from personaagent.types import ChatRequest, ChatResult, Usage, user_key
+from personaagent.types import ChatRequest, ChatResult, Decision, Origin, Usage, user_key
 from serve.api import Online, Services, create_api
 from serve.http import canonical, decoded
 from tests.doubles import HashEmbedder
@@ -184,6 +186,10 @@ async def test_chat_says_why_if_asked(world: World) -> None:
     prose = (await world.chat("anna", "drink?", personaagent={"explain": True})).json()["personaagent"]
     assert prose["why"] is None
     assert prose["recalled"]
+    assert set(prose["saw"]) == {"claims", "exemplars", "episodes"}
+    assert prose["saw"]["episodes"] == prose["recalled"]
+    assert finish["personaagent"]["saw"]["exemplars"] == []
+    assert (await world.chat("anna", "drink?")).json()["personaagent"]["saw"] is None
 
 
 async def test_null_is_as_good_as_absent(world: World) -> None:
@@ -439,6 +445,47 @@ async def test_personas_are_versions(world: World) -> None:
     assert_error(await world.post("anna", "/persona/rollback", {"number": 9}), 404, "not_found")
     new = (await world.http.put("/v1/users/bob/persona", json={"text": "New here."})).json()
     assert new["number"] == 1
+
+
+async def test_a_persona_is_changed_claim_by_claim(world: World) -> None:
+    await settle(world, "anna", ["tea", "milk"], "tea")
+    claim = Claim(text="prefers tea", kind=ClaimKind.PREFERS, sources=("anna-0",), gain=0.1)
+    exemplar = Exemplar(source="anna-1", query="drink 1?", truth="tea", choices=("tea", "milk"))
+    draft = made([claim], Decision(), Origin.ALIGNED, exemplars=[exemplar], budget=None)
+    await world.memory.commit_persona("anna", draft, None)
+    told = (await world.get("anna", "/persona")).json()
+    assert (told["claims"][0]["gain"], told["exemplars"][0]["source"]) == (0.1, "anna-1")
+
+    body = {"text": "is called Anna", "kind": "rule", "expected": 1}
+    added = (await world.post("anna", "/persona/claims", body)).json()
+    assert (added["number"], added["origin"]) == (2, "manual")
+    assert [c["text"] for c in added["claims"]] == ["prefers tea", "is called Anna"]
+    assert added["exemplars"] == told["exemplars"]
+    assert_error(await world.post("anna", "/persona/claims", body), 409, "conflict")
+    assert_error(await world.post("anna", "/persona/claims", {"text": "Prefers tea."}), 422, "invalid_input")
+    assert_error(await world.post("anna", "/persona/claims", {"text": "x", "kind": "no"}), 422, "invalid_input")
+    assert_error(await world.post("anna", "/persona/claims", {"text": " "}), 422, "invalid_input")
+
+    pinned = (await world.post("anna", "/persona/claims/1/pin", {"pinned": True})).json()
+    assert ([c["pinned"] for c in pinned["claims"]], pinned["pinned"]) == ([True, False], False)
+    assert (await world.post("anna", "/persona/claims/1/pin", {"pinned": True})).json()["number"] == 3
+    for number in ("0", "3", "99999999999999999999"):
+        assert_error(await world.post("anna", f"/persona/claims/{number}/pin", {"pinned": True}), 404, "not_found")
+    assert_error(await world.post("anna", "/persona/claims/x/pin", {"pinned": True}), 422, "invalid_input")
+
+    path = "/v1/users/anna/persona/claims/1"
+    assert_error(await world.http.delete(path, params={"expected": 2}), 409, "conflict")
+    gone = (await world.http.delete(path, params={"expected": 3})).json()
+    assert ([c["text"] for c in gone["claims"]], gone["struck"]) == (["is called Anna"], ["prefers tea"])
+    put = (await world.http.put("/v1/users/anna/persona", json={"text": "New."})).json()
+    assert ([c["text"] for c in put["claims"]], put["struck"]) == (["New."], ["prefers tea"])
+    assert put["exemplars"] == told["exemplars"]
+    whole = (await world.post("anna", "/persona/pin", {"pinned": True})).json()
+    assert (whole["claims"], whole["exemplars"], whole["struck"]) == (put["claims"], put["exemplars"], put["struck"])
+    back = (await world.post("anna", "/persona/rollback", {"number": 4})).json()
+    assert (back["claims"], back["exemplars"], back["struck"]) == (gone["claims"], gone["exemplars"], gone["struck"])
+    assert_error(await world.post("nobody", "/persona/claims", {"text": "x"}), 404, "not_found")
+    assert_error(await world.http.delete("/v1/users/nobody/persona/claims/1"), 404, "not_found")
 
 
 async def test_align_returns_what_it_did(world: World) -> None:

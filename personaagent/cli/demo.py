@@ -186,7 +186,7 @@ async def _align(run: Run, system: System, story: Story) -> None:
 
 
 def _best(story: Story) -> str | None:
-    """The user whose accepted persona gained most, one with new prose before one with new decision parameters only."""
+    """The user whose accepted persona gained most, one with new claims before one with new decision parameters only."""
     gains = {
         r.user: (r.score_after or 0.0) - (r.score_before or 0.0) for r in story.results if r.user in story.personas
     }
@@ -195,11 +195,13 @@ def _best(story: Story) -> str | None:
 
 
 def _described(persona: Persona) -> str:
-    """Prose and decision parameters as text."""
+    """Claims, exemplars and decision parameters as text, a line each."""
+    from personaagent.persona import standing
+
+    lines = [f"[{c.kind}] {c.text}" for c in standing(persona) if c.shown] or [persona.text]
+    lines += [f'[exemplar] "{e.query}" -> "{e.truth}"' for e in persona.exemplars]
     decision = persona.decision.model_dump(exclude_none=True)
-    return f"{persona.text}\n\n[decision] " + "\n[decision] ".join(
-        f"{name}: {value}" for name, value in decision.items()
-    )
+    return "\n".join([*lines, "", *(f"[decision] {name}: {value}" for name, value in decision.items())])
 
 
 def _show_totals(output: Output, story: Story) -> None:
@@ -228,7 +230,7 @@ def _show_totals(output: Output, story: Story) -> None:
 
 
 def _sections(story: Story) -> list[Section]:
-    from personaagent.cli.reports import alignment_sections
+    from personaagent.cli.reports import alignment_sections, claims_table
     from personaagent.report import Chat, Diff, SideBySide, Text
 
     intro = INTRO.format(
@@ -252,6 +254,7 @@ def _sections(story: Story) -> list[Section]:
     if shown:
         texts = [(f"{user}, version {p.number}", _described(p)) for user in shown for p in story.personas[user]]
         sections.append(SideBySide(texts, title="Personas before and after"))
+        sections.append(claims_table([(user, story.personas[user][1]) for user in shown]))
     return sections
 
 

@@ -108,10 +108,10 @@ def show_reasons(
         output.show("memory has nothing to say about it")
 
 
-def show_interactions(output: Output, interactions: Sequence[Interaction]) -> None:
+def show_interactions(output: Output, interactions: Sequence[Interaction], indent: int = 2) -> None:
     """A line each: the request and what the user really wanted."""
     for interaction in interactions:
-        output.show(f"  {_told(interaction)}")
+        output.show(f"{' ' * indent}{_told(interaction)}")
 
 
 def _told(interaction: Interaction) -> str:

@@ -1,20 +1,24 @@
-"""`persona`: read a user's persona and its history, change it, go back, keep it."""
+"""`persona`: read a user's persona and its history, change it claim by claim, go back, keep it."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from personaagent.claims import ClaimKind
+from personaagent.cli.claims import reading, show_claim, show_persona
+from personaagent.cli.explaining import looked_up
 from personaagent.cli.output import number
 from personaagent.cli.runtime import Json, Run, command
 from personaagent.errors import InvalidInput, NotFoundError
 
 if TYPE_CHECKING:
-    from personaagent.types import Decision, Origin, Persona, PersonaDraft
+    from personaagent.types import Decision, Interaction, Persona, PersonaDraft
 
 __all__ = ["register"]
 
@@ -23,10 +27,13 @@ class Action(StrEnum):
     """What to do with a persona."""
 
     SHOW = "show"
-    ROLLBACK = "rollback"
+    ADD = "add"
+    STRIKE = "strike"
     PIN = "pin"
     UNPIN = "unpin"
+    WHY = "why"
     SET = "set"
+    ROLLBACK = "rollback"
 
 
 async def persona(
@@ -34,17 +41,25 @@ async def persona(
     user: Annotated[str, typer.Argument(help="Whose persona.")],
     action: Annotated[
         Action,
-        typer.Argument(help="`rollback VERSION`, `pin` (alignment leaves it alone), `unpin`, `set TEXT|@FILE|-`."),
+        typer.Argument(
+            help="`add TEXT` (a claim on your word), `strike N` (claim N goes and stays away), `pin [N]` (alignment leaves claim "
+            "N alone, or all of it), `unpin [N]`, `why [N]` (the interactions behind), `set TEXT|@FILE|-` (all of it anew), "
+            "`rollback VERSION`."
+        ),
     ] = Action.SHOW,
-    value: Annotated[str | None, typer.Argument(help="The version to go back to, or the new text.")] = None,
+    value: Annotated[str | None, typer.Argument(help="The text, or the number of a claim or version.")] = None,
+    kind: Annotated[ClaimKind | None, typer.Option(help="What an added claim is about; default fact.")] = None,
+    why: Annotated[bool, typer.Option("--why", help="Also the interactions behind each claim.")] = False,
     history: Annotated[bool, typer.Option("--history", help="All versions, with what changed.")] = False,
     json: Json = False,
 ) -> None:
     """Show a user's persona, or change it. Every change is a new version; none is lost."""
-    text = _new_text(value) if action is Action.SET else None
-    version = _version(value) if action is Action.ROLLBACK else None
-    if action in (Action.SHOW, Action.PIN, Action.UNPIN) and value is not None:
+    if action is Action.SHOW and value is not None:
         raise InvalidInput(f"{action} takes no value, got {value!r}")
+    if kind is not None and action is not Action.ADD:
+        raise InvalidInput("--kind is for add, as in: persona USER add TEXT --kind prefers")
+    text = _new_text(action, value) if action in (Action.ADD, Action.SET) else ""
+    which = _number(action, value)
     settings = run.settings()
 
     async with run.system(settings, llm=False) as system:
@@ -54,33 +69,63 @@ async def persona(
             if await memory.summary(user) is None:
                 raise NotFoundError("this user is unknown; `personaagent users` lists those there are")
             versions = (await system.agent.ensure_persona(user),)  # imported, but never spoken to
-        changed = _changed(versions, action, text, version, settings.agent.decision)
+        changed = _changed(versions, action, text, which, kind or ClaimKind.FACT, settings.agent.decision)
         if changed is not None:
             versions = (
                 *versions,
                 await memory.commit_persona(user, changed, versions[-1].number if versions else None),
             )
-        _show(run, versions, history)
-
-
-def _show(run: Run, versions: tuple[Persona, ...], history: bool) -> None:
-    output, current = run.output, versions[-1]
-    if history:
-        output.result({"current": current.number, "versions": [v.model_dump(mode="json") for v in versions]})
+        about: dict[str, Interaction] | None = None
+        if why or action is Action.WHY:
+            about = await looked_up(system, user, _behind(versions[-1], which if action is Action.WHY else None))
+    if action is Action.WHY and which is not None:
+        _show_why(run, versions[-1], which, about or {})
+    elif history:
+        _show_history(run, versions)
     else:
-        output.result(current.model_dump(mode="json"))
-    if not history:
-        output.show(_heading(current), style="bold")
-        output.show(current.text)
-        output.show(f"decision: {current.decision}", style="dim")
-        return
+        _show(run, versions[-1], about)
+
+
+def _show(run: Run, current: Persona, about: Mapping[str, Interaction] | None) -> None:
+    told = {} if about is None else {"interactions": _plain(about)}
+    run.output.result({**current.model_dump(mode="json"), **told})
+    run.output.show(_heading(current), style="bold")
+    show_persona(run.output, current, about)
+
+
+def _show_why(run: Run, current: Persona, which: int, about: Mapping[str, Interaction]) -> None:
+    from personaagent.persona import standing
+
+    claim = standing(current)[which - 1]
+    run.output.result({"number": which, **claim.model_dump(mode="json"), "interactions": _plain(about)})
+    show_claim(run.output, which, claim, about)
+
+
+def _show_history(run: Run, versions: tuple[Persona, ...]) -> None:
+    output = run.output
+    output.result({"current": versions[-1].number, "versions": [v.model_dump(mode="json") for v in versions]})
     before: Persona | None = None
     for version in versions:
         output.show(_heading(version), style="bold")
         output.diff(before.text if before else "", version.text)
+        if before is not None and version.exemplars != before.exemplars:
+            output.show(f"exemplars: {len(before.exemplars)} -> {len(version.exemplars)}", style="dim")
         if before is not None and version.decision != before.decision:
-            output.show(f"decision: {before.decision} -> {version.decision}", style="dim")
+            output.show(f"memory: {reading(before.decision)} -> {reading(version.decision)}", style="dim")
         before = version
+
+
+def _plain(about: Mapping[str, Interaction]) -> list[dict[str, object]]:
+    return [i.model_dump(mode="json", include={"id", "time", "query", "truth"}) for i in about.values()]
+
+
+def _behind(persona: Persona, which: int | None) -> list[str]:
+    """The interactions that a claim rests on, or all claims."""
+    from personaagent.persona import numbered, standing
+
+    claims = standing(persona)
+    asked = claims if which is None else (numbered(claims, which),)
+    return list(dict.fromkeys(source for claim in asked for source in claim.sources))
 
 
 def _heading(persona: Persona) -> str:
@@ -95,45 +140,54 @@ def _heading(persona: Persona) -> str:
 
 
 def _changed(
-    versions: tuple[Persona, ...], action: Action, text: str | None, version: int | None, default: Decision
+    versions: tuple[Persona, ...], action: Action, text: str, which: int | None, kind: ClaimKind, default: Decision
 ) -> PersonaDraft | None:
     """The version to commit; None if nothing would change. `default` is the decision of a user's first persona."""
-    from personaagent.types import Origin, PersonaDraft
+    from personaagent.persona import add, again, pin_claim, strike, written
+    from personaagent.types import Origin
 
     if action is Action.SET:
-        decision, pinned = (versions[-1].decision, versions[-1].pinned) if versions else (default, False)
-        return PersonaDraft(text=text or "", origin=Origin.MANUAL, decision=decision, pinned=pinned)
+        if not versions:
+            return written(text, default)
+        return written(text, versions[-1].decision, versions[-1], versions[-1].pinned)
     current = versions[-1]
+    if action is Action.ADD:
+        return add(current, text, kind)
+    if action is Action.STRIKE and which is not None:
+        return strike(current, which)
     if action is Action.ROLLBACK:
-        old = next((v for v in versions if v.number == version), None)
+        old = next((v for v in versions if v.number == which), None)
         if old is None:
-            raise NotFoundError(f"version {version} does not exist; there are 1 to {current.number}")
-        return _again(old, Origin.ROLLBACK, current.pinned)
+            raise NotFoundError(f"version {which} does not exist; there are 1 to {current.number}")
+        return again(old, Origin.ROLLBACK, current.pinned, current.struck)
+    if action not in (Action.PIN, Action.UNPIN):
+        return None
     pinned = action is Action.PIN
-    return None if action is Action.SHOW or current.pinned == pinned else _again(current, Origin.MANUAL, pinned)
+    if which is None:
+        return None if current.pinned == pinned else again(current, Origin.MANUAL, pinned)
+    changed = pin_claim(current, which, pinned)
+    return None if changed is current else changed
 
 
-def _again(persona: Persona, origin: Origin, pinned: bool) -> PersonaDraft:
-    from personaagent.types import PersonaDraft
-
-    return PersonaDraft(
-        text=persona.text, origin=origin, decision=persona.decision, sources=persona.sources, pinned=pinned
-    )
-
-
-def _version(value: str | None) -> int:
-    if value is None or not value.isdecimal():
-        raise InvalidInput("rollback takes the number of a version, as in: persona USER rollback 2")
-    return int(value)
+def _number(action: Action, value: str | None) -> int | None:
+    """The number that an action takes; None where it is left out and may be."""
+    if action in (Action.SHOW, Action.ADD, Action.SET):
+        return None
+    if value is None and action in (Action.PIN, Action.UNPIN, Action.WHY):
+        return None
+    if value is not None and value.isdecimal() and len(value) < 10:
+        return int(value)
+    of = "version" if action is Action.ROLLBACK else "claim"
+    raise InvalidInput(f"{action} takes the number of a {of}, as in: persona USER {action} 2")
 
 
-def _new_text(value: str | None) -> str:
+def _new_text(action: Action, value: str | None) -> str:
     from pydantic import ValidationError
 
     from personaagent.types import Origin, PersonaDraft
 
     if value is None:
-        raise InvalidInput("set takes the new text, @FILE, or - for stdin")
+        raise InvalidInput(f"{action} takes the new text, @FILE, or - for stdin")
     try:
         if value == "-":
             text = sys.stdin.read()
@@ -142,7 +196,7 @@ def _new_text(value: str | None) -> str:
     except (OSError, UnicodeDecodeError) as e:
         raise InvalidInput(f"{value[1:]}: cannot be read as UTF-8 text: {e}") from e
     if not text.strip():
-        raise InvalidInput("a persona cannot be empty")
+        raise InvalidInput(f"a {'claim' if action is Action.ADD else 'persona'} cannot be empty")
     try:
         return PersonaDraft(text=text.strip(), origin=Origin.MANUAL).text
     except ValidationError as e:

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from personaagent.cli.claims import gained
 from personaagent.cli.output import Output, number
 from personaagent.types import AlignmentResult, Outcome
 
 if TYPE_CHECKING:
     from personaagent.report import Section
+    from personaagent.types import Persona
 
-__all__ = ["alignment_sections", "show_results", "totals"]
+__all__ = ["alignment_sections", "claims_table", "show_results", "totals"]
 
 SLOWEST = 10
 HISTORY = ((5, "0-5"), (20, "6-20"), (100, "21-100"), (None, "over 100"))  # truths of a user
@@ -135,6 +137,25 @@ def alignment_sections(
     ]
     sections.append(Table(["user", "seconds", "model calls", "tokens"], rows, title="Slowest users"))
     return sections
+
+
+def claims_table(personas: Sequence[tuple[str, Persona]]) -> Section:
+    """The claims of users' personas as a section: what each rests on, and what it was measured to be worth."""
+    from personaagent.persona import standing
+    from personaagent.report import Table
+
+    rows: list[list[str | int | float | None]] = [
+        [user, c.kind.value, c.text, f"{c.since:%Y-%m-%d}" if c.since else None, len(c.sources), gained(c) or None]
+        for user, persona in personas
+        for c in standing(persona)
+        if c.shown
+    ]
+    return Table(
+        ["user", "kind", "claim", "since", "interactions", "gain"],
+        rows,
+        title="What the claims rest on",
+        caption="The gain is how much likelier a claim made what the user really said, on interactions it was not made from.",
+    )
 
 
 def _decisions(results: Sequence[AlignmentResult]) -> dict[tuple[str, str], int]:

@@ -6,11 +6,12 @@ import asyncio
 import json as jsonlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from personaagent.cli.claims import show_seen
 from personaagent.cli.explaining import (
     looked_up,
     percent,
@@ -61,7 +62,10 @@ async def chat(
     message: Annotated[str | None, typer.Argument(help="One message; without it, a conversation.")] = None,
     choice: Annotated[list[str] | None, typer.Option(help="A permitted answer; repeat it.")] = None,
     why: Annotated[
-        bool, typer.Option("--why", help="Say why: each option's probability, and what memory learned it from.")
+        bool,
+        typer.Option(
+            "--why", help="Say why: what the model saw, each option's probability, and what memory learned it from."
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -79,19 +83,22 @@ async def chat(
         reply = await system.agent.respond(turn)
         about: dict[str, Interaction] = {}
         if why:
-            about = await looked_up(system, user, sources(reply.reasons) if reply.reasons else reply.recalled)
+            about = await looked_up(system, user, _behind(reply))
         run.output.result({**_reply(reply), **(plain(reply.reasons, about) if why else {})})
         run.output.show(reply.text)
         if not json:
             if reply.scores and why:
                 show_probabilities(run.output, reply.scores, reply.expected)
                 show_reasons(run.output, reply.reasons or (), about, rating=reply.expected is not None)
+                _show_seen(run, reply, about)
             elif reply.scores:
                 told = ", ".join(f"{shown(option)} {percent(p)}" for option, p in reply.scores.items())
                 run.output.note(f"probabilities: {told}")
             elif why:
-                run.output.show("it saw these requests:" if reply.recalled else "it recalled nothing")
-                show_interactions(run.output, list(about.values()))
+                seen = [about[i] for i in reply.saw.episodes if i in about] if reply.saw else []
+                run.output.show("it saw these requests:" if seen else "it recalled nothing")
+                show_interactions(run.output, seen)
+                _show_seen(run, reply, about)
             run.output.note(
                 f"persona version {reply.persona}, {len(reply.recalled)} recalled; interaction {reply.interaction_id}"
             )
@@ -116,6 +123,18 @@ def _turn(user: str, messages: list[tuple[str, str]], choices: list[str] | None 
         )
     except ValidationError as e:
         raise InvalidInput(e.errors()[0]["msg"]) from e
+
+
+def _behind(reply: Reply) -> list[str]:
+    """The interactions that an answer is explained by: those of its reasons, for free text those the model saw."""
+    saw = reply.saw
+    seen = [*saw.exemplars, *(() if reply.reasons else saw.episodes)] if saw else []
+    return list(dict.fromkeys([*sources(reply.reasons or ()), *seen]))
+
+
+def _show_seen(run: Run, reply: Reply, about: Mapping[str, Interaction]) -> None:
+    if reply.saw is not None:
+        show_seen(run.output, reply.saw.claims, [about[i] for i in reply.saw.exemplars if i in about])
 
 
 def _reply(reply: Reply) -> dict[str, Any]:

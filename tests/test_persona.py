@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from personaagent import prompts
+from personaagent.claims import Claim, ClaimKind, Exemplar, render
+from personaagent.errors import InvalidInput, NotFoundError
+from personaagent.persona import (
+    add,
+    again,
+    made,
+    pin_claim,
+    relinked,
+    resting,
+    standing,
+    strike,
+    tokens,
+    written,
+)
+from personaagent.portable import export_lines, parse_export
+from personaagent.privacy import redacted_persona
+from personaagent.types import Decision, Origin, Persona, PersonaDraft, Profile
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+TEA = Claim(text="prefers tea", kind=ClaimKind.PREFERS, sources=("i1", "i2"), since=START, gain=0.1, error=0.02)
+ROME = Claim(text="lives in Rome", sources=("i3",), origin="model")
+BRIEF = Claim(text="writes briefly", kind=ClaimKind.WRITES, sources=("i2",))
+CALLED = Claim(text="is called Anna", kind=ClaimKind.RULE, origin="person")
+SURE = Exemplar(source="i4", query="Coming on Sunday?", truth="sure!!")
+BOTH = made([ROME, TEA], Decision(), Origin.ALIGNED, exemplars=[SURE], budget=None)
+
+
+def version(draft: PersonaDraft, number: int = 1) -> Persona:
+    return Persona(**dict(draft), number=number, parent=number - 1 or None, time=START)
+
+
+def texts(draft: PersonaDraft) -> list[str]:
+    return [c.text for c in draft.claims]
+
+
+# Making
+
+
+def test_the_text_is_the_claims_in_the_order_of_their_kinds() -> None:
+    draft = made([ROME, CALLED, TEA, BRIEF], Decision(), Origin.INITIAL, exemplars=[SURE], budget=None)
+    assert draft.text == "- writes briefly\n- prefers tea\n- lives in Rome\n- is called Anna"
+    assert texts(draft) == ["writes briefly", "prefers tea", "lives in Rome", "is called Anna"]
+    assert draft.sources == ("i2", "i1", "i3", "i4")
+
+
+def test_nothing_known_is_said_so() -> None:
+    orphan = TEA.model_copy(update={"sources": ()})
+    for claims in ([], [orphan]):
+        draft = made(claims, Decision(), Origin.INITIAL, budget=10)
+        assert (draft.text, draft.claims, standing(draft)) == (prompts.NEW_USER, (), ())
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 60), st.booleans()), max_size=12), st.integers(1, 40))
+def test_a_persona_keeps_its_budget_and_gives_up_what_people_vouch_for_last(
+    sizes: list[tuple[int, bool]], budget: int
+) -> None:
+    claims = [Claim(text=f"{n:03}" + "x" * s, sources=("i",), pinned=p) for n, (s, p) in enumerate(sizes)]
+    draft = made(claims, Decision(), Origin.ALIGNED, budget=budget)
+    assert draft.claims == () or tokens(draft.text) <= budget
+    if len({s for s, _ in sizes}) == 1:  # then the first of each sort stay
+        wanted = sorted(claims, key=lambda c: not c.pinned)[: len(draft.claims)]
+        assert set(draft.claims) == set(wanted)
+
+
+def test_what_was_struck_or_said_already_does_not_come_back() -> None:
+    same = TEA.model_copy(update={"text": "Prefers  TEA."})
+    draft = made([TEA, same, ROME], Decision(), Origin.ALIGNED, struck=["LIVES in Rome."], budget=None)
+    assert (texts(draft), draft.text) == (["prefers tea"], "- prefers tea")
+
+
+# Changes by people
+
+
+def test_a_claim_is_added_on_a_persons_word() -> None:
+    draft = add(BOTH, "  is called\nAnna ", ClaimKind.RULE)
+    assert texts(draft) == ["prefers tea", "lives in Rome", "is called Anna"]
+    assert (draft.claims[-1].origin, draft.origin, draft.exemplars) == ("person", Origin.MANUAL, (SURE,))
+    assert draft.claims[0] == TEA
+    for text, words in (("Prefers tea.", "claim 1 says that already"), (" ", "empty"), ("\ud800", "Unicode")):
+        with pytest.raises(InvalidInput, match=words):
+            add(draft, text)
+    with pytest.raises(InvalidInput):
+        add(draft, "x" * 60_001)
+    first = add(made([], Decision(), Origin.INITIAL, budget=None), "likes tea")
+    assert (first.text, texts(first)) == ("likes tea", ["likes tea"])
+
+
+def test_what_is_struck_stays_away_until_somebody_says_it_again() -> None:
+    gone = strike(BOTH, 1)
+    assert (texts(gone), gone.struck) == (["lives in Rome"], ("prefers tea",))
+    assert texts(made([TEA, ROME], Decision(), Origin.ALIGNED, struck=gone.struck, budget=None)) == ["lives in Rome"]
+    said = add(gone, "prefers tea", ClaimKind.PREFERS)
+    assert (texts(said), said.struck) == (["prefers tea", "lives in Rome"], ())
+    assert strike(strike(BOTH, 1), 1).text == prompts.NEW_USER
+
+
+def test_a_claim_is_pinned_by_its_number() -> None:
+    three = add(BOTH, "has a dog")
+    pinned = pin_claim(three, 3)
+    assert [(c.text, c.pinned) for c in pinned.claims] == [
+        ("prefers tea", False),
+        ("has a dog", True),  # the first of its kind now
+        ("lives in Rome", False),
+    ]
+    assert pin_claim(pinned, 2) is pinned
+    assert not any(c.pinned for c in pin_claim(pinned, 2, pinned=False).claims)
+
+
+@pytest.mark.parametrize("number", [0, -1, 3])
+def test_a_wrong_number_says_how_many_there_are(number: int) -> None:
+    for change in (strike, pin_claim):
+        with pytest.raises(NotFoundError, match=f"no claim {number}; there are 2"):
+            change(BOTH, number)
+    with pytest.raises(NotFoundError, match="there are none yet"):
+        strike(made([], Decision(), Origin.INITIAL, budget=None), 1)
+    with pytest.raises(NotFoundError, match="there is 1"):
+        strike(made([ROME], Decision(), Origin.INITIAL, budget=None), 2)
+
+
+def test_a_whole_text_by_hand_is_one_claim_and_keeps_the_rest() -> None:
+    base = strike(BOTH, 1)
+    draft = written("Likes soup.\nNever tea.", Decision(episodes=1), base, pinned=True)
+    assert (draft.text, len(draft.claims), draft.claims[0].origin) == ("Likes soup.\nNever tea.", 1, "person")
+    assert (draft.exemplars, draft.struck, draft.pinned) == ((SURE,), ("prefers tea",), True)
+    assert written("prefers tea", Decision(), base).struck == ()
+    same = written(BOTH.text, Decision(episodes=1), BOTH)
+    assert (same.claims, same.decision.episodes, same.origin) == (BOTH.claims, 1, Origin.MANUAL)
+
+
+def test_an_older_version_comes_back_whole_and_what_was_struck_elsewhere_stays_struck() -> None:
+    back = again(BOTH, Origin.ROLLBACK, True, ("prefers tea", "has a dog"))
+    assert (back.text, back.claims, back.exemplars, back.sources) == (
+        BOTH.text,
+        BOTH.claims,
+        BOTH.exemplars,
+        BOTH.sources,
+    )
+    assert (back.struck, back.pinned, back.origin) == (("has a dog",), True, Origin.ROLLBACK)
+
+
+# Older personas
+
+
+def test_a_stored_persona_without_the_new_fields_works_as_before() -> None:
+    stored = (
+        '{"text": "What earlier requests show:\\n- likes tea", "origin": "aligned", "decision": {}, "sources": ["i1"], '
+        '"number": 2, "parent": 1, "time": "2026-01-01T00:00:00Z", "pinned": false}'
+    )
+    old = Persona.model_validate_json(stored)
+    assert (old.claims, old.exemplars, old.struck) == ((), (), ())
+    assert relinked(old, lambda i: i) is old
+    assert relinked(old, lambda i: None).text == old.text
+    kept = again(old, Origin.MANUAL, True)
+    assert (kept.text, kept.sources, kept.claims[0].origin) == (old.text, ("i1",), "model")
+    draft = add(old, "has a dog")
+    assert draft.text == f"- {old.text}\n- has a dog"
+    assert strike(old, 1).text == prompts.NEW_USER
+
+
+@pytest.mark.parametrize("origin", [Origin.ALIGNED, Origin.ROLLBACK, Origin.MANUAL])
+def test_prose_that_rests_on_nothing_is_not_lost_by_a_change(origin: Origin) -> None:
+    old = PersonaDraft(text="Likes tea.", origin=origin)
+    assert add(old, "has a dog").text == "- Likes tea.\n- has a dog"
+    assert standing(PersonaDraft(text=prompts.NEW_USER, origin=Origin.INITIAL)) == ()
+
+
+# Upkeep
+
+
+def test_deleted_interactions_leave_a_persona() -> None:
+    persona = version(made([TEA, ROME, CALLED], Decision(), Origin.ALIGNED, exemplars=[SURE], budget=None))
+    assert resting(persona) == {"i1", "i2", "i3", "i4"}
+    less = relinked(persona, lambda i: None if i in ("i1", "i3", "i4") else i)
+    assert resting(less) == {"i2"}
+    assert (less.text, less.exemplars) == ("- prefers tea\n- is called Anna", ())
+    assert [c.shown for c in less.claims] == [True, False, True]
+    assert relinked(less, lambda i: i) is less
+    moved = relinked(persona, lambda i: "i9" if i in ("i1", "i2", "i4") else i)
+    assert (moved.claims[0].sources, moved.exemplars[0].source, moved.text) == (("i9",), "i9", persona.text)
+
+
+def test_a_pinned_persona_keeps_its_claims_when_interactions_are_deleted() -> None:
+    for pinned in (pin_claim(pin_claim(BOTH, 1), 2), again(BOTH, Origin.MANUAL, True)):
+        assert relinked(version(pinned), lambda i: None).text == BOTH.text
+    assert relinked(version(BOTH), lambda i: None).text == prompts.NEW_USER
+
+
+def test_an_export_reads_back() -> None:
+    persona = version(strike(add(pin_claim(BOTH, 1), "has a dog"), 2))
+    (back,) = parse_export(export_lines("ann", [], [persona], Profile())).personas
+    assert back == persona
+
+
+def test_all_texts_of_a_persona_are_redacted() -> None:
+    closed = Exemplar(source="i5", query="a or SECRET?", truth="SECRET", choices=("a", "SECRET"))
+    said = Claim(text="is SECRET", sources=("i1",))
+    draft = made([said, TEA], Decision(), Origin.ALIGNED, exemplars=[SURE, closed], struck=["was SECRET"], budget=None)
+    hidden = redacted_persona(version(draft), lambda text: text.replace("SECRET", "<X>"))
+    assert hidden.text == "- prefers tea\n- is <X>" == render(hidden.claims)
+    assert hidden.struck == ("was <X>",)
+    assert (hidden.exemplars[1].query, hidden.exemplars[1].truth) == ("a or <X>?", "SECRET")
