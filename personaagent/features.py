@@ -10,7 +10,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-__all__ = ["FEATURES_VERSION", "Parts", "bucket", "normalised", "parts"]
+__all__ = ["FEATURES_VERSION", "Parts", "bucket", "normalised", "parts", "unspaced"]
 
 FEATURES_VERSION = (
     1  # raise it when the same text gives other features: weights learned from the old ones mean nothing then
@@ -48,6 +48,11 @@ def parts(text: str) -> Parts:
             break
     phrases = dict.fromkeys(phrase for piece in _BREAK.split(whole) if (phrase := piece.strip(" -–—'\"")))
     return Parts(tuple(words)[:MOST], tuple(phrases)[:MOST], whole)
+
+
+def unspaced(text: str) -> int:
+    """How many characters of a text are of scripts that are written without spaces."""
+    return 0 if text.isascii() else len(_UNSPACED.findall(text))
 
 
 def bucket(block: str, text: str, size: int) -> int:
