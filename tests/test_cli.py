@@ -413,7 +413,10 @@ def test_a_persona_is_read_and_changed_claim_by_claim(invoke: Invoke, system: ty
     assert (len(back["exemplars"]), back["struck"]) == (1, [])
     whole = json.loads(invoke("persona", "anna", "set", "likes soup", "--json").stdout)
     assert ([c["text"] for c in whole["claims"]], len(whole["exemplars"])) == (["likes soup"], 1)
-    assert "exemplars: 0 -> 1" not in invoke("persona", "anna", "--history").stdout
+    history = invoke("persona", "anna", "--history").stdout
+    assert "unpinned: lives in Rome\n" in history
+    assert "pinned: lives in Rome\n" in history.split("unpinned: lives in Rome\n")[1]  # by going back
+    assert "exemplars:" not in history  # they are the same in all versions
 
 
 async def settle(system: type[FakeSystem]) -> None:

@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 
 from personaagent import prompts
 from personaagent.claims import Claim, ClaimKind, Exemplar, render
+from personaagent.cli.claims import reading
+from personaagent.cli.demo import _described
+from personaagent.cli.reports import claims_table
 from personaagent.errors import InvalidInput, NotFoundError
 from personaagent.persona import (
     add,
@@ -23,6 +26,7 @@ from personaagent.persona import (
 )
 from personaagent.portable import export_lines, parse_export
 from personaagent.privacy import redacted_persona
+from personaagent.report import Table
 from personaagent.types import Decision, Origin, Persona, PersonaDraft, Profile
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -209,3 +213,37 @@ def test_all_texts_of_a_persona_are_redacted() -> None:
     assert hidden.text == "- prefers tea\n- is <X>" == render(hidden.claims)
     assert hidden.struck == ("was <X>",)
     assert (hidden.exemplars[1].query, hidden.exemplars[1].truth) == ("a or <X>?", "SECRET")
+
+
+# Shown
+
+
+def test_a_report_lists_claims_with_what_they_rest_on() -> None:
+    table = claims_table(
+        [("ann", version(add(BOTH, "has a dog"))), ("bob", version(written("Old prose.", Decision())))]
+    )
+    assert isinstance(table, Table)
+    assert table.rows == [
+        ["ann", "prefers", "prefers tea", "2026-01-01", 2, "+.10 nats per token (± .02)"],
+        ["ann", "fact", "lives in Rome", None, 1, None],
+        ["ann", "fact", "has a dog", None, 0, None],
+        ["bob", "fact", "Old prose.", None, 0, None],
+    ]
+    described = _described(version(BOTH)).splitlines()
+    assert described[:2] == ["[prefers] prefers tea", "[fact] lives in Rome"]
+    assert '[exemplar] "Coming on Sunday?" -> "sure!!"' in described
+
+
+@pytest.mark.parametrize(
+    ("decision", "words"),
+    [
+        (Decision(), "3 similar requests shown as exchanges; choices by memory and the model (weight 0.1)"),
+        (
+            Decision(episodes=1, form="list", model_weight=0),
+            "1 similar request shown as a list; choices by memory alone",
+        ),
+        (Decision(episodes=0, evidence=False), "no past requests shown; choices are the model's alone"),
+    ],
+)
+def test_how_memory_is_read_is_said_in_words(decision: Decision, words: str) -> None:
+    assert reading(decision).startswith(words)

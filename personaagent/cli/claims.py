@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["gained", "reading", "rests", "show_claim", "show_persona", "show_seen"]
 
+LONG = 200  # characters of a claim where it stands among others
 ORIGINS = {"counted": "", "model": "written by the model", "person": "said by a person"}
 
 
@@ -30,9 +31,9 @@ def show_persona(output: Output, persona: PersonaDraft, about: Mapping[str, Inte
         output.show("in the user's own words:")
     for exemplar in persona.exemplars:
         measured = gained(exemplar)
-        output.show(f'  "{shown(exemplar.query)}" -> "{shown(exemplar.truth)}"{f"  ({measured})" if measured else ""}')
+        output.show(f'  "{shown(exemplar.query)}" -> "{shown(exemplar.truth)}"{f", {measured}" if measured else ""}')
     for text in persona.struck:
-        output.show(f"struck: {shown(text)}", style="dim")
+        output.show(f"struck: {shown(text, LONG)}", style="dim")
     output.show(f"memory: {reading(persona.decision)}", style="dim")
 
 
@@ -92,7 +93,7 @@ def show_seen(output: Output, claims: Sequence[str], exemplars: Iterable[Interac
     if claims:
         output.show("it saw these claims:")
         for text in claims:
-            output.show(f"  {shown(text)}")
+            output.show(f"  {shown(text, LONG)}")
     if examples := list(exemplars):
         output.show("it saw these exemplars:")
         show_interactions(output, examples)

@@ -124,10 +124,10 @@ def percent(probability: float) -> str:
     return f"{100 * probability:.1f} %"
 
 
-def shown(text: str) -> str:
-    """The beginning of a text on one line; what could move the cursor or turn the writing around is escaped."""
+def shown(text: str, most: int = SHOWN) -> str:
+    """At most so many characters of a text, on one line; what could move the cursor or turn the writing around is escaped."""
     line = " ".join(text.split())
-    cut = line if len(line) <= SHOWN else f"{line[: SHOWN - 3]}..."
+    cut = line if len(line) <= most else f"{line[: most - 3]}..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut)
 
 

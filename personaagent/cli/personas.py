@@ -12,7 +12,7 @@ import typer
 
 from personaagent.claims import ClaimKind
 from personaagent.cli.claims import reading, show_claim, show_persona
-from personaagent.cli.explaining import looked_up
+from personaagent.cli.explaining import looked_up, shown
 from personaagent.cli.output import number
 from personaagent.cli.runtime import Json, Run, command
 from personaagent.errors import InvalidInput, NotFoundError
@@ -108,11 +108,18 @@ def _show_history(run: Run, versions: tuple[Persona, ...]) -> None:
     for version in versions:
         output.show(_heading(version), style="bold")
         output.diff(before.text if before else "", version.text)
+        for claim in version.claims:
+            if before is not None and claim.pinned is not _pinned(before, claim.text):
+                output.show(f"{'pinned' if claim.pinned else 'unpinned'}: {shown(claim.text)}", style="dim")
         if before is not None and version.exemplars != before.exemplars:
             output.show(f"exemplars: {len(before.exemplars)} -> {len(version.exemplars)}", style="dim")
         if before is not None and version.decision != before.decision:
             output.show(f"memory: {reading(before.decision)} -> {reading(version.decision)}", style="dim")
         before = version
+
+
+def _pinned(version: Persona, text: str) -> bool:
+    return any(c.pinned for c in version.claims if c.text == text)
 
 
 def _plain(about: Mapping[str, Interaction]) -> list[dict[str, object]]:
