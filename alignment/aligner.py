@@ -276,11 +276,11 @@ class Aligner:
             draft, reasons = read.draft, list(read.reasons)
             sources = tuple(i.id for i in read.sources)
             scores = {"score_before": read.before, "score_after": read.before}
-            result = result.model_copy(
-                update={**scores, "held_out": read.held_out, "candidates": read.candidates}
-            )
+            result = result.model_copy(update={**scores, "held_out": read.held_out, "candidates": read.candidates})
         if model is not None:
-            said = await self._reworded(persona, history, Likelihoods(self._agent, model, caller, user, history), caller, member)
+            said = await self._reworded(
+                persona, history, Likelihoods(self._agent, model, caller, user, history), caller, member
+            )
             reasons.append(said.reason)
             result = result.model_copy(
                 update={
@@ -310,9 +310,7 @@ class Aligner:
             **after,
         )
         committed = await self._commit(user, draft, persona.number, caller)
-        return result.model_copy(
-            update={"outcome": Outcome.ACCEPTED, "persona_after": committed.number, **after}
-        )
+        return result.model_copy(update={"outcome": Outcome.ACCEPTED, "persona_after": committed.number, **after})
 
     async def _reworded(
         self,

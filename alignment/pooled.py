@@ -114,5 +114,3 @@ class Place:
 
     def __exit__(self, *_: object) -> None:
         self.leave()
-
-

@@ -135,7 +135,9 @@ class Rewording:
             return replace(result, reason=f"general answers became less likely, by {_said(harm)}")
         final = wordings.candidate(best, dropped=dropped)
         claims = tuple(_measured(c, worth.get(c.text)) for c in final.claims)
-        exemplars = tuple(e.model_copy(update={"gain": gain.mean, "error": finite(gain.error)}) for e in final.exemplars)
+        exemplars = tuple(
+            e.model_copy(update={"gain": gain.mean, "error": finite(gain.error)}) for e in final.exemplars
+        )
         return replace(
             result, wording=Wording(claims, exemplars), reason=f"what the user said became likelier by {_said(gain)}"
         )
@@ -195,7 +197,9 @@ class Rewording:
         final = self._draft(persona, wordings.candidate(name, dropped=dropped))
         asked = general_for(user, GENERAL)
         requests = [
-            LikelihoodRequest(messages=(*_prefix(draft), Message(role="user", content=query)), answer=answer, priority=10)
+            LikelihoodRequest(
+                messages=(*_prefix(draft), Message(role="user", content=query)), answer=answer, priority=10
+            )
             for draft in (self._draft(persona, wordings.own()), final)
             for query, answer in asked
         ]

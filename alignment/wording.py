@@ -73,7 +73,9 @@ class Wordings:
     def own(self, without: Interaction | None = None) -> Wording:
         """The persona as it is, without what it says of one interaction alone."""
         left = self._same(without)
-        claims = tuple(c for c in self._persona.stated if not c.sources or set(c.sources) - left or c.origin == "person")
+        claims = tuple(
+            c for c in self._persona.stated if not c.sources or set(c.sources) - left or c.origin == "person"
+        )
         return Wording(claims, tuple(e for e in self._persona.exemplars if e.source not in left))
 
     def candidate(self, name: str, without: Interaction | None = None, dropped: Collection[str] = ()) -> Wording:
@@ -99,7 +101,7 @@ class Wordings:
         kept = [c for c in claims if c.pinned or c.origin == "person"]
         kept += [c for c in self._count(left) if not self._known(c.text, kept)]
         written = [c for c in claims if c.origin == "model" and not c.pinned and (c.gain or 0.0) > 0]
-        return tuple([*kept, *(c for c in written if not self._known(c.text, kept))])
+        return (*kept, *(c for c in written if not self._known(c.text, kept)))
 
     def _known(self, text: str, claims: Sequence[Claim]) -> bool:
         return any(same_claim(text, known) for known in (*self._persona.struck, *(c.text for c in claims)))

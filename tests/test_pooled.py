@@ -1,0 +1,68 @@
+"""What a cohort's gains say about one user's."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from alignment.pooled import Pool
+from personaagent.tasks import together
+
+
+async def estimates(gains: dict[str, list[float]]) -> dict[str, tuple[float, float]]:
+    pool = Pool(len(gains))
+
+    async def one(user: str, values: list[float]) -> tuple[float, float]:
+        with pool.place() as place:
+            found = (await place.join(user, {"both": np.asarray(values)}))["both"]
+            return found.mean, found.error
+
+    found = await together(one(user, values) for user, values in gains.items())
+    return dict(zip(gains, found, strict=True))
+
+
+async def test_few_interactions_are_decided_by_what_others_gain() -> None:
+    rng = np.random.default_rng(0)
+    helped = {f"u{n}": list(rng.normal(0.5, 0.4, 6)) for n in range(12)} | {"ann": [0.2, 0.6]}
+    idle = {f"u{n}": list(rng.normal(0.0, 0.4, 6)) for n in range(12)} | {"ann": [0.2, 0.6]}
+    mean, error = (await estimates(helped))["ann"]
+    assert mean - 1.645 * error > 0
+    mean, error = (await estimates(idle))["ann"]
+    assert mean - 1.645 * error < 0
+
+
+async def test_without_others_only_many_interactions_decide() -> None:
+    assert not np.isfinite((await estimates({"ann": [0.5, 0.6]}))["ann"][1])
+    mean, error = (await estimates({"ann": [0.5, 0.6, 0.4, 0.55, 0.5, 0.45, 0.6, 0.5]}))["ann"]
+    assert mean - 1.645 * error > 0
+
+
+async def test_luck_passes_as_seldom_as_promised() -> None:
+    rng = np.random.default_rng(1)
+    passed = total = 0
+    for _ in range(30):
+        found = await estimates({f"u{n}": list(rng.normal(0.0, 0.5, rng.integers(2, 7))) for n in range(12)})
+        passed += sum(mean - 1.645 * error > 0 for mean, error in found.values())
+        total += len(found)
+    assert passed / total < 0.1
+
+
+async def test_who_fails_does_not_keep_the_others() -> None:
+    pool = Pool(2)
+    place, other = pool.place(), pool.place()
+    waiting = asyncio.create_task(place.join("ann", {"both": np.asarray([1.0, 1.0])}))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    with pytest.raises(RuntimeError), other:
+        raise RuntimeError
+    assert (await waiting)["both"].users == 0
+
+
+async def test_neighbours_are_others_in_turn() -> None:
+    pool = Pool(3)
+    places = [pool.place() for _ in range(3)]
+    await together(p.join(u, {}, shared=u.upper()) for p, u in zip(places, ("ann", "ben", "eve"), strict=True))
+    assert [p.neighbour(u) for p, u in zip(places, ("ann", "ben", "eve"), strict=True)] == ["BEN", "EVE", "ANN"]
+    assert Pool(1).place().neighbour("ann") is None

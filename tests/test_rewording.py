@@ -1,0 +1,134 @@
+"""New words are kept for what the user really said, and for nothing else."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from alignment.aligner import Aligner
+from personaagent.agent import Agent
+from personaagent.local_memory import LocalMemory
+from personaagent.settings import AgentSettings, AlignmentSettings
+from personaagent.types import AlignmentResult, Decision, Interaction, Likelihood, LikelihoodRequest, Outcome, Usage
+from tests.agent_doubles import FakeLLM
+from tests.doubles import HashEmbedder
+
+START = datetime(2025, 2, 3, 9, tzinfo=UTC)
+THINGS = (
+    "the garden",
+    "dinner",
+    "a train",
+    "the flat",
+    "the cat",
+    "a letter",
+    "the match",
+    "the boiler",
+    "a visit",
+    "rain",
+)
+STYLES = {
+    "ann": "hey yes {}, sounds great lol",
+    "ben": "Dear friend, I should be delighted about {}. Yours faithfully, Ben",
+    "cem": "OK. {}. Fine by me!!! WOW",
+    "dora": "hmm {} … maybe later … let me think …",
+    "eve": "Thank you so much, my dear, about {} I am very glad. Hugs, Eve",
+}
+
+
+class LikelyLLM(FakeLLM):
+    """A model to which an answer is the likelier the more of its words the conversation has; `harm` hurts general answers."""
+
+    def __init__(self, harm: bool = False) -> None:
+        super().__init__('{"loss": "", "action": "add", "text": "", "kind": "fact"}')
+        self.harm = harm
+        self.asked: list[LikelihoodRequest] = []
+
+    async def likelihoods(self, requests: Sequence[LikelihoodRequest]) -> tuple[Likelihood, ...]:
+        self.asked += requests
+        return tuple(self._one(r) for r in requests)
+
+    def _one(self, request: LikelihoodRequest) -> Likelihood:
+        seen = set(re.findall(r"\w+", " ".join(m.text for m in request.messages).casefold()))
+        words = re.findall(r"\w+", request.answer.casefold()) or ["?"]
+        logprob = sum(-0.5 if w in seen else -3.0 for w in words)
+        if self.harm and not any(w in request.answer for w in ("lol", "Yours", "WOW", "…", "Hugs")):
+            logprob = -0.1 * len(words) * len(request.messages)
+        return Likelihood(logprob=logprob, tokens=len(words), usage=Usage(calls=1, prompt_tokens=50))
+
+
+def said(user: str, n: int, style: str) -> Interaction:
+    thing = THINGS[n % len(THINGS)]
+    return Interaction(
+        id=f"{user}-{n}",
+        user=user,
+        time=START + timedelta(hours=n),
+        query=f"Reply about {thing}.",
+        truth=style.format(thing),
+    )
+
+
+async def align(
+    truths: dict[str, list[str]], llm: LikelyLLM | None = None, **settings: object
+) -> tuple[LocalMemory, dict[str, AlignmentResult]]:
+    memory, llm, embedder = LocalMemory(HashEmbedder()), llm or LikelyLLM(), HashEmbedder()
+    for user, styles in truths.items():
+        await memory.append(user, [said(user, n, style) for n, style in enumerate(styles)])
+    # What is recalled shows the same manner here, so that nothing would be left to gain.
+    agent = Agent(llm, memory, AgentSettings(tools=False, decision=Decision(episodes=0)))
+    aligner = Aligner(
+        agent, memory, embedder, AlignmentSettings.model_validate({"retry_s": 0, "profile": False, **settings})
+    )
+    return memory, {r.user: r for r in await aligner.align(list(truths))}
+
+
+async def test_users_get_their_own_words() -> None:
+    memory, results = await align({user: [style] * 8 for user, style in STYLES.items()})
+    assert {r.outcome for r in results.values()} == {Outcome.ACCEPTED}, results
+    for user, style in STYLES.items():
+        persona = await memory.persona(user)
+        assert persona is not None
+        assert persona.exemplars
+        assert all(e.truth.startswith(style.split(" {")[0][:4]) for e in persona.exemplars)
+        assert set(persona.sources) <= {f"{user}-{n}" for n in range(8)}
+        assert (results[user].text_gain or 0) > 0
+
+
+async def test_feedback_that_says_nothing_about_a_user_changes_nothing() -> None:
+    """Truths dealt to users at random: another user's words do as well, so they are no persona."""
+    passed = total = 0
+    for seed in range(6):
+        rng = random.Random(seed)
+        _, results = await align({user: [rng.choice(list(STYLES.values())) for _ in range(8)] for user in STYLES})
+        passed += sum(r.outcome is Outcome.ACCEPTED for r in results.values())
+        total += len(results)
+    assert passed / total <= 0.15
+
+
+async def test_words_that_spoil_other_answers_are_refused() -> None:
+    _, results = await align({user: [style] * 8 for user, style in STYLES.items()}, LikelyLLM(harm=True))
+    assert {r.outcome for r in results.values()} == {Outcome.REJECTED}
+    assert "general answers" in results["ann"].reason
+
+
+async def test_nothing_is_judged_on_what_it_was_made_from() -> None:
+    llm = LikelyLLM()
+    await align({user: [style] * 8 for user, style in STYLES.items()}, llm)
+    for request in llm.asked:
+        assert request.answer not in [m.text for m in request.messages if m.role == "assistant"]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+async def test_too_few_answers_are_no_reason(count: int) -> None:
+    _, results = await align({"ann": [STYLES["ann"]] * count, "ben": [STYLES["ben"]] * 8})
+    assert results["ann"].outcome is Outcome.SKIPPED
+    assert results["ben"].outcome in (Outcome.ACCEPTED, Outcome.REJECTED)
+
+
+async def test_a_budget_that_runs_out_leaves_the_persona_and_the_others() -> None:
+    memory, results = await align({user: [style] * 8 for user, style in STYLES.items()}, max_calls=3)
+    assert all(r.outcome is not Outcome.FAILED for r in results.values()), results
+    assert (await memory.persona("ann")) is not None
