@@ -167,9 +167,9 @@ class EditProposer:
             return reason
         if len(edit.text) >= MAX_TEXT - 1 and edit.text[-1].isalnum():
             return "cut off"  # by the schema
-        # A claim may name what was chosen. An answer in the user's own words is for exemplars.
+        # A claim may name an option. Answers in whole sentences are no claims; the user's own words are for exemplars.
         asked = case.interaction
-        quoted = (asked.query,) if asked.choices else (asked.query, asked.truth or "")
+        quoted = (asked.query,) if asked.choices else (asked.query, asked.truth or "", case.answer)
         return objection(edit.text, self._names, quoted)
 
 

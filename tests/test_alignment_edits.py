@@ -177,6 +177,11 @@ async def test_the_users_own_words_are_not_claims_but_choices_may_be_named() -> 
     edits = await EditProposer(llm).propose((), [Case(wish, "", 0.0), Case(chosen, "water", 0.0)], 3, caller())
     assert [e.sources for e in edits.edits] == [("i2",)]
     assert edits.dropped == {"quotes a request": 1}
+    llm = EditLLM(lambda _: said(text="I am not sure. Could you tell me more?"))
+    edits = await EditProposer(llm).propose(
+        (), [Case(wish, "I am not sure. Could you tell me more?", 0.0)], 3, caller()
+    )
+    assert edits.dropped == {"quotes a request": 1}
 
 
 async def test_the_schema_offers_what_may_be_changed() -> None:
