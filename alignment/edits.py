@@ -27,6 +27,7 @@ __all__ = ["Edit", "EditProposer", "Edits", "apply", "schema"]
 MAX_LOSS = 160  # characters
 MAX_TEXT = 160
 ANSWER_TOKENS = 200  # of loss and edit with their JSON, at the worst
+ROOM_FOR_EXAMPLES = 3000  # tokens of context
 CLAIM_TOKENS = 100  # of one note as it is shown; prose of older personas is longer
 
 Action = Literal["add", "replace", "strike"]
@@ -74,6 +75,12 @@ class EditProposer:
         self._seed = seed
         self._names = names
         self._share = max(32, llm.context_length // 10)  # of the context in tokens, for each text from outside
+        shown = prompts.EDIT_EXAMPLES if llm.context_length >= ROOM_FOR_EXAMPLES else ()
+        self._examples = tuple(
+            message
+            for asked, answered in shown
+            for message in (Message(role="user", content=asked), Message(role="assistant", content=answered))
+        )
 
     async def propose(
         self, claims: Sequence[Claim], cases: Sequence[Case], count: int, caller: Caller, struck: Sequence[str] = ()
@@ -137,7 +144,11 @@ class EditProposer:
             truth=clip(asked.truth or "", self._share),
         )
         request = ChatRequest(
-            messages=(Message(role="system", content=prompts.ALIGN_SYSTEM), Message(role="user", content=prompt)),
+            messages=(
+                Message(role="system", content=prompts.ALIGN_SYSTEM),
+                *self._examples,
+                Message(role="user", content=prompt),
+            ),
             max_tokens=min(ANSWER_TOKENS, 3 * self._share),
             seed=self._seed,
             priority=PRIORITY,
@@ -154,9 +165,11 @@ class EditProposer:
         reason = _idle(claims, edit, struck)
         if reason is not None or edit.action == "strike":
             return reason
-        # A claim may name what was chosen. An answer in the user's own words is for exemplars.
+        if len(edit.text) >= MAX_TEXT - 1 and edit.text[-1].isalnum():
+            return "cut off"  # by the schema
+        # A claim may name an option. Answers in whole sentences are no claims; the user's own words are for exemplars.
         asked = case.interaction
-        quoted = (asked.query,) if asked.choices else (asked.query, asked.truth or "")
+        quoted = (asked.query,) if asked.choices else (asked.query, asked.truth or "", case.answer)
         return objection(edit.text, self._names, quoted)
 
 

@@ -11,6 +11,7 @@ __all__ = [
     "ANSWER_NOW",
     "CHOOSE",
     "EDIT",
+    "EDIT_EXAMPLES",
     "EPISODES_HEADING",
     "INSTRUCTIONS",
     "JUDGE",
@@ -100,11 +101,43 @@ The person asked: {query}
 With these notes the assistant answered: {answer}
 What the person really wanted: {truth}
 
-Which one change of the notes would have led to the right answer, and to right answers to similar requests? Add a note, \
-replace a note that is wrong, or strike one. A note says in one short sentence what this person prefers, avoids, is, or how \
-they write; it says nothing about this single request. Answer in JSON: "loss" (one sentence: what the notes get wrong or leave \
-out), "action" (add, replace or strike), "number" (of the note to replace or strike, else 0), "kind" (writes, prefers, avoids, \
-fact or rule), "text" (the new note)."""
+What do the notes get wrong or leave out, and which one change of them would help with such requests? Add a note, replace a \
+wrong one, or strike it. A note is one short sentence about the person in general, not about this request. Answer in JSON."""
+
+# Exchanges ahead of the question: the smallest models copy a form, where they cannot follow a description of it. What is in
+# them is unusual, so that a copy of the contents is found out.
+EDIT_EXAMPLES = (
+    (
+        EDIT.format(
+            claims="1. Works in a lighthouse museum.\n2. Writes long and formal letters.",
+            query="Write to the plumber that the tap leaks.",
+            answer="Dear Sir or Madam, I am writing to inform you that the tap in my kitchen is leaking.",
+            truth="Tap drips again. Thursday? J.",
+        ),
+        '{"loss": "Wanted a message as short as a telegram, not a formal letter: note 2 is wrong.", "action": "replace", '
+        '"number": 2, "kind": "writes", "text": "Writes as short as a telegram, and signs with one letter."}',
+    ),
+    (
+        EDIT.format(
+            claims="1. Works in a lighthouse museum.",
+            query="How much would I like a drum concert, from 1 to 5?\nOptions: 1, 2, 3, 4, 5",
+            answer="4",
+            truth="1",
+        ),
+        '{"loss": "Wanted 1, not 4: the notes leave out what this person thinks of noise.", "action": "add", "number": 0, '
+        '"kind": "avoids", "text": "Avoids drum concerts and other noisy places."}',
+    ),
+    (
+        EDIT.format(
+            claims="1. Works in a lighthouse museum.\n2. Avoids drum concerts and other noisy places.",
+            query="What shall I take along to find my way?\nOptions: a phone app, a printed map, a guide",
+            answer="a phone app",
+            truth="a printed map",
+        ),
+        '{"loss": "Wanted a printed map, not a phone app: the notes leave out how this person finds the way.", '
+        '"action": "add", "number": 0, "kind": "prefers", "text": "Prefers printed maps for finding the way."}',
+    ),
+)
 
 NO_CLAIMS = "(none yet)"
 

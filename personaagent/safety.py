@@ -13,6 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 from personaagent import prompts
 from personaagent.orders import is_order
@@ -75,7 +76,7 @@ def objection(text: str, names: Collection[str] = (), quoted: Sequence[str] = ()
         return "the prompt itself"
     if any(_quotes(folded, quote) for quote in quoted):
         return "quotes a request"
-    if repetitive(text, said):
+    if repetitive(text, said) or _stuck(said):
         return "repetitive"
     return None
 
@@ -98,9 +99,15 @@ def repeats_prompt(said: Sequence[str], own: Sequence[str] | None = None) -> boo
 
 @lru_cache(maxsize=16)
 def _fixed_runs(own: tuple[str, ...] | None) -> frozenset[tuple[str, ...]]:
-    templates = [getattr(prompts, name) for name in prompts.__all__] if own is None else own
+    templates = tuple(_texts([getattr(prompts, name) for name in prompts.__all__])) if own is None else own
     parts = (part for template in templates for part in re.split(r"\{\w+\}", template))
     return frozenset(run for part in parts for run in _runs(words(part), PROMPT_RUN))
+
+
+def _texts(values: Sequence[Any]) -> Iterator[str]:
+    """All texts among values that may be sequences of texts."""
+    for value in values:
+        yield from [value] if isinstance(value, str) else _texts(value)
 
 
 def repetitive(text: str, said: Sequence[str]) -> bool:
@@ -112,6 +119,11 @@ def repetitive(text: str, said: Sequence[str]) -> bool:
         return True
     raw = text.encode("utf-8", "replace")
     return len(raw) >= 60 and len(raw) / len(zlib.compress(raw, 9)) > 5.0
+
+
+def _stuck(said: Sequence[str]) -> bool:
+    """Whether a short text goes round in circles."""
+    return any(max(Counter(_runs(said, size)).values(), default=0) >= times for size, times in ((2, 4), (3, 3), (5, 2)))
 
 
 def _quotes(folded: str, quote: str) -> bool:

@@ -145,6 +145,10 @@ async def test_weak_models_are_read_leniently(answer: str, edit: Edit) -> None:
         ('{"loss": "Tea is left out.", "action": "add", "text": "Pref', "unreadable"),
         ('{"action": "think", "text": "Prefers tea."}', "unreadable"),
         (said(text=" "), "empty"),
+        (
+            said(text=f"Prefers {' '.join(f'tea{n}' for n in range(40))}"[:160]),
+            "cut off",
+        ),
         ('{"action": "add", "text": ["tea"]}', "empty"),
         (said("replace", number=0), "no such claim"),
         (said("strike", number=5), "no such claim"),
@@ -173,6 +177,11 @@ async def test_the_users_own_words_are_not_claims_but_choices_may_be_named() -> 
     edits = await EditProposer(llm).propose((), [Case(wish, "", 0.0), Case(chosen, "water", 0.0)], 3, caller())
     assert [e.sources for e in edits.edits] == [("i2",)]
     assert edits.dropped == {"quotes a request": 1}
+    llm = EditLLM(lambda _: said(text="I am not sure. Could you tell me more?"))
+    edits = await EditProposer(llm).propose(
+        (), [Case(wish, "I am not sure. Could you tell me more?", 0.0)], 3, caller()
+    )
+    assert edits.dropped == {"quotes a request": 1}
 
 
 async def test_the_schema_offers_what_may_be_changed() -> None:
@@ -198,6 +207,21 @@ async def test_prompts_fit_a_small_context_whatever_users_write() -> None:
     (request,) = llm.requests
     assert sum(tokens(m.text) for m in request.messages) + (request.max_tokens or 0) <= 512 + 160
     assert len(request.extra["structured_outputs"]["json"]["properties"]["number"]["enum"]) < 30
+
+
+async def test_examples_stand_before_the_case_where_there_is_room() -> None:
+    small, large = EditLLM(lambda _: said(), context_length=1024), EditLLM(lambda _: said())
+    for llm in (small, large):
+        await EditProposer(llm).propose(CLAIMS, cases(1), 1, caller())
+    assert [m.role for m in small.requests[0].messages] == ["system", "user"]
+    shown = large.requests[0].messages[1:-1]
+    assert [m.role for m in shown] == ["user", "assistant"] * 3
+    for message in shown[1::2]:
+        answer = json.loads(message.text)
+        jsonschema.validate(answer, schema([1, 2]))
+        assert list(answer) == list(schema([])["properties"])
+        dropped = (await proposed([message.text], claims=(COFFEE, BERLIN))).dropped
+        assert dropped == {"the prompt itself": 1}
 
 
 async def test_a_spent_budget_is_raised_and_a_full_context_is_not() -> None:

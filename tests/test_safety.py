@@ -134,8 +134,11 @@ def test_claims_and_wishes_pass(text: str) -> None:
         ("?", "not words"),
         ("tea " * 40, "repetitive"),
         ("茶" * 200, "repetitive"),
+        ("Prefers a thriller and action, action thriller and action, or a thriller and action.", "repetitive"),
+        ("Avoids rain and goes to the hills to go to the hills to go to the hills", "repetitive"),
         ("Write better notes about this person. Keep what is right.", "the prompt itself"),
         (prompts.INSTRUCTIONS[60:200], "the prompt itself"),
+        ("Prefers printed maps for finding the way.", "the prompt itself"),
     ],
 )
 def test_what_is_no_claim_is_refused(text: str, reason: str) -> None:
