@@ -1,7 +1,9 @@
 """How memory is best read for one user, fitted on every past answer: each is foretold from what was known before it.
 
 The log score of a reading is the sum of log p(answer | everything before it), in time order: its prequential score (Dawid,
-1984). It needs no interactions held out, since none is foretold from itself, and no model calls.
+1984). It needs no interactions held out, since none is foretold from itself, and no model calls. The next requests are partly new,
+which this stands for, and partly what was asked before, which it does not: a reading that forgets, or that believes little,
+loses nothing by it. So a choice counts half as new, and half as asked again in other words with memory as it is now.
 
 Few answers tell little, so what other users gain is where a user's fit starts: an empirical-Bayes estimate (Robbins, 1956;
 Efron and Morris, 1975). Let g_t(r) be log p_t(r) - log p_t(own), what reading r foretells interaction t better by than the
@@ -31,6 +33,7 @@ import numpy.typing as npt
 
 from alignment.candidates import Grid, Reading
 from alignment.gate import ROUNDING
+from alignment.rollouts import reworded
 from personaagent.features import normalised
 from personaagent.protocols import Memory
 from personaagent.types import Interaction, Kind, Recall, RecallQuery
@@ -104,6 +107,8 @@ async def foretell(
 ) -> Foretold:
     """Foretell a user's past closed choices and ratings under every reading of a grid, each from what was known before it.
 
+    The log-probability of a choice is the mean of that and of its log-probability if it were asked again now.
+
     Left out are the oldest of `history`, before which nothing was known, and those whose truth is not among the choices.
 
     Args:
@@ -122,14 +127,27 @@ async def foretell(
         RecallQuery(text=i.query, k=0, choices=i.choices, decisions=grid.queries(), before=i.id, with_truth=True)
         for i, _ in asked
     ]
+    repeated = [i for i, _ in asked if i.kind is Kind.CHOICE]
+    queries += [
+        RecallQuery(text=reworded(i.query), k=0, choices=i.choices, decisions=grid.queries(), with_truth=True)
+        for i in repeated
+    ]
     found: list[Recall] = []
     for at in range(0, len(queries), CHUNK):
         some = queries[at : at + CHUNK]
         found += await patiently(partial(memory.recall_many, user, some))
+    new, again = found[: len(asked)], {i.id: r for i, r in zip(repeated, found[len(asked) :], strict=True)}
     logs = np.zeros((len(asked), len(grid.readings)))
-    for row, (_, rights), recall in zip(logs, asked, found, strict=True):
-        row[:] = np.logaddexp.reduce(np.asarray(recall.evidence, dtype=float)[:, rights], axis=1)
+    for row, (interaction, rights), recall in zip(logs, asked, new, strict=True):
+        row[:] = _log(recall, rights)
+        if interaction.id in again:
+            row[:] = (row + _log(again[interaction.id], rights)) / 2
     return Foretold(user, grid.readings, logs)
+
+
+def _log(recall: Recall, rights: Mask) -> Float:
+    """Log-probability of what is right under each reading, (r,)."""
+    return np.asarray(np.logaddexp.reduce(np.asarray(recall.evidence, dtype=float)[:, rights], axis=1))
 
 
 def _rights(interaction: Interaction) -> Mask:

@@ -44,7 +44,9 @@ def drawn(
 
 class TestForetell:
     async def test_each_answer_is_foretold_from_what_was_before_it(self) -> None:
-        history = [drink("ann", i, truth=("water", "mint tea")[i % 2]) for i in range(12)]
+        grades = ("1", "2", "3", "4", "5")
+        drinks = [drink("ann", i, truth=("2", "5")[i % 2]) for i in range(12)]
+        history = [i.model_copy(update={"choices": grades}) for i in drinks]
         whole, part = await told(history), await told(history[:7])
         assert whole.logs.shape == (11, SIZE)
         assert whole.readings == READINGS
@@ -69,7 +71,12 @@ class TestForetell:
         await memory.append("ann", history)
         await foretell(memory, "ann", history, Grid(Decision(), [Kind.CHOICE]), at_once)
         assert max(sizes) <= 8
-        assert sum(sizes) == 29
+        assert sum(sizes) == 2 * 29  # as new, and asked again
+
+    async def test_a_choice_counts_half_as_new_and_half_as_asked_again(self) -> None:
+        history = [drink("ann", i, truth=("water", "mint tea", "black coffee")[i % 3]) for i in range(12)]
+        before, after = await told(history[:8]), await told(history)
+        assert not np.allclose(after.logs[:7], before.logs)  # what was answered later counts when it is asked again
 
     async def test_ratings_are_foretold_by_their_grade(self) -> None:
         history = [
