@@ -38,10 +38,13 @@ from personaagent.types import (
     ChatResult,
     Interaction,
     Kind,
+    Likelihood,
+    LikelihoodRequest,
     Origin,
     Outcome,
     Persona,
     PersonaDraft,
+    Usage,
     user_key,
 )
 
@@ -452,11 +455,24 @@ class _Charged:
         self._caller = caller
 
     @property
+    def inner(self) -> LLM:
+        return self._llm
+
+    @property
     def context_length(self) -> int:
         return self._llm.context_length
 
     async def chat(self, request: ChatRequest) -> ChatResult:
         return await self._caller.call(lambda: self._llm.chat(request), lambda r: r.usage)
+
+    async def likelihoods(self, requests: Sequence[LikelihoodRequest]) -> tuple[Likelihood, ...]:
+        llm = likely(self._llm)
+        if llm is None:
+            raise TypeError("this model tells no likelihoods")
+        if not requests:
+            return ()
+        together = partial(llm.likelihoods, requests)
+        return await self._caller.call(together, lambda rs: sum((r.usage for r in rs), Usage()), len(requests))
 
     def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
         raise TypeError("alignment reads whole answers")

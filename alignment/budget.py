@@ -47,35 +47,35 @@ class Budget:
         """Make reserved calls available."""
         self._reserved = 0
 
-    def start(self) -> None:
-        """Count a call that is about to be made.
+    def start(self, calls: int = 1) -> None:
+        """Count calls that are about to be made.
 
         Raises:
-            BudgetExceeded: it would pass a bound of the user or of the run.
+            BudgetExceeded: they would pass a bound of the user or of the run.
         """
         mean = self.tokens / self.calls if self.calls else 0.0
-        if self._max_calls is not None and self.calls + self._reserved >= self._max_calls:
+        if self._max_calls is not None and self.calls + self._reserved + calls > self._max_calls:
             raise BudgetExceeded(f"the budget of {self._max_calls} calls is used up")
         if self._max_tokens is not None and self.tokens + self._reserved * mean >= self._max_tokens:
             raise BudgetExceeded(f"the budget of {self._max_tokens} tokens is used up")
         if self._parent is not None:
-            self._parent.start()
-        self.calls += 1
+            self._parent.start(calls)
+        self.calls += calls
 
-    def cancel(self) -> None:
-        """Take back a started call that failed: nothing was answered."""
-        self.calls -= 1
+    def cancel(self, calls: int = 1) -> None:
+        """Take back started calls that failed: nothing was answered."""
+        self.calls -= calls
         if self._parent is not None:
-            self._parent.cancel()
+            self._parent.cancel(calls)
 
-    def finish(self, usage: Usage) -> None:
-        """Charge a started call with what it really used; work without a model (`usage.calls` 0) costs nothing."""
-        self.calls += usage.calls - 1
+    def finish(self, usage: Usage, calls: int = 1) -> None:
+        """Charge started calls with what they really used; work without a model (`usage.calls` 0) costs nothing."""
+        self.calls += usage.calls - calls
         self.prompt_tokens += usage.prompt_tokens
         self.completion_tokens += usage.completion_tokens
         self.cached_tokens += usage.cached_tokens
         if self._parent is not None:
-            self._parent.finish(usage)
+            self._parent.finish(usage, calls)
 
 
 class Caller:
@@ -92,8 +92,8 @@ class Caller:
         self._pause_s = pause_s
         self.budget = budget
 
-    async def call(self, make: Callable[[], Awaitable[T]], usage: Callable[[T], Usage]) -> T:
-        """The result of `make`, a model call, charged with `usage(result)`.
+    async def call(self, make: Callable[[], Awaitable[T]], usage: Callable[[T], Usage], calls: int = 1) -> T:
+        """The result of `make`, so many model calls sent as one, charged with `usage(result)`.
 
         Raises:
             BudgetExceeded: before anything is sent.
@@ -102,13 +102,13 @@ class Caller:
 
         async def once() -> T:
             async with self._slots.taken(self._rank):
-                self.budget.start()
+                self.budget.start(calls)
                 try:
                     result = await make()
                 except BaseException:
-                    self.budget.cancel()
+                    self.budget.cancel(calls)
                     raise
-                self.budget.finish(usage(result))
+                self.budget.finish(usage(result), calls)
                 return result
 
         return await self.patiently(once)

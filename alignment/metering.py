@@ -9,17 +9,22 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
-from personaagent.protocols import LLM, Embedder, Matrix
-from personaagent.types import ChatRequest, ChatResult, Usage
+from personaagent.protocols import LLM, Embedder, Matrix, likely
+from personaagent.tasks import together
+from personaagent.types import ChatRequest, ChatResult, Likelihood, LikelihoodRequest, Usage
 
 __all__ = ["CachedEmbedder", "Meter", "SharedLLM", "Tally", "counted", "spent"]
+
+R = TypeVar("R", ChatResult, Likelihood)
 
 
 @dataclass
@@ -52,7 +57,7 @@ class _Entry:
     """One distinct request; the lock lets a second asker wait for the first one's answer."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    result: ChatResult | None = None
+    result: Any = None
     seconds: float = 0.0
 
 
@@ -101,6 +106,11 @@ class SharedLLM:
         self.sent = 0  # requests that really went to the engine
 
     @property
+    def inner(self) -> LLM:
+        """The model that is asked."""
+        return self._llm
+
+    @property
     def context_length(self) -> int:
         """See `LLM`."""
         return self._llm.context_length
@@ -111,8 +121,30 @@ class SharedLLM:
 
     async def ask(self, request: ChatRequest) -> tuple[ChatResult, float]:
         """The answer and its share of the engine's time in seconds. Raises as `LLM.chat` does."""
+
+        async def chat() -> ChatResult:
+            # The engine's whole response is large.
+            return (await self._llm.chat(request)).model_copy(update={"raw": {}})
+
         if request.temperature > 0 and request.seed is None:
-            return await self._send(request)
+            return await self._send(partial(self._llm.chat, request))
+        return await self._once(request, chat)
+
+    async def tell(self, request: LikelihoodRequest) -> tuple[Likelihood, float]:
+        """An answer's likelihood, and its share of the engine's time in seconds. Raises as `Likely.likelihoods` does."""
+        llm = likely(self._llm)
+        if llm is None:
+            raise TypeError("this model tells no likelihoods")
+
+        async def read() -> Likelihood:
+            (found,) = await llm.likelihoods([request])
+            return found
+
+        return await self._once(request, read)
+
+    async def _once(
+        self, request: ChatRequest | LikelihoodRequest, make: Callable[[], Awaitable[R]]
+    ) -> tuple[R, float]:
         # Priority changes when an answer comes, not which.
         raw = request.model_dump_json(exclude={"priority"}).encode("utf-8", "surrogatepass")
         key = hashlib.blake2b(raw, digest_size=16).digest()
@@ -122,16 +154,15 @@ class SharedLLM:
             self._entries.popitem(last=False)
         async with entry.lock:
             if entry.result is None:
-                result, entry.seconds = await self._send(request)
-                entry.result = result.model_copy(update={"raw": {}})  # the engine's whole response is large
+                entry.result, entry.seconds = await self._send(make)
             return entry.result, entry.seconds
 
-    async def _send(self, request: ChatRequest) -> tuple[ChatResult, float]:
+    async def _send(self, make: Callable[[], Awaitable[R]]) -> tuple[R, float]:
         self.sent += 1
         since = self._clock.enter()
         seconds = 0.0
         try:
-            result = await self._llm.chat(request)
+            result = await make()
         finally:
             seconds = self._clock.leave(since)
         return result, seconds
@@ -146,13 +177,25 @@ class Meter:
         self.seconds = 0.0
 
     @property
+    def inner(self) -> LLM:
+        """The model that is asked."""
+        return self._shared.inner
+
+    @property
     def context_length(self) -> int:
         """See `LLM`."""
         return self._shared.context_length
 
     async def chat(self, request: ChatRequest) -> ChatResult:
         """See `LLM`. A shared answer counts as a call with its whole usage."""
-        result, seconds = await self._shared.ask(request)
+        return self._counted(*await self._shared.ask(request))
+
+    async def likelihoods(self, requests: Sequence[LikelihoodRequest]) -> tuple[Likelihood, ...]:
+        """See `Likely`; each counts as a call. TypeError if the model tells none (`protocols.likely`)."""
+        told = await together(self._shared.tell(request) for request in requests)
+        return tuple(self._counted(result, seconds) for result, seconds in told)
+
+    def _counted(self, result: R, seconds: float) -> R:
         self.usage = self.usage + result.usage
         self.seconds += seconds
         tally = _TALLY.get()

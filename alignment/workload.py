@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import random
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
@@ -23,6 +24,8 @@ from personaagent.types import (
     ChatResult,
     ForgetReceipt,
     Interaction,
+    Likelihood,
+    LikelihoodRequest,
     Persona,
     PersonaDraft,
     Profile,
@@ -114,6 +117,11 @@ class ScriptedEngine:
         liked = [rng.choice(_SUBJECTS[s]) for s in rng.sample(list(_SUBJECTS), 3)]
         text = f"This person is fond of {liked[0]} and {liked[1]}, and settles for {liked[2]} on a weekday."
         return ChatResult(text=text, usage=_usage(size, len(text) // 4), message={"role": "assistant", "content": text})
+
+    async def likelihoods(self, requests: Sequence[LikelihoodRequest]) -> tuple[Likelihood, ...]:
+        """Of unigrams: words that the conversation has are likelier than others."""
+        await asyncio.sleep(0)
+        return tuple(_unigrams(" ".join(m.text for m in r.messages).split(), r.answer.split()) for r in requests)
 
     async def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
         """The answer as one piece."""
@@ -221,6 +229,13 @@ class MadeUpMemory:
 
     async def commit_population(self, population: Population) -> None:
         """Nothing is kept."""
+
+
+def _unigrams(before: list[str], answer: list[str]) -> Likelihood:
+    """Word counts, and one more for each of ten thousand words there might be; the end is one of these."""
+    among = len(before) + 10_000
+    logprob = sum(math.log((before.count(word) + 1) / among) for word in [*answer, ""])
+    return Likelihood(logprob=logprob, tokens=len(answer) + 1, usage=_usage(len(before) + len(answer) + 1, 0))
 
 
 def _usage(prompt: int, completion: int) -> Usage:

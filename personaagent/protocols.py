@@ -28,7 +28,7 @@ from personaagent.types import (
     UserSummary,
 )
 
-__all__ = ["LLM", "Embedder", "Likely", "Matrix", "Memory"]
+__all__ = ["LLM", "Embedder", "Likely", "Matrix", "Memory", "Wrapper", "likely"]
 
 Matrix = npt.NDArray[np.float32]  # (n, dim), rows of unit length
 
@@ -43,13 +43,14 @@ class Embedder(Protocol):
 
 @runtime_checkable
 class Likely(Protocol):
-    """A model that also tells how likely it would have given an answer. Not every server does: ask `isinstance`."""
+    """A model that also tells how likely it would have given an answer. Not every server does: ask `likely`."""
 
     async def likelihoods(self, requests: Sequence[LikelihoodRequest]) -> tuple[Likelihood, ...]:
         """log p(answer | conversation) of each request, in their order: one prefill each and no generation.
 
         Raises:
             ContextLengthExceeded: conversation and answer of one of them do not fit the context.
+            InvalidInput: an answer is empty.
             LLMError, UnavailableError: as `LLM.chat`.
         """
         ...
@@ -76,6 +77,23 @@ class LLM(Protocol):
     def context_length(self) -> int:
         """Tokens that prompt and answer may take together."""
         ...
+
+
+@runtime_checkable
+class Wrapper(Protocol):
+    """A model around another one, which can do what that one can."""
+
+    @property
+    def inner(self) -> LLM:
+        """The model inside."""
+        ...
+
+
+def likely(llm: LLM) -> Likely | None:
+    """The model, if it tells likelihoods. A wrapper has the method whatever it wraps, so what is inside decides."""
+    if isinstance(llm, Wrapper) and likely(llm.inner) is None:
+        return None
+    return llm if isinstance(llm, Likely) else None
 
 
 class Memory(Protocol):

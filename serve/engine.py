@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,16 +17,19 @@ from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackConfig
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.openai_api_models import ChatCompletionRequest
+from vllm.exceptions import VLLMClientError, VLLMServerError
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from personaagent.errors import LLMError
 from personaagent.llm import result_of, usage_of
 from personaagent.models import context_length, llm_source, model_name, prepare_llm
 from personaagent.settings import EMBEDDED, Settings
-from personaagent.types import ChatResult, Usage
+from personaagent.tasks import together
+from personaagent.types import ChatResult, Likelihood, Usage
 
 from .cpu import fit_to_cpu
-from .llm import EngineCall, EngineStats, Refusal
+from .likelihood import AnswerReader
+from .llm import AnswerCall, EngineCall, EngineStats, Refusal
 from .scheduler import STEP_TOKENS
 
 __all__ = ["PersonaLLMServer", "llm_config", "llm_deployment"]
@@ -73,6 +76,7 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
         self._seeded = llm_config.accelerator_config.kind != "cpu"
         self._stats = EngineStats(pid=os.getpid())
         await super().__init__(llm_config)
+        self._reader = AnswerReader(self.engine)
         await self._warm_up()
 
     async def _start_engine(self) -> None:
@@ -137,6 +141,28 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
                 yield self._refused(str(e))
             except EngineDeadError:
                 yield self._dead()
+
+    async def likelihoods(self, calls: Sequence[AnswerCall]) -> list[Likelihood | Refusal]:
+        """How likely the answers are, in the calls' order. All are under way together; batch work takes a slot for each."""
+        return await together(self._likelihood(call) for call in calls)
+
+    async def _likelihood(self, call: AnswerCall) -> Likelihood | Refusal:
+        admitted = await self._admit(call)
+        if admitted is not None:
+            return admitted
+        with self._running(call):
+            try:
+                found = await self._reader.read(call)
+            except ValidationError as e:
+                return self._refused(_reason(e))
+            except (ValueError, VLLMClientError) as e:
+                return self._refused(str(e))
+            except EngineDeadError:
+                return self._dead()
+            except (LLMError, VLLMServerError) as e:
+                return await self._failed(500, str(e))
+            self._count(found.usage)
+            return found
 
     def _request(self, call: EngineCall) -> ChatCompletionRequest:
         body = call.body if self._seeded else {**call.body, "seed": None}

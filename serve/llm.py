@@ -9,10 +9,10 @@ import asyncio
 import hashlib
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import (
@@ -22,19 +22,24 @@ from ray.serve.exceptions import (
     ReplicaUnavailableError,
 )
 
-from personaagent.errors import LLMError, PersonaAgentError, UnavailableError
+from personaagent.errors import InvalidInput, LLMError, PersonaAgentError, UnavailableError
 from personaagent.llm import StreamParser, engine_error, request_body
-from personaagent.types import ChatRequest, ChatResult
+from personaagent.tasks import together
+from personaagent.types import ChatRequest, ChatResult, Likelihood, LikelihoodRequest
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
-__all__ = ["EngineCall", "EngineStats", "HandleLLM", "Refusal"]
+__all__ = ["AnswerCall", "EngineCall", "EngineStats", "HandleLLM", "Refusal"]
 
 log = logging.getLogger(__name__)
 
 _GONE = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError, BackPressureError)
 _BACKOFF_S = (0.05, 2.0)  # first and longest wait of a batch call that the engine has no room for
+_TOGETHER = 32  # answers of one call of a replica
+
+C = TypeVar("C", bound="EngineCall")
+A = TypeVar("A", ChatResult, Likelihood)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,13 @@ class EngineCall:
         """The same for calls whose prompts begin alike: the first message holds the instructions and the persona."""
         first = str(self.body["messages"][0].get("content"))
         return hashlib.blake2b(first.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerCall(EngineCall):
+    """An answer to the conversation in `body`, whose likelihood is asked for."""
+
+    answer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,22 +116,41 @@ class HandleLLM:
     async def chat(self, request: ChatRequest) -> ChatResult:
         """The whole answer. Raises as `protocols.LLM.chat` says."""
         call = EngineCall(request_body(request, self._model))
-        retried, wait = False, _BACKOFF_S[0]
-        while True:
-            try:
-                answer = await self._complete(call)
-            except _GONE as e:
-                if retried:
-                    raise UnavailableError("the model's replica died twice under the same call") from e
-                retried = True
-                log.info("the model's replica is gone (%s); trying another", type(e).__name__)
-                continue
-            if isinstance(answer, ChatResult):
-                return answer
-            if not answer.busy:
-                raise answer.error()
-            await asyncio.sleep(wait * random.uniform(0.5, 1.5))
-            wait = min(2 * wait, _BACKOFF_S[1])
+
+        async def send(calls: list[EngineCall]) -> list[ChatResult | Refusal]:
+            return [await self._call("complete", call.prefix, call)]
+
+        (answer,) = await self._with_room(send, [call])
+        return answer
+
+    async def likelihoods(self, requests: Sequence[LikelihoodRequest]) -> tuple[Likelihood, ...]:
+        """Of each request, in their order. Raises as `protocols.Likely.likelihoods` says.
+
+        Those whose prompts begin alike go to one replica, at most 32 in a call. One that fails ends the others.
+
+        Raises:
+            InvalidInput: an answer is empty, or there is no conversation.
+        """
+        calls = [self._answer_call(request) for request in requests]
+        alike: dict[str, list[int]] = {}
+        for number, call in enumerate(calls):
+            alike.setdefault(call.prefix, []).append(number)
+        found: dict[int, Likelihood] = {}
+
+        async def work(numbers: list[int], prefix: str) -> None:
+            async def send(some: list[AnswerCall]) -> list[Likelihood | Refusal]:
+                answers: list[Likelihood | Refusal] = await self._call("likelihoods", prefix, some)
+                return answers
+
+            told = await self._with_room(send, [calls[n] for n in numbers])
+            found.update(zip(numbers, told, strict=True))
+
+        await together(
+            work(numbers[start : start + _TOGETHER], prefix)
+            for prefix, numbers in alike.items()
+            for start in range(0, len(numbers), _TOGETHER)
+        )
+        return tuple(found[number] for number in range(len(calls)))
 
     async def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
         """Pieces of text, then the whole answer. Not for requests with tools: their calls are not text."""
@@ -156,12 +187,45 @@ class HandleLLM:
         """Raise UnavailableError unless a replica answers."""
         await self.stats()
 
-    async def _complete(self, call: EngineCall) -> ChatResult | Refusal:
-        response = self._handle.options(method_name="complete", session_id=call.prefix).remote(call)
+    def _answer_call(self, request: LikelihoodRequest) -> AnswerCall:
+        if not request.answer:
+            raise InvalidInput("the likelihood of an empty answer was asked for")
+        if not request.messages:
+            raise InvalidInput("the likelihood of an answer to no conversation was asked for")
+        # Beside the answer there are its end and the token that the engine generates in any case.
+        asked = ChatRequest(messages=request.messages, max_tokens=2, priority=request.priority)
+        return AnswerCall(request_body(asked, self._model), request.answer)
+
+    async def _with_room(self, send: Callable[[list[C]], Awaitable[list[A | Refusal]]], calls: list[C]) -> list[A]:
+        """The answers to calls that are sent together; those that the engine has no room for are sent again, and again."""
+        answers: dict[int, A] = {}
+        left = list(range(len(calls)))
+        retried, wait = False, _BACKOFF_S[0]
+        while True:
+            try:
+                some = await send([calls[number] for number in left])
+            except _GONE as e:
+                if retried:
+                    raise UnavailableError("the model's replica died twice under the same call") from e
+                retried = True
+                log.info("the model's replica is gone (%s); trying another", type(e).__name__)
+                continue
+            for number, answer in zip(left, some, strict=True):
+                if not isinstance(answer, Refusal):
+                    answers[number] = answer
+                elif not answer.busy:
+                    raise answer.error()
+            left = [number for number in left if number not in answers]
+            if not left:
+                return [answers[number] for number in range(len(calls))]
+            await asyncio.sleep(wait * random.uniform(0.5, 1.5))
+            wait = min(2 * wait, _BACKOFF_S[1])
+
+    async def _call(self, method: str, prefix: str, argument: Any) -> Any:
+        response = self._handle.options(method_name=method, session_id=prefix).remote(argument)
         try:
             async with self._in_time():
-                answer: ChatResult | Refusal = await response
-                return answer
+                return await response
         except asyncio.CancelledError:
             response.cancel()
             raise

@@ -1,21 +1,27 @@
-"""vLLM's scheduler, with short steps while somebody chats. Imported by the engine's process.
+"""vLLM's scheduler, with short steps while somebody chats, and with bounds on what the prefix cache serves. Imported by the
+engine's process.
 
 A step of the engine takes as long as the tokens in it need, and every sequence gets one token per step. So a chat whose
 answer is being decoded waits, for each of its tokens, for all batch work that shares the step: on few cores a full step is
 a third of a second. While chats are under way a step takes only few tokens of anything else.
+
+Log-probabilities are computed with the tokens they belong to, so an answer whose likelihood is asked for must not come out of
+the prefix cache, but the conversation before it may.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from vllm.v1.core.kv_cache_manager import KVCacheBlocks
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
-__all__ = ["STEP_TOKENS", "AsyncChatFirst", "ChatFirst"]
+__all__ = ["CACHED_UNTIL", "STEP_TOKENS", "AsyncChatFirst", "ChatFirst"]
 
+CACHED_UNTIL = "cached_until"  # key of a request's `extra_args`: tokens that may come out of the prefix cache
 STEP_TOKENS = "chat_step_tokens"  # key of the engine's `additional_config`
 
 
@@ -26,6 +32,8 @@ class ChatFirst(Scheduler):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._full_step: int = self.max_num_scheduled_tokens  # type: ignore[has-type]
         self._shared_step = int(self.vllm_config.additional_config[STEP_TOKENS])
+        self._all_cached = self.kv_cache_manager.get_computed_blocks
+        self.kv_cache_manager.get_computed_blocks = self._cached
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         """See `Scheduler`. A chat's own prompt is never held up: its tokens come on top of the bound."""
@@ -40,6 +48,16 @@ class ChatFirst(Scheduler):  # type: ignore[misc]
             step = min(step, self._shared_step + unread)
         self.max_num_scheduled_tokens = step
         return super().schedule(*args, **kwargs)
+
+    def _cached(self, request: Request) -> tuple[KVCacheBlocks, int, int]:
+        """As `KVCacheManager.get_computed_blocks`, which looks up all tokens but the last."""
+        manager = self.kv_cache_manager
+        until = ((request.sampling_params and request.sampling_params.extra_args) or {}).get(CACHED_UNTIL)
+        if not isinstance(until, int) or until < 0 or not manager.prefix_cache_lookup_enabled(request):
+            found: tuple[KVCacheBlocks, int, int] = self._all_cached(request)
+            return found
+        blocks, known, missing = manager.coordinator.find_longest_cache_hit(request.block_hashes, until)
+        return manager.create_kv_cache_blocks(blocks), known, known + missing if missing else 0
 
 
 class AsyncChatFirst(ChatFirst, AsyncScheduler):  # type: ignore[misc]

@@ -4,7 +4,9 @@ The answer repeats the last user message. Its first word can ask for more:
     refuse   an error of the request        die      the process ends at once
     explode  an exception                   calls    a call of the first tool offered
     dead     what vLLM raises when its engine is gone
-A closed choice falls on the option that comes first in the last message, or on the first. Environment:
+A closed choice falls on the option that comes first in the last message, or on the first. How likely an answer is tells a
+model of single words: those that stand before are likelier. It has a prefix cache, and `dead` and `refuse` work as above.
+Environment:
     SCRIPTED_DELAY_S  seconds per call      SCRIPTED_HOLD  calls of priority > 0 wait while this file exists
 """
 
@@ -17,8 +19,10 @@ import os
 import re
 import time
 import uuid
+import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ray.llm._internal.serve.core.configs.openai_api_models import (  # the classes that the real engine answers with
@@ -27,7 +31,70 @@ from ray.llm._internal.serve.core.configs.openai_api_models import (  # the clas
 )
 from ray.llm._internal.serve.core.engine.protocol import LLMEngine
 from ray.serve.llm import LLMConfig
-from vllm.v1.engine.exceptions import EngineDeadError
+from vllm import RequestOutput, SamplingParams
+from vllm.exceptions import VLLMValidationError
+from vllm.inputs import tokens_input
+from vllm.logprobs import Logprob
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from tests.scripted_words import END, script, unigram
+
+BLOCK = 16  # tokens of the prefix cache
+
+
+def token(word: str) -> int:
+    """A word's token."""
+    return zlib.crc32(word.encode())
+
+
+class Words:
+    """What `AnswerReader` uses of vLLM's AsyncLLM and OpenAIServingChat, for the model of single words."""
+
+    def __init__(self, context: int, hold: str | None) -> None:
+        self._context = context
+        self._hold = hold
+        self._words: dict[int, str] = {}
+        self._cached: set[tuple[int, ...]] = set()  # beginnings that end with a whole block
+        self.renderer = self
+        self.model_config = SimpleNamespace(max_model_len=context, try_get_generation_config=dict)
+
+    def get_eos_token_id(self) -> int:
+        return token(END)
+
+    async def render_chat_request(self, request: Any) -> Any:
+        text = script(request.messages) + ("assistant: " if request.add_generation_prompt else "")
+        tokens = await self.tokenize_prompt_async({"prompt": text}, request.build_tok_params(self.model_config))
+        return [], [tokens_input(tokens["prompt_token_ids"], prompt=text)]
+
+    async def tokenize_prompt_async(self, prompt: dict[str, str], params: Any) -> dict[str, list[int]]:
+        words = prompt["prompt"].split()
+        if len(words) + params.max_output_tokens > self._context:
+            raise VLLMValidationError(f"This model's maximum context length is {self._context} tokens.")
+        self._words |= {token(w): w for w in words}
+        return {"prompt_token_ids": [token(w) for w in words]}
+
+    async def generate(
+        self, prompt: Any, params: SamplingParams, request_id: str, priority: int = 0
+    ) -> AsyncIterator[RequestOutput]:
+        while self._hold and priority > 0 and Path(self._hold).exists():  # noqa: ASYNC110, ASYNC240
+            await asyncio.sleep(0.01)
+        tokens = prompt["prompt_token_ids"]
+        words = [self._words.get(t, END) for t in tokens]
+        command = words[len(words) - words[::-1].index("user:")]
+        if command == "dead":
+            raise EngineDeadError
+        if command == "explode":
+            raise EngineGenerateError
+        await asyncio.sleep(0.001)
+        known = 0
+        for end in range(BLOCK, len(tokens), BLOCK):
+            beginning = tuple(tokens[:end])
+            if not params.skip_reading_prefix_cache and beginning in self._cached and known == end - BLOCK:
+                known = end
+            self._cached.add(beginning)
+        rows = [{t: Logprob(unigram(words[:n], words[n]))} for n, t in enumerate(tokens)]
+        rows[: known + 1] = [{-1: Logprob(0.0)}] * (known + 1)  # nobody has computed these
+        yield RequestOutput(request_id, None, tokens, rows, [], finished=True, num_cached_tokens=known)
 
 
 class ScriptedEngine(LLMEngine):  # type: ignore[misc]
@@ -36,6 +103,7 @@ class ScriptedEngine(LLMEngine):  # type: ignore[misc]
         self._delay = float(os.environ.get("SCRIPTED_DELAY_S", "0"))
         self._hold = os.environ.get("SCRIPTED_HOLD")
         self._model = llm_config.model_id
+        self._engine_client = self._oai_serving_chat = Words(self._context, self._hold)
 
     async def start(self) -> None:
         pass

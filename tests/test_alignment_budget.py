@@ -86,3 +86,20 @@ async def test_errors_that_stay_are_raised_and_cost_nothing(error: Exception) ->
     with pytest.raises(type(error)):
         await caller(budget).call(fail, lambda u: u)
     assert budget.calls == 0
+
+
+async def test_calls_sent_as_one_are_counted_each() -> None:
+    run = Budget(calls=7)
+    c = caller(Budget(calls=10, parent=run))
+    five = Usage(calls=5, prompt_tokens=50)
+    assert await c.call(lambda: give(five), lambda u: u, 5) == five
+    with pytest.raises(BudgetExceeded, match="7 calls"):
+        await c.call(lambda: give(five), lambda u: u, 5)
+    assert (c.budget.calls, run.calls, run.prompt_tokens) == (5, 5, 50)
+
+    async def fail() -> Usage:
+        raise LLMError("refused")
+
+    with pytest.raises(LLMError):
+        await c.call(fail, lambda u: u, 2)
+    assert (c.budget.calls, run.calls) == (5, 5)

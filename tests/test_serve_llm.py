@@ -19,11 +19,13 @@ import openai
 import pytest
 import pytest_asyncio
 
-from personaagent.errors import ContextLengthExceeded, InvalidInput, RequestRefused, UnavailableError
+from personaagent.errors import ContextLengthExceeded, InvalidInput, LLMError, RequestRefused, UnavailableError
+from personaagent.protocols import likely
 from personaagent.settings import Settings, load_settings
-from personaagent.types import ChatRequest, ChatResult, Message
+from personaagent.types import ChatRequest, ChatResult, Likelihood, LikelihoodRequest, Message
 from serve.llm import EngineStats
 from serve.system import System
+from tests.scripted_words import END, script, unigram
 from tests.test_router import USERS, assert_error, segment
 
 pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="module")]
@@ -170,6 +172,64 @@ async def test_handle_translates_options_and_errors(system: System) -> None:
     assert system.llm.context_length == 1024
 
 
+def tell(text: str, answer: str, persona: str = "", priority: int = 0) -> LikelihoodRequest:
+    messages = [Message(role="user", content=text)]
+    if persona:
+        messages.insert(0, Message(role="system", content=persona))
+    return LikelihoodRequest(messages=tuple(messages), answer=answer, priority=priority)
+
+
+def by_hand(request: LikelihoodRequest) -> float:
+    before = (script([m.model_dump() for m in request.messages]) + "assistant:").split()
+    words = [*before, *request.answer.split(), END]
+    return sum(unigram(words[:n], words[n]) for n in range(len(before), len(words)))
+
+
+async def likelihoods(system: System, requests: list[LikelihoodRequest]) -> tuple[Likelihood, ...]:
+    llm = likely(system.llm)
+    assert llm is not None
+    return await llm.likelihoods(requests)
+
+
+async def test_likelihoods_of_many_answers_keep_their_order(system: System) -> None:
+    personas = ("", "likes mint tea and " * 12, "likes coffee and " * 12)
+    requests = [tell(f"drink {i % 7}", f"mint tea {i}", personas[i % 3], i % 2) for i in range(150)]
+    found = await likelihoods(system, requests)
+    assert [f.logprob for f in found] == pytest.approx([by_hand(r) for r in requests])
+    assert [f.tokens for f in found] == [4] * 150
+    assert {f.usage.calls for f in found} == {1}
+    assert found[1].logprob > found[2].logprob
+    assert found[148].usage.cached_tokens > 0
+    assert await likelihoods(system, []) == ()
+
+
+async def test_an_answer_that_is_in_the_prefix_cache_is_read_without_it(system: System) -> None:
+    request = tell("again", "a long answer of many words and so on " * 5, "somebody " * 40)
+    first, second = [(await likelihoods(system, [request]))[0] for _ in range(2)]
+    assert first.logprob == second.logprob == pytest.approx(by_hand(request))
+    assert second.usage.cached_tokens == 0
+    other = request.model_copy(update={"answer": "no"})
+    (kept,) = await likelihoods(system, [other])
+    assert kept.usage.cached_tokens > 0
+
+
+async def test_likelihoods_fail_as_chats_do(system: System) -> None:
+    with pytest.raises(ContextLengthExceeded):
+        await likelihoods(system, [tell("hi", "fine"), tell("hi", "word " * 2000)])
+    with pytest.raises(ContextLengthExceeded):
+        await likelihoods(system, [tell("word " * 2000, "fine")])
+    with pytest.raises(InvalidInput, match="empty answer"):
+        await likelihoods(system, [tell("hi", "fine"), tell("hi", "")])
+    with pytest.raises(UnavailableError, match="being restarted"):
+        await likelihoods(system, [tell("hi", "fine"), tell("dead now", "fine")])
+    with pytest.raises(LLMError):
+        await likelihoods(system, [tell("explode now", "fine")])
+    (longest,) = await likelihoods(system, [tell("hi", "word " * (1024 - 6))])  # user: hi <end> assistant: ... <end>
+    assert longest.usage.prompt_tokens == 1023
+    with pytest.raises(ContextLengthExceeded):
+        await likelihoods(system, [tell("hi", "word " * (1024 - 5))])
+
+
 async def test_embeddings_keep_their_order_over_many_calls(system: System) -> None:
     texts = [f"text number {i % 700}" for i in range(1000)]
     whole = await system.embedder.embed(texts)
@@ -205,6 +265,23 @@ async def test_chat_passes_while_batch_work_fills_its_slots(system: System, engi
     stats = await system.llm.stats()  # type: ignore[attr-defined]
     assert stats.batch_peak == SLOTS
     assert (stats.batch_running, stats.batch_waiting, stats.chat_running) == (0, 0, 0)
+
+
+async def test_chat_passes_while_likelihoods_fill_the_slots(system: System, engine: Path) -> None:
+    requests = [tell(f"question {i}", "yes", priority=10) for i in range(40)]
+    with held(engine):
+        work = asyncio.create_task(likelihoods(system, requests))
+        await until(system, lambda s: s.batch_running == SLOTS)
+        assert (await system.llm.chat(say("me first"))).text == "echo: me first"
+        assert not work.done()
+    assert [f.logprob for f in await work] == pytest.approx([by_hand(r) for r in requests])
+    with held(engine):
+        work = asyncio.create_task(likelihoods(system, requests))
+        await until(system, lambda s: s.batch_running == SLOTS)
+        work.cancel()
+        await until(system, lambda s: s.batch_running == 0 and s.batch_waiting == 0)
+    stats = await system.llm.stats()  # type: ignore[attr-defined]
+    assert stats.batch_peak == SLOTS
 
 
 async def test_a_cancelled_batch_call_gives_its_slot_back(system: System, engine: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import pytest
 import pytest_asyncio
 
 from personaagent.errors import ContextLengthExceeded
+from personaagent.protocols import likely
 from personaagent.settings import load_settings
-from personaagent.types import ChatRequest, ChatResult, Message
+from personaagent.types import ChatRequest, ChatResult, Likelihood, LikelihoodRequest, Message
 from serve.system import System
 
 pytestmark = [pytest.mark.model, pytest.mark.cluster, pytest.mark.asyncio(loop_scope="module")]
@@ -77,6 +78,71 @@ async def test_a_prompt_that_is_too_long_is_said_to_be(system: System) -> None:
         await system.llm.chat(say("word " * 3000))
     with pytest.raises(ContextLengthExceeded):
         await anext(aiter(system.llm.stream(say("word " * 3000))))
+
+
+def tell(number: int, persona: str, priority: int = 0) -> LikelihoodRequest:
+    messages = (
+        Message(role="system", content=persona + " You like mint tea, slow trains and short answers." * 30),
+        Message(role="user", content=f"Question {number}: which one shall it be?"),
+    )
+    answer = (
+        f"I would take number {number}, please, and a cup of tea with it. Thank you, that is very kind of you indeed."
+    )
+    return LikelihoodRequest(messages=messages, answer=answer, priority=priority)
+
+
+async def likelihoods(system: System, requests: list[LikelihoodRequest]) -> tuple[Likelihood, ...]:
+    llm = likely(system.llm)
+    assert llm is not None
+    return await llm.likelihoods(requests)
+
+
+def logprobs(found: Sequence[Likelihood]) -> Any:
+    """To compare with: the engine computes a token alike, whatever it shares a step with, up to the last bits."""
+    return pytest.approx([f.logprob for f in found], abs=1e-2)
+
+
+async def test_likelihoods_are_the_same_with_and_without_the_prefix_cache(system: System) -> None:
+    requests = [tell(n, "Anna.") for n in range(20)]
+    shared = await likelihoods(system, requests)
+    again = await likelihoods(system, requests)  # the answers are in the cache now
+    assert [f.logprob for f in again] == logprobs(shared)
+    assert sum(f.usage.cached_tokens > f.usage.prompt_tokens / 2 for f in shared) >= 10
+    for (
+        f
+    ) in again:  # all of the conversation but the block of 32 tokens in which the answer begins; nothing of the answer
+        before = f.usage.prompt_tokens - f.tokens
+        assert before - 32 <= f.usage.cached_tokens < before
+    for number in (0, 7):
+        await system.llm._handle.reset_prefix_cache.remote()  # type: ignore[attr-defined]
+        (alone,) = await likelihoods(system, [requests[number]])
+        assert alone.usage.cached_tokens == 0
+        assert [alone.logprob] == logprobs([shared[number]])
+
+
+async def test_likelihoods_read_in_short_steps_beside_chats_are_the_same(system: System) -> None:
+    requests = [tell(n, "Ben.", priority=10) for n in range(5)]
+    chats = [asyncio.create_task(system.llm.chat(say(f"Count to {i}.", max_tokens=60))) for i in range(70, 73)]
+    await asyncio.sleep(0.2)
+    beside = await likelihoods(system, requests)
+    await asyncio.gather(*chats)
+    await system.llm._handle.reset_prefix_cache.remote()  # type: ignore[attr-defined]
+    assert [f.logprob for f in await likelihoods(system, requests)] == logprobs(beside)
+
+
+async def test_a_likely_answer_is_likelier_than_another(system: System) -> None:
+    question = (Message(role="user", content="What is the capital of France?"),)
+    own = (await system.llm.chat(ChatRequest(messages=question, max_tokens=40))).text
+    answers = (own, "The capital of France is Berlin.", "zxq jjk")
+    found = await likelihoods(system, [LikelihoodRequest(messages=question, answer=a) for a in answers])
+    assert found[0].per_token > found[1].per_token > found[2].per_token
+
+
+async def test_an_answer_that_does_not_fit_is_said_not_to(system: System) -> None:
+    for question, answer in (("Hi", "word " * 3000), ("word " * 3000, "Hi"), ("Hi", "word " * 1010)):
+        messages = (Message(role="user", content=question),)
+        with pytest.raises(ContextLengthExceeded):
+            await likelihoods(system, [LikelihoodRequest(messages=messages, answer=answer)])
 
 
 async def test_tools_become_calls(system: System) -> None:
