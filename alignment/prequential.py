@@ -1,9 +1,10 @@
 """How memory is best read for one user, fitted on every past answer: each is foretold from what was known before it.
 
 The log score of a reading is the sum of log p(answer | everything before it), in time order: its prequential score (Dawid,
-1984). It needs no interactions held out, since none is foretold from itself, and no model calls. The next requests are partly new,
-which this stands for, and partly what was asked before, which it does not: a reading that forgets, or that believes little,
-loses nothing by it. So a choice counts half as new, and half as asked again in other words with memory as it is now.
+1984). It needs no interactions held out, since none is foretold from itself, and no model calls. The next requests are
+partly new, which this stands for, and partly what was asked before, which it does not: a reading that forgets, or that
+believes little, loses nothing by it. So a choice counts half as new, and half as asked again in other words with memory as
+it is now.
 
 Few answers tell little, so what other users gain is where a user's fit starts: an empirical-Bayes estimate (Robbins, 1956;
 Efron and Morris, 1975). Let g_t(r) be log p_t(r) - log p_t(own), what reading r foretells interaction t better by than the
