@@ -196,8 +196,10 @@ class Aligner:
         async def once() -> Persona:
             current = await self._memory.persona(user)
             if current is not None and current.number == expected + 1 and current.parent == expected:
-                same = (current.text, current.decision, current.run) == (draft.text, draft.decision, draft.run)
-                if same and current.origin is draft.origin:
+                wanted, there = (
+                    (d.text, d.decision, d.run, d.origin, d.claims, d.exemplars, d.struck) for d in (draft, current)
+                )
+                if wanted == there:
                     return current
             return await self._memory.commit_persona(user, draft, expected)
 
@@ -300,7 +302,7 @@ class Aligner:
         result = result.model_copy(update={"reason": "; ".join(r for r in reasons if r)})
         if (draft.text, draft.exemplars, draft.decision) == (persona.text, persona.exemplars, persona.decision):
             return result
-        after = {"score_before": read.before, "score_after": read.after} if read is not None else {}
+        after = (read.before, read.after) if read is not None else (None, None)
         draft = PersonaDraft(
             text=draft.text,
             origin=Origin.ALIGNED,
@@ -310,10 +312,12 @@ class Aligner:
             struck=draft.struck,
             run=run,
             sources=sources,
-            **after,
+            score_before=after[0],
+            score_after=after[1],
         )
         committed = await self._commit(user, draft, persona.number, caller)
-        return result.model_copy(update={"outcome": Outcome.ACCEPTED, "persona_after": committed.number, **after})
+        news = {"persona_after": committed.number, "score_before": after[0], "score_after": after[1]}
+        return result.model_copy(update={"outcome": Outcome.ACCEPTED, **news})
 
     async def _reworded(
         self,

@@ -13,13 +13,15 @@ from alignment.gate import Table
 from alignment.scorer import Remembered, Scorer, Scores, constant
 from alignment.textual import Case, unquoted
 from alignment.views import Recalled
+from personaagent import prompts
 from personaagent.agent import Agent, Replay
+from personaagent.claims import render
 from personaagent.errors import InvalidInput, LLMError
 from personaagent.features import normalised
 from personaagent.tasks import together
-from personaagent.types import Interaction, Kind, RecallQuery
+from personaagent.types import Interaction, Kind, PersonaDraft, RecallQuery
 
-__all__ = ["Rollouts", "reworded"]
+__all__ = ["Rollouts", "reworded", "unknowing"]
 
 
 class Rollouts:
@@ -126,8 +128,7 @@ class Rollouts:
         await self._caller.patiently(lambda: self._agent.memory.recall_many(user, queries))
 
     async def _one(self, arm: Arm, interaction: Interaction) -> InvalidInput | LLMError | None:
-        draft = self._grid.draft(0, arm)
-        draft = draft.model_copy(update={"text": unquoted(draft.text, [interaction])})
+        draft = unknowing(self._grid.draft(0, arm), interaction)
         remembered = self._remembered[interaction.id]
         error: InvalidInput | LLMError | None = None
         try:
@@ -140,6 +141,13 @@ class Rollouts:
             scores, error = constant(0.0, "", self._grid), e
         self._done[arm, interaction.id] = scores
         return error
+
+
+def unknowing(draft: PersonaDraft, interaction: Interaction) -> PersonaDraft:
+    """A persona without what it says of one interaction alone, or quotes from it."""
+    claims = tuple(c for c in draft.claims if c.origin == "person" or set(c.sources) - {interaction.id})
+    text = render(claims) if draft.claims else draft.text
+    return draft.model_copy(update={"claims": claims, "text": unquoted(text, [interaction]) or prompts.NEW_USER})
 
 
 def reworded(text: str) -> str:

@@ -178,4 +178,7 @@ def unquoted(text: str, interactions: Sequence[Interaction]) -> str:
     """
     quotes = [quote for i in interactions if len(quote := normalised(i.query)[:200]) >= 12]
     parts = re.split(r"\n(?=[-*•] )", text)
-    return "\n".join(p for n, p in enumerate(parts) if n == 0 or not any(q in normalised(p) for q in quotes))
+    heading = parts[0].rstrip().endswith(":")
+    return "\n".join(
+        p for n, p in enumerate(parts) if (n == 0 and heading) or not any(q in normalised(p) for q in quotes)
+    )

@@ -39,7 +39,7 @@ class View:
         profile: whether the profile can be read.
         fixed: a persona that everyone has instead of one of their own.
         personas_of: reads the personas of another memory, too, until the view has one of its own.
-        text: stands in the place of every persona's text; what else a persona holds is kept.
+        text: stands in the place of every persona's text, claims and exemplars; what else a persona holds is kept.
         memory_as: whose memory is read instead of the user's own (a control).
         persona_as: whose persona is read instead of the user's own (a control).
     """
@@ -117,7 +117,7 @@ class View:
         if not versions and self._inherited is not None:
             versions = await self._inherited.personas(whose)
         if self._text is not None:
-            versions = tuple(p.model_copy(update={"text": self._text}) for p in versions)
+            versions = tuple(p.model_copy(update={"text": self._text, "claims": (), "exemplars": ()}) for p in versions)
         return versions
 
     async def commit_persona(self, user: str, draft: PersonaDraft, expected: int | None) -> Persona:

@@ -16,11 +16,13 @@ from pydantic import Field
 from personaagent import prompts
 from personaagent.assembly import assemble, beside, query_of
 from personaagent.claims import Exemplar
+from personaagent.counting import counted_claims
 from personaagent.decision import Choice, decide, score_options
 from personaagent.errors import ConflictError, ContextLengthExceeded
 from personaagent.persona import initial_persona, standing
 from personaagent.profile import build_profile
 from personaagent.protocols import LLM, Embedder, Memory
+from personaagent.safety import objection
 from personaagent.settings import AgentSettings
 from personaagent.tools import MARK, MemoryTools, parse_tool_call, strip_tool_calls
 from personaagent.types import (
@@ -48,6 +50,7 @@ __all__ = ["Agent", "Replay", "Reply", "Saw", "Turn"]
 REPLAY_TOKENS = (
     96  # of a simulated free-text answer: enough to compare, and a model that runs on does not hold up the batch
 )
+COUNTED = 200  # latest interactions that a first persona is counted from
 BATCH_PRIORITY = 10  # of replays; chat runs at 0, and lower goes first
 
 
@@ -162,7 +165,7 @@ class Agent:
         self.settings = settings
 
     async def ensure_persona(self, user: str) -> Persona:
-        """The user's current persona; the first one is made from the profile and committed."""
+        """The user's current persona; the first one is made from what counting and the profile find, and committed."""
         persona = await self.memory.persona(user)
         if persona is not None:
             return persona
@@ -172,7 +175,9 @@ class Agent:
                 profile = (await build_profile(self.memory, self._embedder, user)).profile
             except ConflictError:  # another replica was first
                 profile = await self.memory.profile(user)
-        draft = initial_persona(profile, self.settings.decision, self.settings.persona_tokens)
+        counted = counted_claims(await self.memory.latest(user, COUNTED, with_truth=True))
+        claims = [c for c in counted if objection(c.text) is None]
+        draft = initial_persona(profile, self.settings.decision, self.settings.persona_tokens, claims)
         try:
             return await self.memory.commit_persona(user, draft, None)
         except ConflictError:  # another replica was first
