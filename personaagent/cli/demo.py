@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 import tempfile
 import time
@@ -18,6 +19,7 @@ from personaagent.cli.output import check_report, number
 from personaagent.cli.runtime import EXIT_ERROR, Json, Run, command
 
 if TYPE_CHECKING:
+    from alignment.effect import Effect
     from personaagent.agent import Reply
     from personaagent.cli.output import Output
     from personaagent.report import Section
@@ -28,15 +30,15 @@ __all__ = ["register"]
 
 TITLE = "PersonaAgent on Ray: a demonstration"
 INTRO = """\
-Everything here was produced by one run of `personaagent demo`: the answers and rewrites come from the model named below, the
-scores from interactions that were held out of every rewrite. Histories this short leave few of those, so any gain counts
-here, where the default gate also asks for one standard error (alignment.caution). The people and their
-histories are invented and bundled with
+Everything here was produced by one run of `personaagent demo`. A persona is claims about a user, counted from what they
+did, and a few exchanges in their own words. New words are kept only if they make what the user really said clearly likelier, and more
+so than another user's words do, on answers they were not made from. The people and their histories are invented and bundled with
 the project.
 
 {model} served by vLLM; {users} users, {interactions} interactions; {seconds:.0f} seconds in all, {start:.0f} of them to start
 the system."""
 SHOWN = 3  # personas side by side
+CLAIMS = 3  # claims of a persona on the terminal
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ class Story:
 
     model: str = ""
     imported: Imported = field(default_factory=Imported)
-    answers: list[tuple[Request, list[Reply]]] = field(default_factory=list)
+    answers: list[tuple[Request, list[Reply]]] = field(default_factory=list)  # before alignment
+    later: list[list[Reply]] = field(default_factory=list)  # and after it, in the same order
+    effect: Effect | None = None  # None: the model's server does not tell likelihoods
     results: list[AlignmentResult] = field(default_factory=list)
     personas: dict[str, tuple[Persona, Persona]] = field(default_factory=dict)  # before and after, of accepted users
     start_s: float = 0.0
@@ -74,7 +78,17 @@ class Story:
     @property
     def calls(self) -> int:
         """Model calls of answers and alignment."""
-        return sum(r.usage.calls for _, replies in self.answers for r in replies) + sum(r.calls for r in self.results)
+        replies = [r for _, replies in self.answers for r in replies] + [r for later in self.later for r in later]
+        measured = self.effect.calls if self.effect is not None else 0
+        return sum(r.usage.calls for r in replies) + sum(r.calls for r in self.results) + measured
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Prompt tokens of alignment and measurement that were not in the engine's cache."""
+        spent = [(r.prompt_tokens, r.cached_tokens) for r in self.results]
+        if self.effect is not None:
+            spent.append((self.effect.prompt_tokens, self.effect.cached_tokens))
+        return sum(read - cached for read, cached in spent)
 
 
 async def demo(
@@ -98,8 +112,12 @@ async def demo(
         async with run.system(settings) as system:
             story.start_s = time.perf_counter() - started
             await _import(run, system, story)
-            await _answer(run, system, story)
+            before = await _answer(run, system)
+            story.answers = list(zip(REQUESTS, before, strict=True))
             await _align(run, system, story)
+            story.later = await _answer(run, system)
+            await _measure(run, system, story)
+            _tell(run.output, story)
         story.seconds = time.perf_counter() - started
         _show_totals(run.output, story)
         path = write_report(report, TITLE, _sections(story))
@@ -125,32 +143,35 @@ async def _import(run: Run, system: System, story: Story) -> None:
     run.output.show(f"imported {counts.added} interactions of {len(counts.users)} invented people")
 
 
-async def _answer(run: Run, system: System, story: Story) -> None:
-    """The same request of two users, before any alignment: the difference is what memory makes."""
+async def _answer(run: Run, system: System) -> list[list[Reply]]:
+    """The same requests of two users each."""
     from personaagent.agent import Turn
     from personaagent.types import Message
 
-    output = run.output
-    for request in REQUESTS:
-        message = Message(role="user", content=request.text)
-        turns = [
-            Turn(user=user, messages=(message,), choices=request.choices, max_tokens=60, remember=False)
-            for user in request.users
+    with run.output.stage("answering the same requests for two users"):
+        return [
+            list(
+                await asyncio.gather(
+                    *(
+                        system.agent.respond(
+                            Turn(
+                                user=user,
+                                messages=(Message(role="user", content=request.text),),
+                                choices=request.choices,
+                                max_tokens=60,
+                                remember=False,
+                            )
+                        )
+                        for user in request.users
+                    )
+                )
+            )
+            for request in REQUESTS
         ]
-        with output.stage("answering the same request for two users"):
-            replies = list(await asyncio.gather(*(system.agent.respond(turn) for turn in turns)))
-        story.answers.append((request, replies))
-        output.show()
-        output.show(request.text, style="bold")
-        if request.choices:
-            output.show(f"({', '.join(request.choices)})", style="dim")
-        for user, reply in zip(request.users, replies, strict=True):
-            output.show(f"  {user}: {reply.text}")
 
 
 async def _align(run: Run, system: System, story: Story) -> None:
     from actors.alignment_actor import Parts, align_users
-    from personaagent.cli.reports import show_results
     from personaagent.types import Outcome
 
     users = sorted(story.imported.users)
@@ -176,13 +197,61 @@ async def _align(run: Run, system: System, story: Story) -> None:
             after = next(v for v in versions if v.number == result.persona_after)
             before = next(v for v in versions if v.number == after.parent)
             story.personas[result.user] = (before, after)
-    show_results(run.output, story.results)
-    best = _best(story)
-    if best is not None:
-        before, after = story.personas[best]
-        run.output.show()
-        run.output.show(f"What changed for {best}:", style="bold")
-        run.output.diff(_described(before), _described(after))
+
+
+async def _measure(run: Run, system: System, story: Story) -> None:
+    """How much likelier the personas make what people really said."""
+    from alignment.effect import Aligned, effect
+    from personaagent.protocols import likely
+
+    model = likely(system.llm)
+    if model is None:
+        return
+    with run.output.stage("measuring what the personas do"):
+        users = {}
+        for user in sorted(story.imported.users):
+            versions = await system.memory.personas(user)
+            if versions:
+                history = await system.memory.latest(user, 1_000, with_truth=True)
+                users[user] = Aligned(versions[0], versions[-1], history)
+        story.effect = await effect(system.agent, model, users, system.settings.agent.persona_tokens)
+
+
+def _tell(output: Output, story: Story) -> None:
+    """Who learned what, what it is worth, the same request before and after, and what the gate refused."""
+    from personaagent.types import Outcome
+
+    output.show()
+    output.show("What the personas learned", style="bold")
+    for user, (before, after) in story.personas.items():
+        gain = story.effect.by_user.get(user) if story.effect is not None else None
+        if (before.text, before.exemplars) == (after.text, after.exemplars) or not gain:
+            output.show(f"  {user}: how their memory is read")
+            continue
+        claims = "; ".join(c.text for c in after.claims[:CLAIMS]) or "no claims"
+        words = f", and {len(after.exemplars)} exchanges of their own" if after.exemplars else ""
+        output.show(f"  {user}: {claims}{words}")
+        output.show(f"    each word they really said is {factor(gain):.2f} times as likely", style="dim")
+    for (request, before_replies), later in zip(story.answers, story.later, strict=True):
+        output.show()
+        output.show(request.text, style="bold")
+        for user, before_reply, after_reply in zip(request.users, before_replies, later, strict=True):
+            output.show(f"  {user}, before: {before_reply.text}")
+            output.show(f"  {user}, after:  {after_reply.text}")
+    refused: dict[str, list[str]] = {}
+    for result in story.results:
+        if result.outcome is not Outcome.ACCEPTED:
+            refused.setdefault(result.reason.split("; ")[-1], []).append(result.user)
+    if refused:
+        output.show()
+        output.show("What the gate refused", style="bold")
+        for reason, users in refused.items():
+            output.show(f"  {', '.join(users)}: {reason}")
+
+
+def factor(gain: float) -> float:
+    """How many times as likely a gain in nats makes something."""
+    return math.exp(gain)
 
 
 def _best(story: Story) -> str | None:
@@ -207,26 +276,43 @@ def _described(persona: Persona) -> str:
 def _show_totals(output: Output, story: Story) -> None:
     from personaagent.cli.reports import totals
 
-    sums = totals(story.results)
+    sums, effect = totals(story.results), story.effect
     output.result(
         {
             "model": story.model,
             "users": sums["users"],
             "accepted": sums["accepted"],
+            "own_minus_other": effect.own_minus_other.as_dict() if effect is not None else None,
+            "text_gain": effect.gain.as_dict() if effect is not None else None,
+            "factor": round(factor(effect.gain.mean), 3) if effect is not None else None,
             "score_before": sums["score_before"],
             "score_after": sums["score_after"],
             "llm_calls": story.calls,
+            "prefill_tokens": story.prefill_tokens,
             "seconds": round(story.seconds, 1),
         }
     )
     output.show()
+    output.show(f"{sums['accepted']} of {sums['users']} personas replaced", style="bold")
+    if effect is not None:
+        gain, apart = effect.gain, effect.own_minus_other
+        low, high = factor(gain.mean - 1.96 * gain.se), factor(gain.mean + 1.96 * gain.se)
+        output.show(
+            f"each word that people really said is {factor(gain.mean):.2f} times as likely as at first"
+            f" [{low:.2f}, {high:.2f}], with memory as served, {gain.n} texts"
+        )
+        output.show(
+            f"own persona against another user's, alone, on kinds of requests not learned: {apart.mean:+.3f} nats a word"
+            f" (± {apart.se:.3f}), {apart.n} texts"
+        )
+    else:
+        output.show("the model's server does not tell likelihoods, so words were judged by scores of simulated answers")
     output.show(
-        f"{sums['accepted']} of {sums['users']} personas replaced; score on held-out interactions "
-        f"{number(sums['score_before'])} -> {number(sums['score_after'])}"
+        f"choices and ratings held out of the fit: score {number(sums['score_before'])} -> {number(sums['score_after'])}"
     )
-    tokens = sums["prompt_tokens"] + sums["completion_tokens"]
-    output.show("(here any gain counts; by default the gate also asks for one standard error, see alignment.caution)")
-    output.show(f"{story.calls} model calls, {tokens:,} tokens of alignment, {story.seconds:.0f} s in all")
+    output.show(
+        f"{story.calls} model calls, {story.prefill_tokens:,} tokens read (others were cached), {story.seconds:.0f} s in all"
+    )
 
 
 def _sections(story: Story) -> list[Section]:
@@ -241,9 +327,15 @@ def _sections(story: Story) -> list[Section]:
         start=story.start_s,
     )
     sections: list[Section] = [Text(intro, title="What this is")]
-    for request, replies in story.answers:
-        answers = [(user, reply.text) for user, reply in zip(request.users, replies, strict=True)]
-        title = "The same request of two users, before alignment"
+    if story.effect is not None:
+        sections.append(Text(_worth(story.effect), title="What it is worth"))
+    for (request, replies), later in zip(story.answers, story.later, strict=True):
+        answers = [
+            pair
+            for user, before, after in zip(request.users, replies, later, strict=True)
+            for pair in ((f"{user}, before", before.text), (f"{user}, after", after.text))
+        ]
+        title = "The same request of two users, before alignment and after it"
         sections.append(Chat(request.text, answers, title=title, choices=request.choices or ()))
     sections += alignment_sections(story.results, story.align_s)
     best = _best(story)
@@ -256,6 +348,16 @@ def _sections(story: Story) -> list[Section]:
         sections.append(SideBySide(texts, title="Personas before and after"))
         sections.append(claims_table([(user, story.personas[user][1]) for user in shown]))
     return sections
+
+
+def _worth(effect: Effect) -> str:
+    gain, apart = effect.gain, effect.own_minus_other
+    return (
+        f"Each word that people really said is {factor(gain.mean):.2f} times as likely as under their first persona, with memory"
+        f" as served ({gain.mean:+.3f} nats per token, standard error {gain.se:.3f}, {gain.n} texts, each under words made without"
+        f" it).\n\nA persona alone, on kinds of requests it has not seen, is {apart.mean:+.3f} nats per token better than another"
+        f" user's (standard error {apart.se:.3f}, {apart.n} texts)."
+    )
 
 
 def register(app: typer.Typer) -> None:
