@@ -23,6 +23,7 @@ from personaagent.types import (
     Episode,
     Interaction,
     Kind,
+    Likelihood,
     LikelihoodRequest,
     Message,
     PersonaDraft,
@@ -74,11 +75,11 @@ class Likelihoods:
         return np.asarray([value for values in found for value in values], dtype=np.float64)
 
     async def _ask(self, requests: Sequence[LikelihoodRequest]) -> list[float]:
-        def usage(found: Sequence[object]) -> Usage:
-            return sum((f.usage for f in found), Usage())  # type: ignore[attr-defined]
+        def usage(found: Sequence[Likelihood]) -> Usage:
+            return sum((f.usage for f in found), Usage())
 
         try:
-            found = await self._caller.call(partial(self._model.likelihoods, requests), usage)
+            found = await self._caller.call(partial(self._model.likelihoods, requests), usage, len(requests))
         except ContextLengthExceeded:
             if len(requests) == 1:
                 return [float("nan")]

@@ -31,9 +31,9 @@ __all__ = ["register"]
 TITLE = "PersonaAgent on Ray: a demonstration"
 INTRO = """\
 Everything here was produced by one run of `personaagent demo`. A persona is claims about a user, counted from what they
-did, and a few exchanges in their own words. New words are kept only if they make what the user really said clearly likelier, and more
-so than another user's words do, on answers they were not made from. The people and their histories are invented and bundled with
-the project.
+did, and a few exchanges in their own words. New words are kept only if they make what the user really said clearly likelier,
+and more so than another user's words do, on answers they were not made from. The people and their histories are invented and
+bundled with the project.
 
 {model} served by vLLM; {users} users, {interactions} interactions; {seconds:.0f} seconds in all, {start:.0f} of them to start
 the system."""
@@ -354,8 +354,8 @@ def _worth(effect: Effect) -> str:
     gain, apart = effect.gain, effect.own_minus_other
     return (
         f"Each word that people really said is {factor(gain.mean):.2f} times as likely as under their first persona, with memory"
-        f" as served ({gain.mean:+.3f} nats per token, standard error {gain.se:.3f}, {gain.n} texts, each under words made without"
-        f" it).\n\nA persona alone, on kinds of requests it has not seen, is {apart.mean:+.3f} nats per token better than another"
+        f" as served ({gain.mean:+.3f} nats per token, standard error {gain.se:.3f}, {gain.n} texts, each under words made"
+        f" without it).\n\nA persona alone, on kinds of requests it has not seen, is {apart.mean:+.3f} nats per token better than another"
         f" user's (standard error {apart.se:.3f}, {apart.n} texts)."
     )
 
