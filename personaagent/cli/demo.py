@@ -355,8 +355,8 @@ def _worth(effect: Effect) -> str:
     return (
         f"Each word that people really said is {factor(gain.mean):.2f} times as likely as under their first persona, with memory"
         f" as served ({gain.mean:+.3f} nats per token, standard error {gain.se:.3f}, {gain.n} texts, each under words made"
-        f" without it).\n\nA persona alone, on kinds of requests it has not seen, is {apart.mean:+.3f} nats per token better than another"
-        f" user's (standard error {apart.se:.3f}, {apart.n} texts)."
+        f" without it).\n\nA persona alone, on kinds of requests it has not seen, is {apart.mean:+.3f} nats per token better"
+        f" than another user's (standard error {apart.se:.3f}, {apart.n} texts)."
     )
 
 
