@@ -687,7 +687,12 @@ def test_demo_tells_what_it_did(start: Callable[..., Command], tmp_path: Path) -
     code, out, err = start("demo", "--json", "--report", tmp_path / "report.html").wait()
     done = json.loads(out)
     assert code == 0, err
-    assert set(done) == {"model", "users", "accepted", "score_before", "score_after", "llm_calls", "seconds"}
+    assert set(done) == {
+        "model", "users", "accepted", "own_minus_other", "text_gain", "factor", "score_before", "score_after", "llm_calls",
+        "prefill_tokens", "seconds",
+    }  # fmt: skip
+    assert set(done["text_gain"]) == {"mean", "se", "n"}
+    assert done["own_minus_other"]["n"] == 48
     assert done["users"] == 12
     assert "bruno" in (tmp_path / "report.html").read_text()
 
