@@ -125,10 +125,17 @@ class _View:
     episodes: tuple[Episode, ...]
 
     @classmethod
-    def of(cls, persona: PersonaDraft, recall: Recall, without: Collection[str] = ()) -> _View:
-        """Everything there is, but for exemplars taken from the interactions `without`."""
-        exemplars = tuple(e for e in persona.exemplars if e.source not in without)
-        return cls(persona, exemplars, beside(recall.episodes, exemplars))
+    def of(
+        cls,
+        persona: PersonaDraft,
+        recall: Recall,
+        choices: Sequence[str] | None,
+        without: Collection[str] = (),
+    ) -> _View:
+        """Everything that is shown to a request, but for exemplars taken from the interactions `without`."""
+        kept = [e for e in persona.exemplars if e.source not in without]
+        episodes, exemplars = beside(recall.episodes, kept, persona.decision, choices)
+        return cls(persona, exemplars, episodes)
 
     def prompt(
         self, messages: Sequence[Message], choices: Sequence[str] | None = None, tools: bool = False
@@ -254,7 +261,7 @@ class Agent:
         messages = (Message(role="user", content=interaction.query),)
         query = self.replay_query(interaction, persona, decisions, without)
         recall = await self.memory.recall(interaction.user, query)
-        view = _View.of(persona, recall, {interaction.id, *without})
+        view = _View.of(persona, recall, interaction.choices, {interaction.id, *without})
         if interaction.choices:
             lm: tuple[float, ...] | None = None
             usage = Usage()
@@ -291,7 +298,7 @@ class Agent:
         if turn.explain and turn.choices and decision.evidence:
             asking = asking.model_copy(update={"explain": True})
         recall = await self.memory.recall(turn.user, asking)
-        view = _View.of(persona, recall)
+        view = _View.of(persona, recall, turn.choices)
         interaction = turn.interaction_id or uuid.uuid4().hex
         recalled = tuple(e.interaction.id for e in recall.episodes)
         if turn.choices:

