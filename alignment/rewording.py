@@ -4,7 +4,8 @@ Half of the latest free texts select a candidate, the other half judge it. Both 
 (`alignment.pooled`): with 3 to 8 interactions of one's own, what the same kind of change gains others decides. A
 new wording must
 
-- make what the user said clearly likelier than the persona as it is,
+- make what the user said clearly likelier than the persona as it is, half with memory as served and half with nothing
+  recalled, since the next request may be of a kind that memory knows nothing like; and not less likely as served,
 - clearly more so than another user's wording does: what would suit anybody is not a persona, and
 - leave general requests alone.
 
@@ -125,12 +126,14 @@ class Rewording:
         judged = await self._judged(persona, wordings, best, dropped, held, selection.neighbour(user), user)
         found = await gate.join(user, judged)
         gain, harm = found[f"gain {best}"], found["general"]
-        personal = found.get(f"personal {best}")
+        personal, served = found.get(f"personal {best}"), found[f"served {best}"]
         result = Reworded(None, "", gain, personal, harm, count, wordings.refused)
         if not gain.above(self._min_gain, self._caution):
             return replace(result, reason=f"the answers became likelier by {_said(gain)}, which may be luck")
         if personal is not None and not personal.above(0.0, self._caution):
             return replace(result, reason=f"better than another user's words by {_said(personal)}, which may be luck")
+        if served.mean < -served.error:
+            return replace(result, reason=f"beside what is recalled the answers became less likely, by {_said(served)}")
         if harm.mean < -HARM:
             return replace(result, reason=f"general answers became less likely, by {_said(harm)}")
         final = wordings.candidate(best, dropped=dropped)
@@ -149,7 +152,7 @@ class Rewording:
             if wordings.candidate(name) not in (wordings.own(), *(wordings.candidate(n) for n in makers if n)):
                 makers[name] = _maker(wordings, name)
         pairs = [(self._draft(persona, make(i)), i) for make in makers.values() for i in items]
-        logs = (await self._measure.of(pairs)).reshape(len(makers), len(items))
+        logs = (await self._both(pairs))[0].reshape(len(makers), len(items))
         return {name: _known(row - logs[0]) for name, row in zip(makers, logs, strict=True) if name}
 
     async def _alone(
@@ -188,10 +191,9 @@ class Rewording:
         drafts = [*own, *new]
         if isinstance(neighbour, Wording):
             drafts += [self._draft(persona, neighbour)] * len(items)
-        logs = (await self._measure.of(list(zip(drafts, [*items] * (len(drafts) // len(items)), strict=True)))).reshape(
-            -1, len(items)
-        )
-        judged = {f"gain {name}": _known(logs[1] - logs[0])}
+        found, served = await self._both(list(zip(drafts, [*items] * (len(drafts) // len(items)), strict=True)))
+        logs, served = found.reshape(-1, len(items)), served.reshape(-1, len(items))
+        judged = {f"gain {name}": _known(logs[1] - logs[0]), f"served {name}": _known(served[1] - served[0])}
         if len(logs) > 2:
             judged[f"personal {name}"] = _known(logs[1] - logs[2])
         final = self._draft(persona, wordings.candidate(name, dropped=dropped))
@@ -205,6 +207,12 @@ class Rewording:
         ]
         general = (await self._measure.logs(requests)).reshape(2, len(asked))
         return {**judged, "general": _known(general[1] - general[0])}
+
+    async def _both(self, pairs: Sequence[tuple[PersonaDraft, Interaction]]) -> tuple[Float, Float]:
+        """Nats per token, half as served and half with nothing recalled, and those as served, both (len(pairs),)."""
+        served = await self._measure.of(pairs)
+        alone = await self._measure.of(pairs, recall=False)
+        return (served + alone) / 2, served
 
     def _draft(self, persona: PersonaDraft, wording: Wording) -> PersonaDraft:
         return wording.draft(persona, self._budget)

@@ -43,8 +43,8 @@ def assemble(
     """The messages of a model call.
 
     Instructions, tools and the application's own system messages come first because all users share them; the persona
-    follows with its exemplars, which are much the same at every request of a user, then the recalled episodes (least relevant first,
-    so that the best stands next to the request), then the conversation.
+    follows with its exemplars, which are much the same at every request of a user, then the recalled episodes (least
+    relevant first, so that the best stands next to the request), then the conversation.
 
     Args:
         messages: the conversation as the client sent it.
@@ -86,9 +86,10 @@ def beside(
 ) -> tuple[tuple[Episode, ...], tuple[Exemplar, ...]]:
     """The episodes and exemplars that are shown together, none twice.
 
-    What is recalled is shown where it is recalled, next to the request. Free text of a user whose manner exemplars show is written
-    after other free texts alone: between choices, manner is lost. Both were measured on the sample's 48 texts (nats per token over
-    no exemplars): exemplars in front only -.07 (se .04), as recalled +.05 (.02), beside free texts alone +.09 (.02).
+    What is recalled is shown where it is recalled, next to the request. Free text of a user whose manner exemplars show is
+    written after other free texts alone: between choices, manner is lost. Both were measured on the sample's 48 texts (nats
+    per token over no exemplars): exemplars in front only -.07 (se .04), as recalled +.05 (.02), beside free texts alone
+    +.09 (.02).
     """
     if not exemplars:
         return tuple(episodes), ()
