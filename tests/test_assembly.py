@@ -31,27 +31,29 @@ def test_past_choices_show_what_was_on_offer_and_past_ratings_do_not() -> None:
     ]
 
 
+EXEMPLARS = (
+    Exemplar(source="b", query="Reply to Sam?", truth="sure!!"),
+    Exemplar(source="a", query="Tea or coffee?", truth="tea", choices=("tea", "coffee")),
+)
+EPISODES = (past("a", "tea", ("tea", "coffee")), past("other", "milk", ("tea", "milk")))
+CLOSED = ["other\nOptions: tea, milk", "milk", "a\nOptions: tea, coffee", "tea"]
+
+
 @pytest.mark.parametrize("form", ["exchanges", "list"])
-def test_exemplars_follow_the_persona_and_are_not_shown_again_as_episodes(form: Literal["exchanges", "list"]) -> None:
-    exemplars = (
-        Exemplar(source="b", query="Reply to Sam?", truth="sure!!"),
-        Exemplar(source="a", query="Tea or coffee?", truth="tea", choices=("tea", "coffee")),
-        Exemplar(source="c", query="How good is Alien?", truth="4", choices=("1", "2", "3", "4", "5")),
-    )
-    episodes = [past("a", "tea", ("tea", "coffee")), past("other", "milk", ("tea", "milk"))]
-    asked = [Message(role="user", content="Reply to Kim?")]
-    shown = assemble(asked, "Likes tea.", episodes, Decision(form=form), tools=False, exemplars=exemplars)
-    said = [m.content for m in shown[1:]]
-    recalled = ["other\nOptions: tea, milk", "milk"] if form == "exchanges" else []
-    assert said == [
-        "Reply to Sam?",
-        "sure!!",
-        "Tea or coffee?\nOptions: tea, coffee",
-        "tea",
-        "How good is Alien?",
-        "4",
-        *recalled,
-        "Reply to Kim?",
-    ]
+def test_exemplars_follow_the_persona_and_nothing_is_shown_twice(form: Literal["exchanges", "list"]) -> None:
+    asked = [Message(role="user", content="Which?")]
+    decision, choices = Decision(form=form), ("tea", "milk")
+    shown = assemble(asked, "Likes tea.", EPISODES, decision, choices, tools=False, exemplars=EXEMPLARS)
+    # What is recalled stands next to the request; a list shows no exchange, so there the exemplar stays in front.
+    others = CLOSED if form == "exchanges" else ["Tea or coffee?\nOptions: tea, coffee", "tea"]
+    assert [m.content for m in shown[1:]] == ["Reply to Sam?", "sure!!", *others, "Which?\nOptions: tea, milk"]
     assert ("Wanted: milk" in shown[0].text) is (form == "list")
     assert "Wanted: tea" not in shown[0].text
+
+
+def test_free_text_follows_free_texts_where_exemplars_show_a_manner() -> None:
+    asked = [Message(role="user", content="Reply to Kim?")]
+    shown = assemble(asked, "", EPISODES, Decision(), tools=False, exemplars=EXEMPLARS[:1])
+    assert [m.content for m in shown[1:]] == ["Reply to Sam?", "sure!!", "Reply to Kim?"]
+    without = assemble(asked, "", EPISODES, Decision(), tools=False)
+    assert [m.content for m in without[1:]] == [*CLOSED, "Reply to Kim?"]
