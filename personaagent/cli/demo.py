@@ -219,8 +219,6 @@ async def _measure(run: Run, system: System, story: Story) -> None:
 
 def _tell(output: Output, story: Story) -> None:
     """Who learned what, what it is worth, the same request before and after, and what the gate refused."""
-    from personaagent.types import Outcome
-
     output.show()
     output.show("What the personas learned", style="bold")
     for user, (before, after) in story.personas.items():
@@ -240,11 +238,12 @@ def _tell(output: Output, story: Story) -> None:
             output.show(f"  {user}, after:  {after_reply.text}")
     refused: dict[str, list[str]] = {}
     for result in story.results:
-        if result.outcome is not Outcome.ACCEPTED:
+        versions = story.personas.get(result.user)
+        if versions is None or (versions[0].text, versions[0].exemplars) == (versions[1].text, versions[1].exemplars):
             refused.setdefault(result.reason.split("; ")[-1], []).append(result.user)
     if refused:
         output.show()
-        output.show("What the gate refused", style="bold")
+        output.show("Whose words the gate left as they were", style="bold")
         for reason, users in refused.items():
             output.show(f"  {', '.join(users)}: {reason}")
 
