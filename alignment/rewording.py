@@ -231,6 +231,8 @@ def _known(gains: Float) -> Float:
 
 
 def _said(estimate: Estimate) -> str:
+    if not np.isfinite(estimate.error):  # too few of one's own, and nobody else who changed alike
+        return f"what {estimate.items} answers alone cannot tell"
     rest = f", with {estimate.users} other users" if estimate.users else ""
     return f"{estimate.mean:+.3f} nats per token (± {estimate.error:.3f}) on {estimate.items} answers{rest}"
 
