@@ -20,6 +20,7 @@ from alignment.likelihoods import Likelihoods
 from alignment.slots import Slots
 from alignment.wording import BOTH, Wording, Wordings
 from personaagent.agent import Agent
+from personaagent.claims import independent
 from personaagent.protocols import Likely
 from personaagent.tasks import together
 from personaagent.types import Interaction, Kind, Persona, PersonaDraft
@@ -134,7 +135,7 @@ def _unlike(user: Aligned, text: Interaction) -> Wording:
     left = {i.id for i in user.history} - {i.id for i in kept}
     words = _words(user, kept)
     return Wording(
-        tuple(c for c in words.claims if not c.sources or set(c.sources) - left),
+        independent(words.claims, left),
         tuple(e for e in words.exemplars if e.source not in left),
     )
 

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from alignment.budget import Caller
+from alignment.splits import repetitions
 from personaagent.agent import BATCH_PRIORITY, Agent
 from personaagent.assembly import assemble
 from personaagent.errors import ContextLengthExceeded
-from personaagent.features import normalised
 from personaagent.protocols import Likely
 from personaagent.tasks import together
 from personaagent.types import (
@@ -49,7 +49,7 @@ class Likelihoods:
         self._model = model
         self._caller = caller
         self._user = user
-        self._history = history
+        self._repetitions = repetitions(history)
         self._recalled: dict[str, tuple[Episode, ...]] = {}
 
     async def of(self, pairs: Sequence[tuple[PersonaDraft, Interaction]], recall: bool = True) -> Float:
@@ -116,14 +116,10 @@ class Likelihoods:
                 k=decision.episodes,
                 with_truth=True,
                 max_tokens=self._agent.settings.recall_tokens,
-                exclude=self._alike(i),
+                exclude=self._repetitions.get(i.id, (i.id,)),
             )
             for i in missing
         ]
         found = await self._caller.patiently(partial(self._agent.memory.recall_many, self._user, queries))
         for interaction, recall in zip(missing, found, strict=True):
             self._recalled[interaction.id] = recall.episodes
-
-    def _alike(self, interaction: Interaction) -> tuple[str, ...]:
-        asked = normalised(interaction.query)
-        return tuple({interaction.id, *(i.id for i in self._history if normalised(i.query) == asked)})

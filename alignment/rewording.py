@@ -16,7 +16,7 @@ the second gain has mean zero, and a share of 1 - Phi(caution) of them gets a ne
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -67,21 +67,17 @@ def judged_on(history: Sequence[Interaction]) -> list[Interaction]:
 class Rewording:
     """Looks for better words for one user's persona."""
 
-    def __init__(
-        self, measure: Likelihoods, min_gain: float, caution: float, budget: int, names: Collection[str] = ()
-    ) -> None:
+    def __init__(self, measure: Likelihoods, min_gain: float, caution: float, budget: int) -> None:
         """Args:
         measure: of this user.
         min_gain: smallest gain that counts, nats per token.
         caution: standard deviations of the posterior that a gain must exceed.
         budget: length of a persona in tokens.
-        names: other users, whom no claim may name.
         """
         self._measure = measure
         self._min_gain = min_gain
         self._caution = caution
         self._budget = budget
-        self._names = names
 
     async def run(
         self,

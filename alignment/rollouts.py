@@ -11,13 +11,13 @@ from alignment.budget import Caller
 from alignment.candidates import Arm, Grid
 from alignment.gate import Table
 from alignment.scorer import Remembered, Scorer, Scores, constant
+from alignment.splits import repetitions
 from alignment.textual import Case, unquoted
 from alignment.views import Recalled
 from personaagent import prompts
 from personaagent.agent import Agent, Replay
-from personaagent.claims import render
+from personaagent.claims import independent, render
 from personaagent.errors import InvalidInput, LLMError
-from personaagent.features import normalised
 from personaagent.tasks import together
 from personaagent.types import Interaction, Kind, PersonaDraft, RecallQuery
 
@@ -46,7 +46,7 @@ class Rollouts:
         self._memory = agent.memory
         # Candidates differ in prose more than in what they recall, so nothing is looked up twice.
         self._agent = Agent(agent.llm, Recalled(agent.memory), agent.settings)
-        self._without = _left_out(history)
+        self._without = repetitions([i for i in history if i.kind is not Kind.TEXT])
         self._scorer = scorer
         self._caller = caller
         self._grid = grid
@@ -145,7 +145,7 @@ class Rollouts:
 
 def unknowing(draft: PersonaDraft, interaction: Interaction) -> PersonaDraft:
     """A persona without what it says of one interaction alone, or quotes from it."""
-    claims = tuple(c for c in draft.claims if c.origin == "person" or set(c.sources) - {interaction.id})
+    claims = independent(draft.claims, {interaction.id})
     text = render(claims) if draft.claims else draft.text
     return draft.model_copy(update={"claims": claims, "text": unquoted(text, [interaction]) or prompts.NEW_USER})
 
@@ -156,14 +156,6 @@ def reworded(text: str) -> str:
     In the very same words an older answer would be outvoted however little newer ones weigh; people seldom use them.
     """
     return " ".join(word for n, word in enumerate(text.split(), 1) if n % 3) or text
-
-
-def _left_out(history: Sequence[Interaction]) -> dict[str, tuple[str, ...]]:
-    """Of each closed request, the interactions that asked the same in the same words, itself among them."""
-    alike: dict[str, list[str]] = {}
-    for interaction in history:
-        alike.setdefault(normalised(interaction.query), []).append(interaction.id)
-    return {i.id: tuple(alike[normalised(i.query)]) for i in history if i.kind is not Kind.TEXT}
 
 
 def _table(rows: Sequence[Scores]) -> Table:

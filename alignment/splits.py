@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from personaagent.features import normalised
 from personaagent.types import Frozen, Interaction, user_key
 
-__all__ = ["Split", "sizes", "split", "window"]
+__all__ = ["Split", "repetitions", "sizes", "split", "window"]
 
 PARTS = ("rewrite", "select", "gate")
 
@@ -23,6 +24,14 @@ class Split(Frozen):
     select: tuple[Interaction, ...]
     gate: tuple[Interaction, ...]
     joined: bool = False
+
+
+def repetitions(history: Sequence[Interaction]) -> dict[str, tuple[str, ...]]:
+    """Of each interaction, those that asked the same in the same words, itself among them, by id."""
+    alike: dict[str, list[str]] = {}
+    for interaction in history:
+        alike.setdefault(normalised(interaction.query), []).append(interaction.id)
+    return {i: tuple(ids) for ids in alike.values() for i in ids}
 
 
 def window(batch: int, held_out: int) -> int:

@@ -7,10 +7,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from alignment.edits import Edit, apply
-from personaagent.claims import Claim, Exemplar, same_claim
+from alignment.splits import repetitions
+from personaagent.claims import Claim, Exemplar, independent, same_claim
 from personaagent.counting import counted_claims
 from personaagent.exemplars import choose_exemplars
-from personaagent.features import normalised
 from personaagent.persona import made
 from personaagent.safety import objection
 from personaagent.types import Interaction, Origin, PersonaDraft
@@ -53,6 +53,7 @@ class Wordings:
         """
         self._persona = persona
         self._history = history
+        self._repetitions = repetitions(history)
         self._names = names
         self._edits: dict[str, Edit] = {}
         self._times = {i.id: i.time for i in history}
@@ -73,9 +74,7 @@ class Wordings:
     def own(self, without: Interaction | None = None) -> Wording:
         """The persona as it is, without what it says of one interaction alone."""
         left = self._same(without)
-        claims = tuple(
-            c for c in self._persona.stated if not c.sources or set(c.sources) - left or c.origin == "person"
-        )
+        claims = independent(self._persona.stated, left)
         return Wording(claims, tuple(e for e in self._persona.exemplars if e.source not in left))
 
     def candidate(self, name: str, without: Interaction | None = None, dropped: Collection[str] = ()) -> Wording:
@@ -120,8 +119,5 @@ class Wordings:
         return self._counted[left]
 
     def _same(self, interaction: Interaction | None) -> frozenset[str]:
-        """Interactions that asked the same in the same words."""
-        if interaction is None:
-            return frozenset()
-        asked = normalised(interaction.query)
-        return frozenset(i.id for i in self._history if normalised(i.query) == asked) | {interaction.id}
+        """An interaction and those that asked the same in the same words."""
+        return frozenset(self._repetitions.get(interaction.id, (interaction.id,)) if interaction is not None else ())

@@ -5,13 +5,14 @@ Claims are short statements. Their text in the prompt is rendered in a fixed ord
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
+from personaagent.base import Frozen, encodable
 from personaagent.features import normalised
 
 __all__ = ["MAX_CLAIM", "MAX_SOURCES", "Claim", "ClaimKind", "Exemplar", "ordered", "prose", "render", "same_claim"]
@@ -30,22 +31,10 @@ class ClaimKind(StrEnum):
     RULE = "rule"  # how the user wants to be served
 
 
-def _encodable(text: str) -> str:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as e:
-        raise ValueError("contains a lone surrogate, which is not valid Unicode text") from e
-    return text
+Text = Annotated[str, AfterValidator(encodable), Field(min_length=1, max_length=MAX_CLAIM)]
 
 
-Text = Annotated[str, AfterValidator(_encodable), Field(min_length=1, max_length=MAX_CLAIM)]
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Claim(_Frozen):
+class Claim(Frozen):
     """A statement about a user, what it rests on and what it was seen to be worth.
 
     `gain` is how much likelier it made what the user really said, in nats per token, on interactions it was not made from,
@@ -67,7 +56,7 @@ class Claim(_Frozen):
         return bool(self.sources) or self.pinned or self.origin == "person"
 
 
-class Exemplar(_Frozen):
+class Exemplar(Frozen):
     """An exchange of the user's own that shows their manner: what was asked and what they really said."""
 
     source: str  # the interaction's id
@@ -111,6 +100,12 @@ def prose(text: str, person: bool, sources: Sequence[str] = ()) -> tuple[Claim, 
 def same_claim(one: str, other: str) -> bool:
     """Whether two texts are the same claim."""
     return normalised(one).rstrip(".!") == normalised(other).rstrip(".!")
+
+
+def independent(claims: Sequence[Claim], interactions: Collection[str]) -> tuple[Claim, ...]:
+    """The claims that do not rest on these interactions alone; a person's rest on the person."""
+    gone = set(interactions)
+    return tuple(c for c in claims if c.origin == "person" or not c.sources or set(c.sources) - gone)
 
 
 def oldest(times: Sequence[datetime]) -> datetime | None:

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+from personaagent.base import Frozen, encodable
 from personaagent.claims import Claim, Exemplar, prose
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Episode",
     "Fact",
     "ForgetReceipt",
+    "Frozen",
     "Interaction",
     "Kind",
     "Likelihood",
@@ -53,22 +55,14 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def _encodable(text: str) -> str:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as e:
-        raise ValueError("contains a lone surrogate, which is not valid Unicode text") from e
-    return text
-
-
 def _user_id(user: str) -> str:
     if not 1 <= len(user) <= MAX_USER_ID:
         raise ValueError(f"a user id has 1 to {MAX_USER_ID} characters, not {len(user)}")
-    return _encodable(user)
+    return encodable(user)
 
 
 UserId = Annotated[str, AfterValidator(_user_id)]
-Text = Annotated[str, AfterValidator(_encodable), Field(max_length=MAX_TEXT)]
+Text = Annotated[str, AfterValidator(encodable), Field(max_length=MAX_TEXT)]
 
 
 def _different(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -99,12 +93,6 @@ def interaction_id(*parts: object) -> str:
     return digest.hexdigest()
 
 
-class Frozen(BaseModel):
-    """Immutable, and strict about unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class Kind(StrEnum):
     """How an interaction is scored."""
 
@@ -127,7 +115,7 @@ class Interaction(Frozen):
     `metadata` carries provenance (`source`) and anything the application wants to keep beside it.
     """
 
-    id: Annotated[str, AfterValidator(_encodable), Field(min_length=1, max_length=128)]
+    id: Annotated[str, AfterValidator(encodable), Field(min_length=1, max_length=128)]
     user: UserId
     time: datetime
     query: Text
