@@ -16,17 +16,17 @@ from alignment.edits import EditProposer
 from alignment.gate import Acceptor, Gate
 from alignment.likelihoods import Likelihoods
 from alignment.prequential import foretell
-from alignment.rewording import Reworded, Rewording, finite, judged_on
+from alignment.rewording import Reworded, Rewording, finite, judged_on, judges
 from alignment.rollouts import Rollouts
 from alignment.scorer import EmbeddingScorer, JudgeScorer, Scorer
 from alignment.search import Found, Search, fitted_kinds
 from alignment.slots import Slots
-from alignment.splits import Split, split, window
+from alignment.splits import Split, halved, split, window
 from alignment.textual import Case, Proposer, TextualProposer, refusal
 from alignment.wording import BOTH, Wordings
 from personaagent.agent import Agent
 from personaagent.errors import BudgetExceeded, ConflictError, NotFoundError, PersonaAgentError
-from personaagent.persona import initial_persona
+from personaagent.persona import initial_persona, ranked, stated
 from personaagent.profile import build_profile
 from personaagent.protocols import LLM, Embedder, Memory, likely
 from personaagent.scoring import same
@@ -52,6 +52,9 @@ __all__ = ["Aligner"]
 
 log = logging.getLogger(__name__)
 
+WEIGHED = (
+    4  # closed interactions that fit the model's weight, and as many that judge it, where prose is not judged by them
+)
 HISTORY = 400  # latest interactions among which repetitions of a request are looked for
 
 
@@ -85,7 +88,9 @@ class Aligner:
         self._settings = settings
         self._textual = TextualProposer(llm, agent.settings.persona_tokens, settings.seed)
         self._proposer = proposer or self._textual
-        self._editor = EditProposer(llm, settings.seed)
+        self._editor: EditProposer | None = None
+        if settings.edits == "always" or (settings.edits == "teacher" and teacher is not None):
+            self._editor = EditProposer(llm, settings.seed)
         judged = JudgeScorer(embedder, llm) if settings.judge == "llm" else EmbeddingScorer(embedder)
         self._scorer = scorer or judged
         self._acceptor = acceptor or Gate(settings.min_gain, settings.caution)
@@ -127,7 +132,7 @@ class Aligner:
 
         async def work() -> None:
             for chunk in waiting:  # shared: each worker takes the next cohort
-                cohort = Cohort(len(chunk), self._settings.min_gain, self._settings.caution)
+                cohort = Cohort(chunk, self._settings.min_gain, self._settings.caution)
                 await together(one(user, cohort.member()) for user in chunk)
 
         await together(work() for _ in range(min(2, count)))
@@ -283,9 +288,8 @@ class Aligner:
             scores = {"score_before": read.before, "score_after": read.before}
             result = result.model_copy(update={**scores, "held_out": read.held_out, "candidates": read.candidates})
         if model is not None:
-            said = await self._reworded(
-                persona, history, Likelihoods(self._agent, model, caller, user, history), caller, member
-            )
+            measure = Likelihoods(self._agent, model, caller, user, history)
+            said = await self._reworded(persona, history, measure, caller, member)
             reasons.append(said.reason)
             result = result.model_copy(
                 update={
@@ -328,9 +332,12 @@ class Aligner:
         member: Member,
     ) -> Reworded:
         """What the persona should say instead, if anything."""
-        wordings = Wordings(persona, history)
-        with suppress(BudgetExceeded):  # counting and exemplars are tried all the same
-            await self._edits(persona, history, wordings, caller)
+        profile = await caller.patiently(partial(self._memory.profile, history[0].user))
+        facts = [stated(fact) for fact in ranked(profile.current) if fact.source == "model"]
+        wordings = Wordings(persona, history, member.others - {history[0].user}, facts)
+        if self._editor is not None:
+            with suppress(BudgetExceeded):  # counting and exemplars are tried all the same
+                await self._edits(self._editor, persona, history, wordings, caller)
         search = Rewording(
             measure, self._settings.min_gain, self._settings.text_caution, self._agent.settings.persona_tokens
         )
@@ -340,10 +347,15 @@ class Aligner:
             return Reworded(None, e.message, refused=wordings.refused)
 
     async def _edits(
-        self, persona: Persona, history: Sequence[Interaction], wordings: Wordings, caller: Caller
+        self,
+        editor: EditProposer,
+        persona: Persona,
+        history: Sequence[Interaction],
+        wordings: Wordings,
+        caller: Caller,
     ) -> None:
         """Let the teacher propose edits from what the agent would have answered; never from what judges them."""
-        select = judged_on(history)[::-1][1::2][: self._settings.batch]
+        select = judges(judged_on(history))[1][: self._settings.batch]
 
         async def case(interaction: Interaction) -> Case:
             draft = wordings.own(interaction).draft(persona, self._agent.settings.persona_tokens)
@@ -352,7 +364,7 @@ class Aligner:
 
         cases = await together(case(i) for i in select)
         claims = wordings.candidate(BOTH).claims
-        found = await self._editor.propose(claims, cases, self._settings.candidates, caller, persona.struck)
+        found = await editor.propose(claims, cases, self._settings.candidates, caller, persona.struck, wordings.others)
         wordings.refused += found.dropped
         for edit in found.edits:
             wordings.edit(edit)
@@ -366,7 +378,10 @@ class Aligner:
         `prose` rewritten texts are candidates too.
         """
         user = history[0].user
-        parts = split(history, *self._sizes, self._settings.seed)
+        if prose:
+            parts = split(history, *self._sizes, self._settings.seed)
+        else:  # the model's weight is all that these replays are for: how memory is read needs none
+            parts = halved(history, min(WEIGHED, self._settings.held_out), self._settings.seed)
         base, closed = Arm.of(persona), sorted({i.kind for i in history} - {Kind.TEXT})
         grid = Grid(persona.decision, closed, persona)
         rollouts = Rollouts(self._agent, self._scorer, caller, grid, history)

@@ -7,6 +7,7 @@ calls: how memory is read shows in what memory alone foretells. What is made of 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 from alignment.pooled import Pool
 from alignment.prequential import Fitted, Foretold, Others
@@ -23,20 +24,21 @@ class Cohort:
     Users are compared within a group that has the same kinds of requests. Not thread-safe: it belongs to one event loop.
     """
 
-    def __init__(self, size: int, min_gain: float, caution: float) -> None:
+    def __init__(self, users: Collection[str], min_gain: float, caution: float) -> None:
         """Args:
-        size: members; each must `join` or `leave`, or the others wait forever.
+        users: members; each must `join` or `leave`, or the others wait forever.
         min_gain: smallest mean gain of a fit that counts, in nats per interaction.
         caution: standard deviations of the gain it must exceed.
         """
-        self._missing = size
+        self.users = frozenset(users)
+        self._missing = len(self.users)
         self._min_gain = min_gain
         self._caution = caution
         self._entries: dict[Group, list[Foretold]] = {}
         self._others: dict[Group, Others] = {}
         self._complete = asyncio.Event()
         # Words are selected by some interactions and judged by others; the users are each other's prior both times.
-        self._selection, self._gate = Pool(size), Pool(size)
+        self._selection, self._gate = Pool(self._missing), Pool(self._missing)
 
     def member(self) -> Member:
         """A place in the cohort."""
@@ -67,6 +69,7 @@ class Member:
         self._place: tuple[Group, Foretold] | None = None
         self.selection = cohort._selection.place()
         self.gate = cohort._gate.place()
+        self.others = cohort.users  # whom a persona of this user must not name
 
     def join(self, group: Group, foretold: Foretold) -> None:
         """Bring one's foretold answers. Who joins again, after a conflict, is fitted anew, but the others see no more of it;

@@ -69,11 +69,9 @@ class Edits:
 class EditProposer:
     """LLM_loss and LLM_update in one call: the model says what the claims get wrong in one case, then edits one of them."""
 
-    def __init__(self, llm: LLM, seed: int = 0, names: Collection[str] = ()) -> None:
-        """`names`: ids of other users, which no claim may name."""
+    def __init__(self, llm: LLM, seed: int = 0) -> None:
         self._llm = llm
         self._seed = seed
-        self._names = names
         self._share = max(32, llm.context_length // 10)  # of the context in tokens, for each text from outside
         shown = prompts.EDIT_EXAMPLES if llm.context_length >= ROOM_FOR_EXAMPLES else ()
         self._examples = tuple(
@@ -83,7 +81,13 @@ class EditProposer:
         )
 
     async def propose(
-        self, claims: Sequence[Claim], cases: Sequence[Case], count: int, caller: Caller, struck: Sequence[str] = ()
+        self,
+        claims: Sequence[Claim],
+        cases: Sequence[Case],
+        count: int,
+        caller: Caller,
+        struck: Sequence[str] = (),
+        names: Collection[str] = (),
     ) -> Edits:
         """At most `count` edits, one asked for from each case that was not answered perfectly.
 
@@ -96,6 +100,7 @@ class EditProposer:
             count: how many edits.
             caller: makes the calls.
             struck: texts that were taken away for good.
+            names: ids of other users, which no claim may name.
 
         Raises:
             PersonaAgentError: of the engine or the budget only.
@@ -109,7 +114,7 @@ class EditProposer:
         dropped: Counter[str] = Counter()
         for case, answer in zip(wrong, answers, strict=True):
             edit = _read(answer, case)
-            reason = edit if isinstance(edit, str) else self._refusal(edit, claims, case, struck)
+            reason = edit if isinstance(edit, str) else self._refusal(edit, claims, case, struck, names)
             if reason is not None:
                 dropped[reason] += 1
             elif isinstance(edit, Edit):
@@ -160,7 +165,9 @@ class EditProposer:
             return ""
         return result.text
 
-    def _refusal(self, edit: Edit, claims: Sequence[Claim], case: Case, struck: Sequence[str]) -> str | None:
+    def _refusal(
+        self, edit: Edit, claims: Sequence[Claim], case: Case, struck: Sequence[str], names: Collection[str]
+    ) -> str | None:
         """Why an edit is of no use, in a few words."""
         reason = _idle(claims, edit, struck)
         if reason is not None or edit.action == "strike":
@@ -170,7 +177,7 @@ class EditProposer:
         # A claim may name an option. Answers in whole sentences are no claims; the user's own words are for exemplars.
         asked = case.interaction
         quoted = (asked.query,) if asked.choices else (asked.query, asked.truth or "", case.answer)
-        return objection(edit.text, self._names, quoted)
+        return objection(edit.text, names, quoted)
 
 
 def schema(numbers: Sequence[int]) -> dict[str, Any]:

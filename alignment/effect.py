@@ -18,7 +18,7 @@ import numpy.typing as npt
 from alignment.budget import Budget, Caller
 from alignment.likelihoods import Likelihoods
 from alignment.slots import Slots
-from alignment.wording import BOTH, Wording, Wordings
+from alignment.wording import BOTH, CLAIMS, EXEMPLARS, Wording, Wordings
 from personaagent.agent import Agent
 from personaagent.claims import independent
 from personaagent.protocols import Likely
@@ -49,6 +49,14 @@ class Aligned:
     def reworded(self) -> bool:
         """Whether the words in force are other than the first."""
         return (self.now.text, self.now.exemplars) != (self.first.text, self.first.exemplars)
+
+    @property
+    def change(self) -> str:
+        """The kind of candidate that the words in force came from."""
+        if self.now.exemplars == self.first.exemplars:
+            return CLAIMS
+        same = {c.text for c in self.now.claims} == {c.text for c in self.first.claims}
+        return EXEMPLARS if same else BOTH
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ async def effect(agent: Agent, model: Likely, users: Mapping[str, Aligned], budg
         if not user.reworded:
             return apart, np.zeros(len(user.texts))
         old = [(draft(Wordings(user.first, user.history).own(i)), i) for i in user.texts]
-        new = [(draft(Wordings(user.now, user.history).candidate(BOTH, i)), i) for i in user.texts]
+        new = [(draft(Wordings(user.now, user.history).candidate(user.change, i)), i) for i in user.texts]
         logs = await measure.of([*old, *new])
         return apart, logs[len(old) :] - logs[: len(old)]
 
@@ -125,7 +133,7 @@ def _words(user: Aligned, history: Sequence[Interaction]) -> Wording:
     """The words in force, made from part of the history."""
     if not user.reworded or not history:
         return Wordings(user.now, user.history).own()
-    return Wordings(user.now, history).candidate(BOTH)
+    return Wordings(user.now, history).candidate(user.change)
 
 
 def _unlike(user: Aligned, text: Interaction) -> Wording:

@@ -46,6 +46,10 @@ class Pool:
     _gains: dict[str, dict[str, Float]] = field(default_factory=dict)  # by change and user
     _shared: dict[str, object] = field(default_factory=dict)
     _complete: asyncio.Event = field(default_factory=asyncio.Event)
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.size = self.missing
 
     def place(self) -> Place:
         """A member's place; use it as a context manager."""
@@ -72,6 +76,11 @@ class Place:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._arrived = False
+
+    @property
+    def members(self) -> int:
+        """How many users the pool is for, this one among them."""
+        return self._pool.size
 
     async def join(self, user: str, gains: Mapping[str, Float], shared: object = None) -> dict[str, Estimate]:
         """Bring one's gains and wait for the others; who comes again is estimated anew, and the others see no more of it.

@@ -15,6 +15,7 @@ the second gain has mean zero, and a share of 1 - Phi(caution) of them gets a ne
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,13 +31,16 @@ from personaagent.claims import Claim
 from personaagent.general import general_for
 from personaagent.types import Interaction, Kind, LikelihoodRequest, Message, PersonaDraft
 
-__all__ = ["HARM", "Reworded", "Rewording", "finite", "judged_on"]
+__all__ = ["HARM", "Reworded", "Rewording", "finite", "judged_on", "judges"]
 
 Float = npt.NDArray[np.float64]
 
 LATEST = 12  # interactions that select and judge, together
-ALONE = 3  # interactions a single claim is measured on
-GENERAL = 4  # general requests
+ALONE = (
+    3  # interactions a single claim is measured on; one is enough where other users' claims of the kind are the prior
+)
+COHORT = 8  # users from which on that is so
+GENERAL = 3  # general requests
 HARM = 0.25  # nats per token that the answer to a general request may lose
 
 
@@ -62,6 +66,23 @@ def judged_on(history: Sequence[Interaction]) -> list[Interaction]:
     if len(texts) >= 2:
         return texts[-LATEST:]
     return [i for i in history if i.kind is Kind.CHOICE and (i.truth or "").strip()][-LATEST:]
+
+
+def judges(items: Sequence[Interaction]) -> tuple[list[Interaction], list[Interaction]]:
+    """Which interactions judge and which select, newest first, as evenly as it goes.
+
+    Drawn by id, so that an interaction that selected on one night does not judge on the next.
+    """
+    newest = list(reversed(items))
+    drawn = sorted(newest, key=lambda i: zlib.crc32(i.id.encode("utf-8", "surrogatepass")))
+    side = {i.id: zlib.crc32(f"side {i.id}".encode("utf-8", "surrogatepass")) % 2 for i in drawn}
+    held = [i for i in drawn if side[i.id]]
+    select = [i for i in drawn if not side[i.id]]
+    few, many = sorted((held, select), key=len)
+    while len(few) < len(many) - 1:  # with few interactions chance may leave one side empty
+        few.append(many.pop())
+    judging = {i.id for i in held}
+    return [i for i in newest if i.id in judging], [i for i in newest if i.id not in judging]
 
 
 class Rewording:
@@ -102,9 +123,9 @@ class Rewording:
             gate.leave()
             selection.leave()
             return Reworded(None, "too few answers in the user's own words", refused=wordings.refused)
-        held, select = items[::-1][::2], items[::-1][1::2]
+        held, select = judges(items)
         gains = await self._gains(persona, wordings, select)
-        alone = await self._alone(persona, wordings, select)
+        alone = await self._alone(persona, wordings, select[: 1 if selection.members >= COHORT else ALONE])
         by_kind: dict[str, list[float]] = {}
         for claim, values in alone:
             by_kind.setdefault(f"claim {claim.kind}", []).extend(values)
@@ -121,8 +142,7 @@ class Rewording:
         dropped = frozenset(text for text, estimate in worth.items() if estimate.mean < 0.0)
         judged = await self._judged(persona, wordings, best, dropped, held, selection.neighbour(user), user)
         found = await gate.join(user, judged)
-        gain, harm = found[f"gain {best}"], found["general"]
-        personal, served = found.get(f"personal {best}"), found[f"served {best}"]
+        gain, harm, personal, served = found["gain"], found["general"], found.get("personal"), found["served"]
         result = Reworded(None, "", gain, personal, harm, count, wordings.refused)
         if not gain.above(self._min_gain, self._caution):
             return replace(result, reason=f"the answers became likelier by {_said(gain)}, which may be luck")
@@ -148,15 +168,15 @@ class Rewording:
             if wordings.candidate(name) not in (wordings.own(), *(wordings.candidate(n) for n in makers if n)):
                 makers[name] = _maker(wordings, name)
         pairs = [(self._draft(persona, make(i)), i) for make in makers.values() for i in items]
-        logs = (await self._both(pairs))[0].reshape(len(makers), len(items))
+        logs = (await self._measure.of(pairs) + await self._measure.of(pairs, recall=False)) / 2
+        logs = logs.reshape(len(makers), len(items))
         return {name: _known(row - logs[0]) for name, row in zip(makers, logs, strict=True) if name}
 
     async def _alone(
-        self, persona: PersonaDraft, wordings: Wordings, items: Sequence[Interaction]
+        self, persona: PersonaDraft, wordings: Wordings, few: Sequence[Interaction]
     ) -> list[tuple[Claim, list[float]]]:
-        """What each claim gains by itself over no persona, on interactions it can be counted without."""
+        """What each claim gains by itself over no persona, on those of a few interactions it can be counted without."""
         claims = [c for c in wordings.candidate(BOTH).claims if "\n" not in c.text]
-        few = items[:ALONE]
         bare = self._draft(persona, Wording())
         pairs, owners = [(bare, i) for i in few], []
         for number, claim in enumerate(claims):
@@ -184,14 +204,17 @@ class Rewording:
         """Gains of the chosen candidate on interactions that selected nothing, and on general requests."""
         new = [self._draft(persona, wordings.candidate(name, i, dropped)) for i in items]
         own = [self._draft(persona, wordings.own(i)) for i in items]
-        drafts = [*own, *new]
-        if isinstance(neighbour, Wording):
-            drafts += [self._draft(persona, neighbour)] * len(items)
-        found, served = await self._both(list(zip(drafts, [*items] * (len(drafts) // len(items)), strict=True)))
-        logs, served = found.reshape(-1, len(items)), served.reshape(-1, len(items))
-        judged = {f"gain {name}": _known(logs[1] - logs[0]), f"served {name}": _known(served[1] - served[0])}
-        if len(logs) > 2:
-            judged[f"personal {name}"] = _known(logs[1] - logs[2])
+        both = list(zip([*own, *new], [*items, *items], strict=True))
+        served = (await self._measure.of(both)).reshape(2, len(items))
+        # Whose persona it is shows best where nothing recalled stands beside it.
+        theirs = [self._draft(persona, neighbour)] * len(items) if isinstance(neighbour, Wording) else []
+        alone = await self._measure.of([*both, *zip(theirs, items, strict=False)], recall=False)
+        alone = alone.reshape(-1, len(items))
+        gain = (served[1] - served[0] + alone[1] - alone[0]) / 2
+        # Whatever was selected, it was selected in the same way: so users who chose differently are each other's prior, too.
+        judged = {"gain": _known(gain), "served": _known(served[1] - served[0])}
+        if theirs:
+            judged["personal"] = _known(alone[1] - alone[2])
         final = self._draft(persona, wordings.candidate(name, dropped=dropped))
         asked = general_for(user, GENERAL)
         requests = [
@@ -203,12 +226,6 @@ class Rewording:
         ]
         general = (await self._measure.logs(requests)).reshape(2, len(asked))
         return {**judged, "general": _known(general[1] - general[0])}
-
-    async def _both(self, pairs: Sequence[tuple[PersonaDraft, Interaction]]) -> tuple[Float, Float]:
-        """Nats per token, half as served and half with nothing recalled, and those as served, both (len(pairs),)."""
-        served = await self._measure.of(pairs)
-        alone = await self._measure.of(pairs, recall=False)
-        return (served + alone) / 2, served
 
     def _draft(self, persona: PersonaDraft, wording: Wording) -> PersonaDraft:
         return wording.draft(persona, self._budget)

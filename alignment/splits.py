@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from personaagent.features import normalised
 from personaagent.types import Frozen, Interaction, user_key
 
-__all__ = ["Split", "repetitions", "sizes", "split", "window"]
+__all__ = ["Split", "halved", "repetitions", "sizes", "split", "window"]
 
 PARTS = ("rewrite", "select", "gate")
 
@@ -20,9 +20,9 @@ class Split(Frozen):
     user has too few interactions (`joined`).
     """
 
-    rewrite: tuple[Interaction, ...]
-    select: tuple[Interaction, ...]
-    gate: tuple[Interaction, ...]
+    rewrite: tuple[Interaction, ...] = ()
+    select: tuple[Interaction, ...] = ()
+    gate: tuple[Interaction, ...] = ()
     joined: bool = False
 
 
@@ -47,6 +47,22 @@ def sizes(count: int, batch: int, held_out: int) -> tuple[int, int, int]:
     return rewrite, used - rewrite - gate, gate
 
 
+def halved(latest: Sequence[Interaction], each: int, seed: int = 0) -> Split:
+    """A split without anything to rewrite from: `each` interactions to select on and as many to judge on, or half of what is
+    there. Dealt as `split` deals.
+
+    Args:
+        latest: at least two interactions of one user, oldest first; only the newest ones are used.
+        each: interactions of each part.
+        seed: of the whole run.
+    """
+    if len(latest) < 2:
+        raise ValueError("a split takes at least two interactions")
+    used = list(latest[-2 * each :])
+    gate = len(used) // 2
+    return _dealt(used, {"select": len(used) - gate, "gate": gate}, seed)
+
+
 def split(latest: Sequence[Interaction], batch: int, held_out: int, seed: int = 0) -> Split:
     """Deal a user's latest interactions with truth out to the three parts.
 
@@ -67,17 +83,22 @@ def split(latest: Sequence[Interaction], batch: int, held_out: int, seed: int = 
     if len(latest) < 2:
         raise ValueError("a split takes at least two interactions")
     used = list(latest[-window(batch, held_out) :])
-    limits = dict(zip(PARTS, sizes(len(used), batch, held_out), strict=True))
-    order = list(PARTS)
+    parts = _dealt(used, dict(zip(PARTS, sizes(len(used), batch, held_out), strict=True)), seed)
+    if len(parts.select) >= 2:
+        return parts
+    gate = {i.id for i in parts.gate}
+    learn = tuple(i for i in used if i.id not in gate)
+    return Split(rewrite=learn[-batch:], select=learn, gate=parts.gate, joined=True)
+
+
+def _dealt(used: Sequence[Interaction], limits: Mapping[str, int], seed: int) -> Split:
+    """Interactions of one user, oldest first, dealt out to parts of these sizes."""
+    order = list(limits)
     random.Random(f"{seed}:{user_key(used[0].user)}").shuffle(order)
     dealt: dict[str, list[Interaction]] = {part: [] for part in PARTS}
     for position, interaction in enumerate(reversed(used), start=1):
         open_parts = [p for p in order if len(dealt[p]) < limits[p]]
         behind = {p: limits[p] * position / len(used) - len(dealt[p]) for p in open_parts}
         dealt[max(open_parts, key=lambda p: behind[p])].append(interaction)
-    parts = {part: tuple(reversed(items)) for part, items in dealt.items()}
-    if len(parts["select"]) >= 2:
-        return Split(rewrite=parts["rewrite"], select=parts["select"], gate=parts["gate"])
-    gate = {i.id for i in parts["gate"]}
-    learn = tuple(i for i in used if i.id not in gate)
-    return Split(rewrite=learn[-batch:], select=learn, gate=parts["gate"], joined=True)
+    rewrite, select, gate = (tuple(reversed(dealt.get(part, ()))) for part in PARTS)
+    return Split(rewrite=rewrite, select=select, gate=gate)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from alignment.edits import Edit, apply
 from alignment.splits import repetitions
-from personaagent.claims import Claim, Exemplar, independent, same_claim
+from personaagent.claims import Claim, Exemplar, independent, same_claim, silenced
 from personaagent.counting import counted_claims
 from personaagent.exemplars import choose_exemplars
 from personaagent.persona import made
@@ -45,16 +45,24 @@ class Wordings:
     So nothing is judged on what it was made from, and still everything the user said is learned from.
     """
 
-    def __init__(self, persona: PersonaDraft, history: Sequence[Interaction], names: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        persona: PersonaDraft,
+        history: Sequence[Interaction],
+        names: Collection[str] = (),
+        facts: Sequence[Claim] = (),
+    ) -> None:
         """Args:
         persona: the user's, as it is.
         history: interactions with truths, oldest first.
         names: other users, whom no claim may name.
+        facts: what the profile says, as claims that were not measured yet.
         """
+        self._facts = [c for c in facts if objection(c.text, names) is None]
         self._persona = persona
         self._history = history
         self._repetitions = repetitions(history)
-        self._names = names
+        self.others = names
         self._edits: dict[str, Edit] = {}
         self._times = {i.id: i.time for i in history}
         self._counted: dict[frozenset[str], tuple[Claim, ...]] = {}
@@ -98,19 +106,24 @@ class Wordings:
     def _merged(self, claims: Sequence[Claim], left: frozenset[str]) -> tuple[Claim, ...]:
         """People's and pinned claims, then what counting finds now, then what a model wrote and was seen to help."""
         kept = [c for c in claims if c.pinned or c.origin == "person"]
-        kept += [c for c in self._count(left) if not self._known(c.text, kept)]
-        written = [c for c in claims if c.origin == "model" and not c.pinned and (c.gain or 0.0) > 0]
-        return (*kept, *(c for c in written if not self._known(c.text, kept)))
+        kept += [c for c in self._count(left) if not self._known(c, kept)]
+        written = [c for c in claims if c.origin == "model" and not c.pinned]
+        written += independent(self._facts, left)
+        for claim in written:
+            # What was measured and is worth nothing goes; what was not measured yet is measured with the others.
+            if (claim.gain is None or claim.gain > 0) and not self._known(claim, kept):
+                kept.append(claim)
+        return tuple(kept)
 
-    def _known(self, text: str, claims: Sequence[Claim]) -> bool:
-        return any(same_claim(text, known) for known in (*self._persona.struck, *(c.text for c in claims)))
+    def _known(self, claim: Claim, claims: Sequence[Claim]) -> bool:
+        return silenced(claim, self._persona.struck) or any(same_claim(claim.text, c.text) for c in claims)
 
     def _count(self, left: frozenset[str]) -> tuple[Claim, ...]:
         if left not in self._counted:
             found = counted_claims([i for i in self._history if i.id not in left])
             sound = []
             for claim in found:
-                reason = objection(claim.text, self._names)
+                reason = objection(claim.text, self.others)
                 if reason is None:
                     sound.append(claim)
                 elif not left:

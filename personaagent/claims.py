@@ -5,6 +5,7 @@ Claims are short statements. Their text in the prompt is rendered in a fixed ord
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -15,10 +16,30 @@ from pydantic import AfterValidator, Field
 from personaagent.base import Frozen, encodable
 from personaagent.features import normalised
 
-__all__ = ["MAX_CLAIM", "MAX_SOURCES", "Claim", "ClaimKind", "Exemplar", "ordered", "prose", "render", "same_claim"]
+__all__ = [
+    "MAX_CLAIM",
+    "MAX_SOURCES",
+    "Claim",
+    "ClaimKind",
+    "Exemplar",
+    "independent",
+    "oldest",
+    "ordered",
+    "prose",
+    "render",
+    "rendered",
+    "same_claim",
+    "silenced",
+]
 
 MAX_CLAIM = 60_000  # characters; as long as the prose of a persona that was written before there were claims
 MAX_SOURCES = 64
+
+# Marks that help people to read a counted claim, and are no words of the user's.
+_QUOTES = str.maketrans("", "", "“”")
+_QUOTED = re.compile("“([^”]*)”")
+_ON_REQUEST = " when a request says"
+_DEGREES = frozenset(("short", "long", "very", "often", "always", "sometimes", "nearly", "mostly"))
 
 
 class ClaimKind(StrEnum):
@@ -38,10 +59,12 @@ class Claim(Frozen):
     """A statement about a user, what it rests on and what it was seen to be worth.
 
     `gain` is how much likelier it made what the user really said, in nats per token, on interactions it was not made from,
-    and `error` its standard error; both are None until it was measured.
+    and `error` its standard error; both are None until it was measured. `note` says how well it is supported, as in "3 of 4
+    times": it is for people, changes with every count, and is no part of what the claim says.
     """
 
     text: Text
+    note: Annotated[str, AfterValidator(encodable), Field(max_length=1_000)] = ""
     kind: ClaimKind = ClaimKind.FACT
     sources: Annotated[tuple[str, ...], Field(max_length=MAX_SOURCES)] = ()
     since: datetime | None = None  # time of the oldest interaction it rests on
@@ -49,6 +72,11 @@ class Claim(Frozen):
     gain: float | None = None
     error: float | None = None
     pinned: bool = False  # alignment leaves it alone
+
+    @property
+    def told(self) -> str:
+        """As people read it: the text with its note."""
+        return f"{self.text} ({self.note})" if self.note else self.text
 
     @property
     def shown(self) -> bool:
@@ -74,14 +102,32 @@ def ordered(claims: Sequence[Claim]) -> tuple[Claim, ...]:
 
 
 def render(claims: Sequence[Claim]) -> str:
-    """Claims as the text that stands in the prompt: by kind, pinned ones first, then in their order.
+    """Claims as the text that stands in the prompt: what was counted in one sentence, then the others, a line each.
 
-    A single claim of several lines (a persona written as prose) is shown as it is.
+    Both in the order of `ordered`. A single claim that was not counted (a persona written as prose) is shown as it is. A
+    sentence, because the smallest model answers in the form of what it reads: on the sample's 48 free texts a list with
+    quotation marks and counts was worth +.04 (standard error .02) nats per token over no claims and -.03 (.01) beside
+    exemplars, the same claims as a sentence +.08 (.02) and .00 (.01).
     """
     shown = [c for c in ordered(claims) if c.shown]
     if len(shown) == 1 and (shown[0].origin != "counted" or "\n" in shown[0].text):
         return shown[0].text
-    return "\n".join(f"- {c.text}" for c in shown)
+    counted = [c for c in shown if c.origin == "counted"]
+    lines = [f"- {c.text}" for c in shown if c.origin != "counted"]
+    if counted:
+        lines.insert(0, f"This user {'; '.join(map(_spoken, counted))}.")
+    return "\n".join(lines)
+
+
+def _spoken(claim: Claim) -> str:
+    """A counted claim without marks that are no words of the user's; what a fact quotes is whole requests and answers."""
+    return claim.text if claim.kind is ClaimKind.FACT else claim.text.translate(_QUOTES)
+
+
+def rendered(text: str, claims: Sequence[Claim]) -> bool:
+    """Whether a persona's text is its claims as they are shown, now or in versions that are already stored."""
+    shown = [c for c in ordered(claims) if c.shown]
+    return text in (render(claims), "\n".join(f"- {c.told}" for c in shown))
 
 
 def prose(text: str, person: bool, sources: Sequence[str] = ()) -> tuple[Claim, ...]:
@@ -100,6 +146,34 @@ def prose(text: str, person: bool, sources: Sequence[str] = ()) -> tuple[Claim, 
 def same_claim(one: str, other: str) -> bool:
     """Whether two texts are the same claim."""
     return normalised(one).rstrip(".!") == normalised(other).rstrip(".!")
+
+
+def silenced(claim: Claim, struck: Collection[str]) -> bool:
+    """Whether a claim says again what a person took away.
+
+    Counting words the same thing in another way as the counts change ("short messages of about 11 words", then "of about
+    13"), so of counted claims only what they are about is compared: the words around numbers and lists, and whether they
+    quote anything in common.
+    """
+    if any(same_claim(claim.text, text) for text in struck):
+        return True
+    if claim.origin != "counted" or (claim.kind is ClaimKind.FACT and "“" in claim.text):
+        return False
+    frame, quoted = _about(claim.text)
+    others = (_about(text) for text in struck)
+    return any(
+        (quoted & theirs or not (quoted or theirs)) and (frame.startswith(other) or other.startswith(frame))
+        for other, theirs in others
+        if other
+    )
+
+
+def _about(text: str) -> tuple[str, frozenset[str]]:
+    """What a counted claim is about: its words without quotations, lists, numbers and degrees, and what it quotes."""
+    text = text.split(_ON_REQUEST)[0]
+    quoted = frozenset(normalised(q) for q in _QUOTED.findall(text))
+    bare = re.sub(r"\([^()]*\)|[\d.,:]+", " ", _QUOTED.sub(" ", text))
+    return " ".join(w for w in normalised(bare).split() if w not in _DEGREES), quoted
 
 
 def independent(claims: Sequence[Claim], interactions: Collection[str]) -> tuple[Claim, ...]:

@@ -88,9 +88,10 @@ def _graded(
     mean = low + (usual + off) * (high - low)
     support = [given[n][0] for n in where if (given[n][2][0] - usual) * off > 0]
     how = "higher" if off > 0 else "lower"
-    text = f"grades “{word}” {how} than usual (about {mean:.1f} of {high:g}, usually {low + usual * (high - low):.1f})"
+    note = f"about {mean:.1f} of {high:g}, usually {low + usual * (high - low):.1f}"
     kind = ClaimKind.PREFERS if off > 0 else ClaimKind.AVOIDS
-    return found(text, kind, support, min(1.0, abs(off) * 2) * min(1.0, z / 4), "grades")
+    worth = min(1.0, abs(off) * 2) * min(1.0, z / 4)
+    return found(f"grades “{word}” {how} than usual", kind, support, worth, "grades", note)
 
 
 def _grade(interaction: Interaction) -> tuple[float, float, float] | None:

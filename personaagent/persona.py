@@ -11,7 +11,18 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from personaagent import prompts
-from personaagent.claims import MAX_SOURCES, Claim, ClaimKind, Exemplar, ordered, prose, render, same_claim
+from personaagent.claims import (
+    MAX_SOURCES,
+    Claim,
+    ClaimKind,
+    Exemplar,
+    ordered,
+    prose,
+    render,
+    rendered,
+    same_claim,
+    silenced,
+)
 from personaagent.errors import InvalidInput, NotFoundError
 from personaagent.types import Decision, Fact, Origin, PersonaDraft, Profile
 
@@ -24,9 +35,11 @@ __all__ = [
     "made",
     "numbered",
     "pin_claim",
+    "ranked",
     "relinked",
     "resting",
     "standing",
+    "stated",
     "strike",
     "tokens",
     "written",
@@ -85,7 +98,7 @@ def made(
     """
     different: list[Claim] = []
     for claim in claims:
-        if claim.shown and not any(same_claim(claim.text, other) for other in (*struck, *(c.text for c in different))):
+        if claim.shown and not silenced(claim, struck) and not any(same_claim(claim.text, c.text) for c in different):
             different.append(claim)
     kept: list[Claim] = []
     for claim in sorted(different, key=lambda c: not (c.pinned or c.origin == "person")):
@@ -116,7 +129,7 @@ def initial_persona(
         budget: length of a persona in tokens. The first one takes half of it, so that alignment can add to it.
         claims: what else is known, and comes first.
     """
-    facts = [_stated(fact) for fact in ranked(profile.current) if fact.text.strip()]
+    facts = [stated(fact) for fact in ranked(profile.current) if fact.text.strip()]
     return made([*claims, *facts], decision, Origin.INITIAL, budget=budget // 2)
 
 
@@ -125,7 +138,8 @@ def ranked(facts: Sequence[Fact]) -> list[Fact]:
     return sorted(facts, key=lambda f: (f.source == "model", len(f.evidence), f.last_seen), reverse=True)
 
 
-def _stated(fact: Fact) -> Claim:
+def stated(fact: Fact) -> Claim:
+    """A fact of the profile as a claim."""
     return Claim(
         text=" ".join(fact.text.split()),
         kind=ClaimKind.FACT,
@@ -298,7 +312,7 @@ def relinked(version: P, link: Callable[[str], str | None]) -> P:
         sources = linked(claim.sources)
         kept = claim.pinned or (version.pinned and claim.shown and not sources)
         claims.append(claim.model_copy(update={"sources": sources, "pinned": kept}))
-    made_of_claims = version.text == render(version.claims)
+    made_of_claims = rendered(version.text, version.claims)
     changed = version.model_copy(
         update={
             "claims": tuple(claims),

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from personaagent.claims import render
+from personaagent.claims import render, rendered
 from personaagent.errors import InvalidInput, StoreError
 from personaagent.types import Interaction, Persona, Profile
 
@@ -74,12 +74,12 @@ def _maybe(redactor: Redactor, text: str | None) -> str | None:
 
 def redacted_persona(persona: Persona, redact: Callable[[str], str]) -> Persona:
     """A version with all its texts redacted, but for exemplars' choices and the answers among them."""
-    claims = tuple(c.model_copy(update={"text": redact(c.text)}) for c in persona.claims)
+    claims = tuple(c.model_copy(update={"text": redact(c.text), "note": redact(c.note)}) for c in persona.claims)
     exemplars = tuple(
         e.model_copy(update={"query": redact(e.query), "truth": redact(e.truth) if e.choices is None else e.truth})
         for e in persona.exemplars
     )
-    made_of_claims = persona.text == render(persona.claims)
+    made_of_claims = rendered(persona.text, persona.claims)
     return persona.model_copy(
         update={
             "text": render(claims) if made_of_claims else redact(persona.text),

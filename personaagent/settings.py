@@ -113,7 +113,10 @@ class AlignmentSettings(Section):
     batch: Annotated[int, Field(ge=1, le=64)] = 3  # n, interactions replayed per iteration
     held_out: Annotated[int, Field(ge=1, le=200)] = 8  # interactions the gate scores on
     cohort: Annotated[int, Field(ge=1, le=1024)] = 64  # users who pool their interactions; 1: each on their own
-    candidates: Annotated[int, Field(ge=1, le=16)] = 2  # rewritten personas per iteration
+    candidates: Annotated[int, Field(ge=1, le=16)] = 2  # rewritten personas, or edits of claims, per iteration
+    # Who proposes edits of claims: the teacher where one is set, also the served model itself, or nobody. The smallest models'
+    # edits cost as much as the rest of an alignment and are seldom kept.
+    edits: Literal["teacher", "always", "never"] = "teacher"
     min_gain: Annotated[float, Field(ge=0)] = 0.0  # a candidate must score better by more than this ...
     caution: Annotated[float, Field(ge=0)] = 1.0  # ... and by so many standard errors of the paired differences
     # Standard deviations by which new words must make what users said likelier; 1.645: by luck, 5 % of users get new ones.

@@ -32,7 +32,9 @@ class Found:
     group: str  # claims of one group say similar things
 
 
-def found(text: str, kind: ClaimKind, support: Sequence[Interaction], strength: float, group: str = "") -> Found:
+def found(
+    text: str, kind: ClaimKind, support: Sequence[Interaction], strength: float, group: str = "", note: str = ""
+) -> Found:
     """A claim with what supports it.
 
     Args:
@@ -41,9 +43,11 @@ def found(text: str, kind: ClaimKind, support: Sequence[Interaction], strength: 
         support: interactions that say so, newest first.
         strength: between 0, no more than chance, and 1.
         group: claims that say similar things; by kind unless given.
+        note: how well it is supported, for people.
     """
     claim = Claim(
-        text="".join(c for c in text if c.isprintable()),
+        text=_printable(text),
+        note=_printable(note),
         kind=kind,
         sources=tuple(i.id for i in support[:MAX_SOURCES]),
         since=oldest([i.time for i in support]),
@@ -51,6 +55,10 @@ def found(text: str, kind: ClaimKind, support: Sequence[Interaction], strength: 
     return Found(
         claim, strength * math.sqrt(min(len(support), 50)), frozenset(i.id for i in support), group or kind.value
     )
+
+
+def _printable(text: str) -> str:
+    return "".join(c for c in text if c.isprintable())
 
 
 def above(hits: float, tries: float, bound: float = BOUND) -> float:

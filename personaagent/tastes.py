@@ -216,16 +216,13 @@ def _said(offers: Sequence[_Offer], part: _Part, where: Sequence[int], taken: bo
     recent = where[:_SHOWN]
     hits = sum(part.hits[n] for n in recent)
     whole = _example(offers, part) if taken else ""
-    name = f"“{_bare(part.name)}”" + (f" (such as “{_bare(whole)}”)" if whole else "")
-    if taken:
-        text = f"prefers {name} when on offer ({hits} of {len(recent)})"
-    else:
-        text = f"avoids {name} when on offer (taken {hits} of {len(recent)} times)"
+    text = f"{'prefers' if taken else 'avoids'} “{_bare(part.name)}”"
     if word:
-        text = f"when a request says “{word}”, {text}"
+        text += f" when a request says “{word}”"
+    note = f"taken {hits} of {len(recent)} times when on offer" + (f", such as “{_bare(whole)}”" if whole else "")
     support = [offers[part.offers[n]].at for n in where if part.hits[n] is taken]
     strength = _count(offers, part, where).strength(taken)
-    return found(text, ClaimKind.PREFERS if taken else ClaimKind.AVOIDS, support, strength)
+    return found(text, ClaimKind.PREFERS if taken else ClaimKind.AVOIDS, support, strength, note=note)
 
 
 def _bare(name: str) -> str:

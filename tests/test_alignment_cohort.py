@@ -27,7 +27,7 @@ def drawn(user: str, gain: float, seed: int, rows: int = 20) -> Foretold:
 
 
 async def test_members_wait_for_all_and_not_for_those_who_leave() -> None:
-    cohort = Cohort(14, 0.0, 1.0)
+    cohort = Cohort([f"u{n}" for n in range(14)], 0.0, 1.0)
     entries = [drawn(f"u{n}", 0.3, n) for n in range(12)]
     members = [cohort.member() for _ in entries]
     for member, entry in zip(members, entries, strict=True):
@@ -47,7 +47,7 @@ async def test_members_wait_for_all_and_not_for_those_who_leave() -> None:
 
 async def test_who_comes_back_is_fitted_anew_and_counts_once() -> None:
     """A persona that changed meanwhile is aligned again, from interactions that may have changed as well."""
-    cohort = Cohort(5, 0.0, 1.0)
+    cohort = Cohort(["ann", *(f"u{n}" for n in range(4))], 0.0, 1.0)
     others = [cohort.member() for _ in range(4)]
     for n, member in enumerate(others):
         member.join(GROUP, drawn(f"u{n}", 0.3, n))

@@ -163,8 +163,8 @@ async def test_weak_models_are_read_leniently(answer: str, edit: Edit) -> None:
     ],
 )
 async def test_what_is_of_no_use_is_dropped_with_its_reason(answer: str, reason: str | None) -> None:
-    proposer = EditProposer(EditLLM(lambda _: answer), names={"bob"})
-    edits = await proposer.propose(CLAIMS, cases(1), 3, caller(), struck=["eats meat."])
+    proposer = EditProposer(EditLLM(lambda _: answer))
+    edits = await proposer.propose(CLAIMS, cases(1), 3, caller(), ["eats meat."], {"bob"})
     assert dict(edits.dropped) == ({reason: 1} if reason else {})
     assert len(edits.edits) == (reason is None)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.splits import split, window
+from alignment.splits import halved, split, window
 from tests.alignment_doubles import drink
 
 
@@ -60,3 +60,14 @@ def test_two_interactions_leave_one_to_learn_from_and_one_to_judge() -> None:
 def test_one_interaction_cannot_be_split() -> None:
     with pytest.raises(ValueError, match="two"):
         split([drink("u", 0)], 3, 12)
+
+
+@given(count=st.integers(2, 40), each=st.integers(1, 8), seed=st.integers(0, 5))
+def test_halves_are_disjoint_and_of_the_newest(count: int, each: int, seed: int) -> None:
+    latest = [drink("ann", i) for i in range(count)]
+    parts = halved(latest, each, seed)
+    select, gate = {i.id for i in parts.select}, {i.id for i in parts.gate}
+    assert not select & gate
+    assert select | gate == {i.id for i in latest[-2 * each :]}
+    assert 0 <= len(select) - len(gate) <= 1
+    assert not parts.rewrite

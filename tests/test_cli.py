@@ -396,7 +396,7 @@ def test_a_persona_is_read_and_changed_claim_by_claim(invoke: Invoke, system: ty
 
     added = json.loads(invoke("persona", "anna", "add", "is called Anna", "--kind", "rule", "--json").stdout)
     assert [(c["text"], c["origin"]) for c in added["claims"]][-1] == ("is called Anna", "person")
-    assert added["text"] == "- prefers green tea\n- lives in Rome\n- is called Anna"
+    assert added["text"] == "This user prefers green tea.\n- lives in Rome\n- is called Anna"
     again = invoke("persona", "anna", "add", "Is called Anna.")
     assert again.exit_code == 2
     assert "claim 3 says that already" in again.stderr

@@ -120,8 +120,8 @@ def test_words_of_the_request_are_nobodys_manner() -> None:
 
 def test_what_is_taken_and_refused() -> None:
     claims = counted_claims(chooser(random.Random(3), 60, "falafel bowl", "fish and chips", 0.0))
-    assert "prefers “falafel bowl” when on offer" in texts(claims, ClaimKind.PREFERS)
-    assert "avoids “fish and chips” when on offer" in texts(claims, ClaimKind.AVOIDS)
+    assert "prefers “falafel bowl”" in texts(claims, ClaimKind.PREFERS)
+    assert "avoids “fish and chips”" in texts(claims, ClaimKind.AVOIDS)
     for claim in claims:
         assert claim.sources
         assert claim.since is not None
@@ -164,8 +164,8 @@ def test_what_holds_for_some_requests_only() -> None:
         truth = wanted if wanted in offered else rng.choice(other)
         made.append(said(truth, n, "What do I have for lunch?" if lunch else "What is for supper?", offered))
     found = texts(counted_claims(made, 12))
-    assert "when a request says “lunch”, prefers “pizza”" in found
-    assert "when a request says “supper”, prefers “miso soup”" in found
+    assert "prefers “pizza” when a request says “lunch”" in found
+    assert "prefers “miso soup” when a request says “supper”" in found
 
 
 def test_grades_by_subject() -> None:
@@ -176,8 +176,8 @@ def test_grades_by_subject() -> None:
         subject = rng.choice(list(subjects))
         made.append(said(subjects[subject], n, f"How many stars for a book on {subject}?", ("1", "2", "3", "4", "5")))
     claims = counted_claims(made)
-    assert "grades “sea” higher than usual (about 5.0 of 5" in texts(claims, ClaimKind.PREFERS)
-    assert "grades “running gear” lower than usual (about 1.0 of 5" in texts(claims, ClaimKind.AVOIDS)
+    assert "grades “sea” higher than usual" in texts(claims, ClaimKind.PREFERS)
+    assert "grades “running gear” lower than usual" in texts(claims, ClaimKind.AVOIDS)
     assert "cooking" not in texts(claims)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from personaagent import prompts
-from personaagent.claims import Claim, ClaimKind, Exemplar, render
+from personaagent.claims import Claim, ClaimKind, Exemplar, render, silenced
 from personaagent.cli.claims import reading
 from personaagent.cli.demo import _described
 from personaagent.cli.reports import claims_table
@@ -51,7 +51,7 @@ def texts(draft: PersonaDraft) -> list[str]:
 
 def test_the_text_is_the_claims_in_the_order_of_their_kinds() -> None:
     draft = made([ROME, CALLED, TEA, BRIEF], Decision(), Origin.INITIAL, exemplars=[SURE], budget=None)
-    assert draft.text == "- writes briefly\n- prefers tea\n- lives in Rome\n- is called Anna"
+    assert draft.text == "This user writes briefly; prefers tea.\n- lives in Rome\n- is called Anna"
     assert texts(draft) == ["writes briefly", "prefers tea", "lives in Rome", "is called Anna"]
     assert draft.sources == ("i2", "i1", "i3", "i4")
 
@@ -79,7 +79,7 @@ def test_a_persona_keeps_its_budget_and_gives_up_what_people_vouch_for_last(
 def test_what_was_struck_or_said_already_does_not_come_back() -> None:
     same = TEA.model_copy(update={"text": "Prefers  TEA."})
     draft = made([TEA, same, ROME], Decision(), Origin.ALIGNED, struck=["LIVES in Rome."], budget=None)
-    assert (texts(draft), draft.text) == (["prefers tea"], "- prefers tea")
+    assert (texts(draft), draft.text) == (["prefers tea"], "This user prefers tea.")
 
 
 # Changes by people
@@ -186,7 +186,7 @@ def test_deleted_interactions_leave_a_persona() -> None:
     assert resting(persona) == {"i1", "i2", "i3", "i4"}
     less = relinked(persona, lambda i: None if i in ("i1", "i3", "i4") else i)
     assert resting(less) == {"i2"}
-    assert (less.text, less.exemplars) == ("- prefers tea\n- is called Anna", ())
+    assert (less.text, less.exemplars) == ("This user prefers tea.\n- is called Anna", ())
     assert [c.shown for c in less.claims] == [True, False, True]
     assert relinked(less, lambda i: i) is less
     moved = relinked(persona, lambda i: "i9" if i in ("i1", "i2", "i4") else i)
@@ -210,7 +210,7 @@ def test_all_texts_of_a_persona_are_redacted() -> None:
     said = Claim(text="is SECRET", sources=("i1",))
     draft = made([said, TEA], Decision(), Origin.ALIGNED, exemplars=[SURE, closed], struck=["was SECRET"], budget=None)
     hidden = redacted_persona(version(draft), lambda text: text.replace("SECRET", "<X>"))
-    assert hidden.text == "- prefers tea\n- is <X>" == render(hidden.claims)
+    assert hidden.text == "This user prefers tea; is <X>." == render(hidden.claims)
     assert hidden.struck == ("was <X>",)
     assert (hidden.exemplars[1].query, hidden.exemplars[1].truth) == ("a or <X>?", "SECRET")
 
@@ -247,3 +247,47 @@ def test_a_report_lists_claims_with_what_they_rest_on() -> None:
 )
 def test_how_memory_is_read_is_said_in_words(decision: Decision, words: str) -> None:
     assert reading(decision).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("struck", "counted", "gone"),
+    [
+        ("writes short messages of about 12 words", "writes messages of about 14 words", True),
+        (
+            "writes messages of about 9 words",
+            "writes short messages of about 7 words, in short sentences of about 4",
+            True,
+        ),
+        ("sometimes says “God bless”, “dear”", "often says “dear”", True),
+        ("sometimes says “God bless”", "sometimes says “I shall”", False),
+        ("uses emoji (🌿 🏡)", "uses emoji (🙈)", True),
+        ("prefers “pizza”", "prefers “pizza” when a request says “lunch”", True),
+        ("prefers “pizza” when a request says “lunch”", "prefers “sushi” when a request says “lunch”", False),
+        ("prefers “pizza”", "avoids “pizza”", False),
+        ("usually asks between 19:00 and 22:00 UTC", "usually asks between 18:00 and 21:00 UTC", True),
+        ("writes all in lower case", "writes messages of about 12 words", False),
+        ("", "uses exclamation marks", False),
+    ],
+)
+def test_what_is_counted_anew_stays_struck(struck: str, counted: str, gone: bool) -> None:
+    """The counts change every night; what a person took away must not come back in other numbers."""
+    assert silenced(Claim(text=counted, kind=ClaimKind.WRITES, sources=("i",)), [struck]) is gone
+    said = Claim(text=counted, kind=ClaimKind.WRITES, origin="person")
+    assert silenced(said, [struck]) is False  # a person may say what they like
+
+
+def test_how_well_a_claim_is_supported_is_for_people() -> None:
+    claim = Claim(
+        text="prefers “tea”", note="taken 3 of 4 times when on offer", kind=ClaimKind.PREFERS, sources=("i1",)
+    )
+    assert claim.told == "prefers “tea” (taken 3 of 4 times when on offer)"
+    assert render([claim]) == "This user prefers tea."
+
+
+def test_a_persona_stored_with_claims_as_a_list_is_still_made_of_them() -> None:
+    claims = (BRIEF, TEA, ROME)
+    old = PersonaDraft(
+        text="\n".join(f"- {c.text}" for c in claims), origin=Origin.ALIGNED, decision=Decision(), claims=claims
+    )
+    less = relinked(version(old), lambda i: None if i == "i3" else i)
+    assert less.text == "This user writes briefly; prefers tea."

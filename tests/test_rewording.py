@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from alignment.aligner import Aligner
+from alignment.rewording import judges
 from personaagent.agent import Agent
 from personaagent.local_memory import LocalMemory
 from personaagent.settings import AgentSettings, AlignmentSettings
@@ -134,3 +137,17 @@ async def test_a_budget_that_runs_out_leaves_the_persona_and_the_others() -> Non
     memory, results = await align({user: [style] * 8 for user, style in STYLES.items()}, max_calls=3)
     assert all(r.outcome is not Outcome.FAILED for r in results.values()), results
     assert (await memory.persona("ann")) is not None
+
+
+@given(st.integers(2, 12), st.text(min_size=1, max_size=6))
+def test_who_judges_is_balanced_and_mostly_stays_so(count: int, user: str) -> None:
+    """What selected on one night must not judge on the next, or the gate would not be apart from the search."""
+    items = [said(user, n, "{}") for n in range(count + 1)]
+    held, select = judges(items[:-1])
+    assert abs(len(held) - len(select)) <= 1
+    assert held
+    assert select
+    assert sorted(i.id for i in (*held, *select)) == sorted(i.id for i in items[:-1])
+    later, _ = judges(items)
+    moved = {i.id for i in later} & {i.id for i in select}
+    assert len(moved) <= 1

@@ -39,7 +39,7 @@ def show_persona(output: Output, persona: PersonaDraft, about: Mapping[str, Inte
 
 def show_claim(output: Output, number: int, claim: Claim, about: Mapping[str, Interaction] | None = None) -> None:
     """One claim, and with `about`, interactions by id, those behind it."""
-    first, *more = claim.text.splitlines() or [""]
+    first, *more = claim.told.splitlines() or [""]
     output.show(f"{number:2}. [{claim.kind}] {first}")
     for line in more:
         output.show(f"    {line}")

@@ -176,9 +176,7 @@ async def _align(run: Run, system: System, story: Story) -> None:
 
     users = sorted(story.imported.users)
     settings = system.settings
-    # Twenty interactions a person leave eight for the gate, too few for a gain to stand out from chance.
-    alignment = settings.alignment.model_copy(update={"caution": 0.0})
-    parts = Parts(system.llm, system.embedder, system.memory, settings.agent, alignment)
+    parts = Parts(system.llm, system.embedder, system.memory, settings.agent, settings.alignment)
     run.output.show()
     started = time.perf_counter()
     with run.output.progress("aligning", len(users)) as tell:
@@ -266,7 +264,7 @@ def _described(persona: Persona) -> str:
     """Claims, exemplars and decision parameters as text, a line each."""
     from personaagent.persona import standing
 
-    lines = [f"[{c.kind}] {c.text}" for c in standing(persona) if c.shown] or [persona.text]
+    lines = [f"[{c.kind}] {c.told}" for c in standing(persona) if c.shown] or [persona.text]
     lines += [f'[exemplar] "{e.query}" -> "{e.truth}"' for e in persona.exemplars]
     decision = persona.decision.model_dump(exclude_none=True)
     return "\n".join([*lines, "", *(f"[decision] {name}: {value}" for name, value in decision.items())])

@@ -145,7 +145,7 @@ def claims_table(personas: Sequence[tuple[str, Persona]]) -> Section:
     from personaagent.report import Table
 
     rows: list[list[str | int | float | None]] = [
-        [user, c.kind.value, c.text, f"{c.since:%Y-%m-%d}" if c.since else None, len(c.sources), gained(c) or None]
+        [user, c.kind.value, c.told, f"{c.since:%Y-%m-%d}" if c.since else None, len(c.sources), gained(c) or None]
         for user, persona in personas
         for c in standing(persona)
         if c.shown
