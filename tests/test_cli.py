@@ -121,6 +121,7 @@ def test_help_names_every_command(invoke: Invoke) -> None:
         "population",
         "settings",
         "eval",
+        "eval-personas",
         "bench",
         "demo",
     ]:
