@@ -107,6 +107,7 @@ class _Calls:
             raise
 
     def chat(self, messages: Sequence[Message], max_tokens: int) -> str:
+        self._seed += 1  # or the same prompt would be answered alike for ever
         request = ChatRequest(
             messages=tuple(messages), max_tokens=max_tokens, temperature=0.7, seed=self._seed, priority=PRIORITY
         )

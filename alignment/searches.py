@@ -88,9 +88,9 @@ class Written(Watched, ABC):
             text = clip(await self._write(persona, learn, select, caller), budget)
             reason = refusal(text, persona.text) or objection(text, limit=budget * CHARS_PER_TOKEN)
             if reason is not None:
-                return Reworded(
-                    None, f"what was written cannot be a persona: {reason}", candidates=1, refused=Counter({reason: 1})
-                )
+                refused = f"what was written cannot be a persona: {reason}"
+                said = "nothing better was written" if reason == "unchanged" else refused
+                return Reworded(None, said, candidates=1, refused=Counter({reason: 1}))
             sources = tuple(i.id for i in learn)[-MAX_SOURCES:]
             wordings = _Whole(persona, history, Wording((Claim(text=text, origin="model", sources=sources),)))
             self.ungated[history[-1].user] = wordings.candidate(BOTH).draft(persona, budget)

@@ -73,10 +73,12 @@ async def eval_personas(
     show_tables(run, persona_tables(result))
     if report is not None:
         run.output.note(f"report: {write_persona_report(result, report)}")
-    if not result["missing"]:
+    lost = dict(result["missing"])
+    lost["alignments"] = sum(phase["alignment"]["failed"] for phase in result["phases"].values())
+    if not any(lost.values()):
         return None
-    lost = ", ".join(f"{kind} {count}" for kind, count in result["missing"].items())
-    run.output.note(f"measurements that failed and are left out: {lost}", style="yellow")
+    said = ", ".join(f"{what} {count}" for what, count in lost.items() if count)
+    run.output.note(f"failed and left out: {said}", style="yellow")
     return EXIT_ERROR
 
 
