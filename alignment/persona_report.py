@@ -94,7 +94,10 @@ def _alignment(phase: str, cell: Mapping[str, Any]) -> Table:
     ]
     if luck := cell.get("by_luck"):
         rows.append(
-            ["users with new words: share, and promised by luck", f"{luck['new_words']:.3f}, {luck['promised']:.3f}"]
+            [
+                "users with new words: share, and promised by luck",
+                f"{luck['new_words']:.3f} [{luck['low']:.3f}, {luck['high']:.3f}], {luck['promised']:.3f}",
+            ]
         )
     return Table(["", "value"], rows, f"{phase}: alignment")
 
