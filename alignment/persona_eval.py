@@ -52,12 +52,14 @@ class Controls(Frozen):
         noise: share of every user's learned truths that are replaced by random ones.
         search: who looks for words.
         seed: of all of them.
+        left_out: also measure all free texts of the sample, each left out in turn; it takes an alignment more.
     """
 
     shuffle: Shuffle = "none"
     noise: float = 0.0
     search: Search = "claims"
     seed: int = 0
+    left_out: bool = True
 
     @property
     def clean(self) -> bool:
@@ -127,7 +129,8 @@ class PersonaEvaluation:
         Returns:
             A JSON-able dictionary. `phases[phase]` has `kinds` (see `persona_result.measured`), `alignment`, `general`,
             `by_luck` if feedback was shuffled, and with noise `users` and `groups`, what each gained. `left_out` is
-            `effect.effect` over all of the sample, aligned anew on all of it; None for other data and changed feedback.
+            `effect.effect` over all of the sample, aligned anew on all of it; None where it is not asked for, for other
+            data, changed feedback and words written as a whole.
             `measured_on` says so in words. Beside them `dataset`, `users`, `model`, `likelihoods` (whether free text could
             be measured), `shuffle`, `noise`, `search`, `seed`, `missing` (answers that failed, by kind), `requests_sent`,
             `seconds`.
@@ -147,7 +150,7 @@ class PersonaEvaluation:
             "users": len(plan.benchmark.users),
             "model": model_name(plan.settings),
             "likelihoods": self._model is not None,
-            **plan.controls.model_dump(),
+            **plan.controls.model_dump(exclude={"left_out"}),
             "measured_on": "test items, later than all that was learned"
             + ("; left_out: every free text, under words made without it" if left_out else ""),
             "phases": phases,
@@ -264,7 +267,9 @@ class PersonaEvaluation:
     async def _left_out(self) -> dict[str, Any] | None:
         """The measure of `alignment.effect` on the sample, whose test has few free texts."""
         plan = self._plan
-        if plan.original.name != "sample" or not plan.controls.clean or self._model is None:
+        if plan.original.name != "sample" or not (plan.controls.left_out and plan.controls.clean):
+            return None
+        if self._model is None:
             return None
         if plan.controls.search in ("instruct", "gepa"):  # their words cannot be made anew without each text
             return None

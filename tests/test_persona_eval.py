@@ -15,7 +15,7 @@ from alignment.persona_report import persona_tables, write_persona_report
 from alignment.searches import SEARCHES, Search, parts_of
 from personaagent.errors import InvalidInput, LLMError
 from personaagent.settings import AgentSettings, AlignmentSettings, Settings
-from personaagent.types import ChatRequest, ChatResult, Decision, Likelihood, LikelihoodRequest
+from personaagent.types import ChatRequest, ChatResult, Decision, Kind, Likelihood, LikelihoodRequest
 from tests.agent_doubles import FakeLLM
 from tests.doubles import HashEmbedder
 from tests.test_rewording import STYLES, THINGS, LikelyLLM, said
@@ -170,6 +170,20 @@ async def test_noise_is_told_by_user_and_group(tmp_path: Path) -> None:
 async def test_the_same_seed_gives_the_same_result(tmp_path: Path) -> None:
     first, second = [await evaluate(tmp_path, shuffle="items", seed=3) for _ in range(2)]
     assert first["phases"]["newest"]["kinds"] == second["phases"]["newest"]["kinds"]
+
+
+@pytest.mark.parametrize(("wanted", "changed"), [(True, {}), (False, {}), (True, {"shuffle": "items"})])
+async def test_all_texts_of_the_sample_are_measured_left_out_if_wanted(wanted: bool, changed: dict[str, Any]) -> None:
+    plan = plan_personas("sample", None, 2, Controls(left_out=wanted, **changed), settings())
+    result = await PersonaEvaluation(plan, Model(), HashEmbedder(), lambda *_: None).run()
+    if not wanted or changed:
+        assert result["left_out"] is None
+        assert "left_out" not in result["measured_on"]
+        return
+    texts = [i for p in plan.original.phases for i in (*p.learn, *p.test) if i.kind is Kind.TEXT]
+    assert result["left_out"]["text_gain"]["n"] == len(texts)
+    assert "left_out" in result["measured_on"]
+    assert result["phases"]["newest"]["kinds"]["text"]["items"] < len(texts)
 
 
 async def test_what_fails_is_left_out_and_counted(tmp_path: Path) -> None:

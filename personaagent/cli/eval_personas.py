@@ -50,6 +50,9 @@ async def eval_personas(
         Searched, typer.Option(help="Who looks for words: claims (ours), memory (nobody), instruct or gepa.")
     ] = Searched.CLAIMS,
     seed: Annotated[int, typer.Option(help="Of alignment, shuffling and noise.")] = 0,
+    left_out: Annotated[
+        bool, typer.Option(help="Of `sample`: also measure all its free texts, each left out in turn.")
+    ] = True,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report there.")] = None,
     json: Json = False,
 ) -> int | None:
@@ -63,7 +66,7 @@ async def eval_personas(
     check_report(report)
     settings = run.settings()
     path = dataset_path(dataset, data)
-    controls = Controls(shuffle=shuffle.value, noise=noise, search=search.value, seed=seed)
+    controls = Controls(shuffle=shuffle.value, noise=noise, search=search.value, seed=seed, left_out=left_out)
     plan = await run.in_thread(lambda: plan_personas(dataset.value, path, users, controls, settings))
     teacher = teacher_llm(settings.alignment.teacher, settings.llm.timeout_s)
     async with run.system(settings) as system:
