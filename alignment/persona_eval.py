@@ -105,19 +105,21 @@ def plan_personas(
 
 
 class PersonaEvaluation:
-    """One run. Equal requests are sent to the engine once, and charged to everybody who asks."""
+    """One run. Alignment asks the model as it does for users, so that its cost is what it costs them; of what measuring asks,
+    equal requests are sent once."""
 
     def __init__(
         self, plan: PersonaPlan, llm: LLM, embedder: Embedder, progress: Progress, teacher: LLM | None = None
     ) -> None:
         """`teacher`: writes edits of claims instead of the model."""
         self._plan = plan
+        self._llm = llm
         self._shared = SharedLLM(llm)
-        self._llm = self._shared.meter()
+        self._asked = 0  # calls of alignment, and of what is left out
         self._teacher = teacher
         self._embedder = CachedEmbedder(embedder)
         self._tell = progress
-        self._model = likely(self._llm)
+        self._model = likely(llm)
         self._memory = LocalMemory(self._embedder, plan.settings.memory)
         self._reference = LocalMemory(self._embedder, plan.settings.memory)  # our own search's, for the budget of GEPA
         if self._model is None and plan.controls.search in ("instruct", "gepa"):
@@ -156,7 +158,7 @@ class PersonaEvaluation:
             "phases": phases,
             "left_out": left_out,
             "missing": missing,
-            "requests_sent": self._shared.sent,
+            "requests_sent": self._shared.sent + self._asked,
             "seconds": round(time.perf_counter() - started, 1),
         }
 
@@ -211,6 +213,7 @@ class PersonaEvaluation:
         self._tell(f"{phase}: {what}", 0, len(users))
         results = await aligner.align(users, on_result=step)
         seconds = time.perf_counter() - started
+        self._asked += sum(r.calls for r in results)
         # Who was skipped may have no persona yet; the agent makes one at their first turn.
         agent = Agent(self._llm, memory, self._plan.settings.agent)
         after = {user: await agent.ensure_persona(user) for user in users}
@@ -234,7 +237,8 @@ class PersonaEvaluation:
             done += 1
             self._tell(title, done, len(phase.test))
 
-        arms = Arms(self._llm, self._model, self._memory, settings.agent, settings.alignment.in_flight, step)
+        meter = self._shared.meter()
+        arms = Arms(meter, likely(meter), self._memory, settings.agent, settings.alignment.in_flight, step)
         first = Agent(self._llm, View(self._memory), settings.agent)  # as the user would start now; commits nothing
         personas: dict[str, dict[Arm, PersonaDraft]] = {}
         for n, user in enumerate(users):
@@ -284,6 +288,7 @@ class PersonaEvaluation:
         self._tell("left out: measuring", 0, 0)
         agent = Agent(self._llm, memory, plan.settings.agent)
         found = await effect(agent, self._model, users, plan.settings.agent.persona_tokens)
+        self._asked += found.calls
         return {
             "own_minus_other": found.own_minus_other.as_dict(),
             "text_gain": found.gain.as_dict(),
