@@ -26,6 +26,7 @@ __all__ = [
     "TOOLS",
     "TOOL_RESULT",
     "UPDATE",
+    "WRITE",
 ]
 
 # --- answering ---------------------------------------------------------------------------------------------------------
@@ -92,6 +93,15 @@ What the notes get wrong or leave out:
 
 Write better notes about this person. Keep what is right, correct what is wrong and add what is left out. Use at most \
 {words} words. Write only the notes."""
+
+WRITE = """\
+Requests of one person, and what they really wanted:
+{interactions}
+
+Write notes about this person that help an assistant to answer their next requests the way they want: how they write, what
+they like and what they do not. At most {words} words, as short statements.
+
+Notes:"""
 
 EDIT = """\
 Notes about the person:

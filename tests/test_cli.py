@@ -121,6 +121,7 @@ def test_help_names_every_command(invoke: Invoke) -> None:
         "population",
         "settings",
         "eval",
+        "eval-personas",
         "bench",
         "demo",
     ]:
@@ -163,6 +164,10 @@ def test_config_file_is_below_flags(invoke: Invoke, tmp_path: Path) -> None:
         (["import", "/nowhere.zip", "--format", "movielens"], "/nowhere.zip"),
         (["eval", "pahf", "--methods", "magic"], "magic"),
         (["eval", "pahf", "--data", "/nowhere"], "/nowhere"),
+        (["eval-personas", "pahf", "--data", "/nowhere"], "/nowhere"),
+        (["eval-personas", "retrieval"], "recall alone"),
+        (["eval-personas", "sample", "--report", "/nowhere/page.html"], "/nowhere"),
+        (["eval-personas", "sample", "--set", "alignment.paper=true"], "no gate"),
         (["forget", "anna"], "--yes"),
         (["chat", "anna", "hello", "--choice", "only"], "two different"),
         (["chat", "u" * 300, "hello"], "256"),
@@ -563,6 +568,27 @@ def test_an_evaluation_without_a_model_starts_none(invoke: Invoke, system: type[
     assert "evidence" in result.stdout
     assert [parts["llm"] for parts in system.started] == [False]
     assert (folder / "journal.jsonl").exists()
+
+
+def test_personas_are_evaluated(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:
+    data, page = history_file(tmp_path), tmp_path / "page.html"
+    args = ("eval-personas", "history", "--data", data, "--shuffle", "users", "--report", page)
+    shown = invoke(*args)
+    assert shown.exit_code == 0, shown.stderr
+    assert "aligned-other" in shown.stdout
+    assert "promised by luck" in shown.stdout
+    assert page.exists()
+    result = json.loads(invoke(*args, "--json").stdout)
+    assert (result["users"], result["shuffle"], result["missing"]) == (4, "users", {})
+    assert [parts["llm"] for parts in system.started] == [True, True]
+
+
+def test_gepa_must_be_installed(invoke: Invoke, system: type[FakeSystem], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alignment.gepa_search.importlib.util.find_spec", lambda name: None)
+    result = invoke("eval-personas", "sample", "--search", "gepa")
+    assert result.exit_code == 2
+    assert "pip install gepa" in one_line(result.stderr)
+    assert system.started == []
 
 
 class Command:

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from personaagent.cli import aligning, demo, evaluating, explaining, importing, maintenance, memory, personas, serving
+from personaagent.cli import (
+    aligning,
+    demo,
+    eval_personas,
+    evaluating,
+    explaining,
+    importing,
+    maintenance,
+    memory,
+    personas,
+    serving,
+)
 from personaagent.cli.options import Options
 from personaagent.cli.runtime import Assignments, Config, Home, Model, Verbose
 
@@ -47,7 +58,18 @@ def _shared(
     ctx.obj = Options(config, home, model, assignments or [], verbose)
 
 
-for module in (serving, explaining, importing, memory, personas, maintenance, aligning, evaluating, demo):
+for module in (
+    serving,
+    explaining,
+    importing,
+    memory,
+    personas,
+    maintenance,
+    aligning,
+    evaluating,
+    eval_personas,
+    demo,
+):
     module.register(app)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from personaagent.report import Table
     from personaagent.settings import Settings
 
-__all__ = ["register"]
+__all__ = ["Dataset", "dataset_path", "register", "show_tables"]
 
 
 class Dataset(StrEnum):
@@ -99,7 +99,7 @@ async def evaluate(
 
     chosen = _names("method", methods, METHODS)
     left_out = _names("ablation", ablate, ABLATIONS)
-    path = None if dataset is Dataset.SAMPLE or dataset.startswith("synthetic-") else _data(dataset, data)
+    path = dataset_path(dataset, data)
     check_report(report)
     settings = run.settings(alignment={"paper": True} if paper else {})
     if dataset is Dataset.RETRIEVAL and path is not None:
@@ -131,7 +131,7 @@ async def evaluate(
         else:
             result = await _evaluate(run, plan, journal, folder)
     run.output.result(result)
-    _show(run, eval_tables(result))
+    show_tables(run, eval_tables(result))
     if report is not None:
         page, text, plot = write_eval_report(result, report)
         run.output.note(f"report: {page}, {text.name}, {plot.name}")
@@ -187,8 +187,13 @@ def _names(what: str, given: str, known: Sequence[str]) -> list[str]:
     return names
 
 
-def _data(dataset: Dataset, data: Path | None) -> Path:
-    """The data set's file or folder: as given, or where it usually is."""
+def dataset_path(dataset: Dataset, data: Path | None) -> Path | None:
+    """The data set's file or folder, as given or where it usually is; None for those that need none.
+
+    Raises InvalidInput if it is not there.
+    """
+    if dataset is Dataset.SAMPLE or dataset.startswith("synthetic-"):
+        return None
     if data is None:
         below = [Path(folder) for folder in (os.environ.get("PERSONAAGENT_DATA"), "data") if folder]
         places = (
@@ -202,7 +207,8 @@ def _data(dataset: Dataset, data: Path | None) -> Path:
     return data
 
 
-def _show(run: Run, tables: Sequence[Table]) -> None:
+def show_tables(run: Run, tables: Sequence[Table]) -> None:
+    """Tables of a result on stdout, for people."""
     for table in tables:
         run.output.table([table.headers[0], *(f">{h}" for h in table.headers[1:])], table.rows, title=table.title)
         if table.caption:
