@@ -17,6 +17,7 @@ from alignment.splits import repetitions
 from personaagent.agent import BATCH_PRIORITY, Agent
 from personaagent.assembly import assemble
 from personaagent.errors import ContextLengthExceeded
+from personaagent.general import General
 from personaagent.protocols import Likely
 from personaagent.tasks import together
 from personaagent.types import (
@@ -67,6 +68,28 @@ class Likelihoods:
         found = await self.logs(requests)
         scale = [1.0 if i.kind is Kind.TEXT else self._weight(d) for d, i in pairs]
         return np.asarray(found * scale)
+
+    async def general(self, drafts: Sequence[PersonaDraft], asked: Sequence[General]) -> Float:
+        """How much likelier each draft makes the answers to general requests than wrong answers of the same form.
+
+        Returns:
+            differences in nats per token, (len(drafts), len(asked)).
+        """
+        requests = [
+            LikelihoodRequest(
+                messages=(
+                    *assemble((), draft.text, (), draft.decision, exemplars=draft.exemplars),
+                    Message(role="user", content=request.query),
+                ),
+                answer=answer,
+                priority=BATCH_PRIORITY,
+            )
+            for draft in drafts
+            for request in asked
+            for answer in (request.answer, request.wrong)
+        ]
+        logs = (await self.logs(requests)).reshape(len(drafts), len(asked), 2)
+        return np.asarray(logs[..., 0] - logs[..., 1])
 
     async def logs(self, requests: Sequence[LikelihoodRequest]) -> Float:
         """Nats per token of each answer, (len(requests),); nan where it does not fit the context."""

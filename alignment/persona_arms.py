@@ -29,7 +29,7 @@ from personaagent.protocols import LLM, Likely, Memory
 from personaagent.scoring import absolute_error, same
 from personaagent.settings import AgentSettings
 from personaagent.tasks import together
-from personaagent.types import Interaction, Kind, Origin, PersonaDraft, utc_now
+from personaagent.types import Interaction, Kind, Origin, PersonaDraft
 
 __all__ = ["ARMS", "GENERAL_ASKED", "MODES", "Arm", "Arms", "Mode", "Row", "neutral"]
 
@@ -97,19 +97,18 @@ class Arms:
         return [row for row in found if row.values]
 
     async def general(self, user: str, arms: Mapping[Arm, PersonaDraft]) -> float | None:
-        """How much likelier the answers to general requests are under `aligned` than under `first`, in nats per token.
+        """How much more likely `aligned` makes the answers to general requests than wrong ones of the same form, over `first`.
 
-        Nothing is recalled. None where that cannot be told.
+        In nats per token; nothing is recalled. None where that cannot be told.
         """
         if self.model is None:
             return None
-        asked = [
-            Interaction(id=f"general-{n}", user=user, time=utc_now(), query=query, truth=answer)
-            for n, (query, answer) in enumerate(general_for(user, GENERAL_ASKED))
-        ]
-        logs = [await self._logs(user, arms[arm], asked, "alone") for arm in ("aligned", "first")]
-        gains = [a - b for a, b in zip(*logs, strict=True) if math.isfinite(a - b)]
-        return float(np.mean(gains)) if gains else None
+        agent = Agent(self.llm, self.memory, self.settings)
+        measure = Likelihoods(agent, self.model, Caller(self._slots, Budget()), user)
+        drafts = (_draft(arms["aligned"]), _draft(arms["first"]))
+        after, before = await measure.general(drafts, general_for(user, GENERAL_ASKED))
+        gains = (after - before)[np.isfinite(after - before)]
+        return float(gains.mean()) if len(gains) else None
 
     async def _texts(self, user: str, arms: Mapping[Arm, PersonaDraft], items: Sequence[Interaction]) -> list[Row]:
         if self.model is None or not items:

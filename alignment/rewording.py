@@ -26,10 +26,9 @@ import numpy.typing as npt
 from alignment.likelihoods import Likelihoods
 from alignment.pooled import Estimate, Place
 from alignment.wording import BOTH, Wording, Wordings
-from personaagent.assembly import assemble
 from personaagent.claims import Claim
 from personaagent.general import general_for
-from personaagent.types import Interaction, Kind, LikelihoodRequest, Message, PersonaDraft
+from personaagent.types import Interaction, Kind, PersonaDraft
 
 __all__ = ["HARM", "Reworded", "Rewording", "finite", "judged_on", "judges"]
 
@@ -40,8 +39,8 @@ ALONE = (
     3  # interactions a single claim is measured on; one is enough where other users' claims of the kind are the prior
 )
 COHORT = 8  # users from which on that is so
-GENERAL = 3  # general requests
-HARM = 0.25  # nats per token that the answer to a general request may lose
+GENERAL = 2  # general requests a user is asked; a cohort is asked all of them
+HARM = 0.25  # nats per token that the answers to general requests may lose against wrong ones
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,9 @@ class Rewording:
         if served.mean < -served.error:
             return replace(result, reason=f"beside what is recalled the answers became less likely, by {_said(served)}")
         if harm.mean < -HARM:
-            return replace(result, reason=f"general answers became less likely, by {_said(harm)}")
+            return replace(
+                result, reason=f"right answers to general requests lost against wrong ones, by {_said(harm)}"
+            )
         final = wordings.candidate(best, dropped=dropped)
         claims = tuple(_measured(c, worth.get(c.text)) for c in final.claims)
         exemplars = tuple(
@@ -216,15 +217,8 @@ class Rewording:
         if theirs:
             judged["personal"] = _known(alone[1] - alone[2])
         final = self._draft(persona, wordings.candidate(name, dropped=dropped))
-        asked = general_for(user, GENERAL)
-        requests = [
-            LikelihoodRequest(
-                messages=(*_prefix(draft), Message(role="user", content=query)), answer=answer, priority=10
-            )
-            for draft in (self._draft(persona, wordings.own()), final)
-            for query, answer in asked
-        ]
-        general = (await self._measure.logs(requests)).reshape(2, len(asked))
+        drafts = (self._draft(persona, wordings.own()), final)
+        general = await self._measure.general(drafts, general_for(user, GENERAL))
         return {**judged, "general": _known(general[1] - general[0])}
 
     def _draft(self, persona: PersonaDraft, wording: Wording) -> PersonaDraft:
@@ -233,10 +227,6 @@ class Rewording:
 
 def _maker(wordings: Wordings, name: str) -> Callable[[Interaction], Wording]:
     return lambda interaction: wordings.candidate(name, interaction)
-
-
-def _prefix(draft: PersonaDraft) -> tuple[Message, ...]:
-    return assemble((), draft.text, (), draft.decision, exemplars=draft.exemplars)
 
 
 def _known(gains: Float) -> Float:

@@ -19,7 +19,7 @@ from alignment.aligner import Aligner
 from alignment.budget import Budget, Caller
 from alignment.cohort import Member
 from alignment.likelihoods import Likelihoods
-from alignment.rewording import Reworded, Rewording, judged_on
+from alignment.rewording import Reworded, Rewording, judged_on, judges
 from alignment.splits import repetitions
 from alignment.textual import PRIORITY, refusal, tidy
 from alignment.wording import BOTH, Wording, Wordings
@@ -172,9 +172,10 @@ def parts_of(history: Sequence[Interaction]) -> tuple[list[Interaction], list[In
     if len(judged) < 2:
         return [], []
     alike = repetitions(history)
-    held = {i for interaction in judged[::-1][::2] for i in alike[interaction.id]}
+    judging, selecting = judges(judged)
+    held = {i for interaction in judging for i in alike[interaction.id]}
     learn = [i for i in history if i.id not in held and (i.truth or "").strip()]
-    return learn, [i for i in judged[::-1][1::2] if i.id not in held]
+    return learn, [i for i in selecting if i.id not in held]
 
 
 def _used(budget: Budget) -> Usage:

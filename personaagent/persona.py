@@ -124,12 +124,14 @@ def initial_persona(
     """The persona a user starts with: what their interactions say, a neutral one if that is nothing.
 
     Args:
-        profile: the user's semantic memory; its current facts become claims.
+        profile: the user's semantic memory; its current facts become claims. Those that only repeat what was asked and
+            wanted do so only where nothing else is known: recall shows them where they fit.
         decision: how memory enters their answers.
         budget: length of a persona in tokens. The first one takes half of it, so that alignment can add to it.
         claims: what else is known, and comes first.
     """
-    facts = [stated(fact) for fact in ranked(profile.current) if fact.text.strip()]
+    known = [f for f in profile.current if f.text.strip() and (f.source == "model" or not claims)]
+    facts = [stated(fact) for fact in ranked(known)]
     return made([*claims, *facts], decision, Origin.INITIAL, budget=budget // 2)
 
 

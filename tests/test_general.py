@@ -10,8 +10,16 @@ from personaagent.general import GENERAL, general_for
 
 def test_requests_are_different_and_answers_short() -> None:
     assert len(GENERAL) == 30
-    assert len({query for query, _ in GENERAL}) == 30
-    assert all(0 < len(answer.split()) <= 20 and answer[-1] in ".!?" for _, answer in GENERAL)
+    assert len({g.query for g in GENERAL}) == 30
+    assert all(0 < len(text.split()) <= 20 and text[-1] in ".!?" for g in GENERAL for text in (g.answer, g.wrong))
+    assert all(g.answer != g.wrong for g in GENERAL)
+
+
+def test_wrong_answers_have_the_form_of_the_right_ones() -> None:
+    """Or a persona's manner would tell them apart, and not what it knows."""
+    for g in GENERAL:
+        assert abs(len(g.answer.split()) - len(g.wrong.split())) <= 4
+        assert (g.answer[-1], g.answer[0].isupper()) == (g.wrong[-1], g.wrong[0].isupper())
 
 
 @given(st.text(min_size=1, max_size=40), st.integers(-3, 50))

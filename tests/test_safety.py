@@ -172,7 +172,7 @@ def test_a_person_may_write_longer_claims() -> None:
 
 
 def test_general_answers_are_safe() -> None:
-    assert [answer for _, answer in GENERAL if objection(answer)] == []
+    assert [g.answer for g in GENERAL if objection(g.answer)] == []
 
 
 @given(st.text(st.characters(), max_size=500), st.lists(st.text(max_size=20), max_size=3))
