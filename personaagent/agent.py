@@ -6,20 +6,20 @@ It knows a model, a memory and its settings, all passed in; nothing of HTTP, Ray
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from personaagent import prompts
-from personaagent.assembly import assemble, beside, query_of
-from personaagent.claims import Exemplar
+from personaagent.assembly import query_of
+from personaagent.contrast import MAX_SAMPLES, Samples, Setting, best_of, checked_samples
+from personaagent.copying import Copy, Said, copied
 from personaagent.counting import counted_claims
 from personaagent.decision import Choice, decide, score_options
 from personaagent.errors import ConflictError, ContextLengthExceeded
-from personaagent.persona import initial_persona, standing
+from personaagent.persona import initial_persona
 from personaagent.profile import build_profile
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.safety import objection
@@ -29,7 +29,6 @@ from personaagent.types import (
     ChatRequest,
     ChatResult,
     Decision,
-    Episode,
     Frozen,
     Interaction,
     Kind,
@@ -44,6 +43,7 @@ from personaagent.types import (
     choice_kind,
     utc_now,
 )
+from personaagent.view import Saw, View, without_persona
 
 __all__ = ["Agent", "Replay", "Reply", "Saw", "Turn"]
 
@@ -51,13 +51,17 @@ REPLAY_TOKENS = (
     96  # of a simulated free-text answer: enough to compare, and a model that runs on does not hold up the batch
 )
 COUNTED = 200  # latest interactions that a first persona is counted from
+HABITS = 50  # latest interactions in which a copy is told from a habit
 BATCH_PRIORITY = 10  # of replays; chat runs at 0, and lower goes first
+# Fields of a request whose answer is not simply text.
+_FORMED = frozenset({"tools", "response_format", "structured_outputs"})
 
 
 class Turn(Frozen):
     """One request of a user. `extra` holds further OpenAI fields (tools, response_format, ...), passed through.
 
-    With `explain` the reply says what the model saw, and to a closed choice or rating also why.
+    With `explain` the reply says what the model saw, and to a closed choice or rating also why. `samples` is how many answers
+    a free text is chosen from; None: what the settings say.
     """
 
     user: UserId
@@ -73,14 +77,7 @@ class Turn(Frozen):
     priority: int = 0
     remember: bool = True
     explain: bool = False
-
-
-class Saw(Frozen):
-    """What stood in the prompt of the user: the persona's claims, and interactions by their ids."""
-
-    claims: tuple[str, ...] = ()
-    exemplars: tuple[str, ...] = ()
-    episodes: tuple[str, ...] = ()
+    samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = None
 
 
 class Reply(Frozen):
@@ -89,6 +86,7 @@ class Reply(Frozen):
     Closed choices and ratings have `scores`, the probability of each option, which sum to 1. The answer of a rating is the
     median grade of that distribution, `expected` its mean. `reasons` are what memory has to say about the answer, if that was
     asked for; none where the persona leaves memory out. `saw`, too, is there if asked for: the reasons of free text are in it.
+    Of free text, `copied` and `samples` are there if asked for, and `samples` also where the settings could not be followed.
     """
 
     interaction_id: str
@@ -101,6 +99,8 @@ class Reply(Frozen):
     expected: float | None = None
     reasons: tuple[Reason, ...] | None = None
     saw: Saw | None = None
+    copied: Copy | None = None
+    samples: Samples | None = None
     steps: int = 1
     message: dict[str, Any] = Field(default_factory=dict)
 
@@ -116,49 +116,12 @@ class Replay(Frozen):
     usage: Usage = Usage()
 
 
-@dataclass
-class _View:
-    """What of a persona and of memory stands in a prompt. If it does not fit, episodes give way first, then exemplars."""
+class _Answer(NamedTuple):
+    """What model and tool calls came to."""
 
-    persona: PersonaDraft
-    exemplars: tuple[Exemplar, ...]
-    episodes: tuple[Episode, ...]
-
-    @classmethod
-    def of(
-        cls,
-        persona: PersonaDraft,
-        recall: Recall,
-        choices: Sequence[str] | None,
-        without: Collection[str] = (),
-    ) -> _View:
-        """Everything that is shown to a request, but for exemplars taken from the interactions `without`."""
-        kept = [e for e in persona.exemplars if e.source not in without]
-        episodes, exemplars = beside(recall.episodes, kept, persona.decision, choices)
-        return cls(persona, exemplars, episodes)
-
-    def prompt(
-        self, messages: Sequence[Message], choices: Sequence[str] | None = None, tools: bool = False
-    ) -> tuple[Message, ...]:
-        decision = self.persona.decision
-        return assemble(messages, self.persona.text, self.episodes, decision, choices, tools, self.exemplars)
-
-    def shrink(self) -> bool:
-        """Show half as much; False if nothing is left to leave out."""
-        if self.episodes:
-            self.episodes = self.episodes[: len(self.episodes) // 2]  # best first, so the least relevant go
-        elif self.exemplars:
-            self.exemplars = self.exemplars[: len(self.exemplars) // 2]
-        else:
-            return False
-        return True
-
-    def saw(self) -> Saw:
-        return Saw(
-            claims=tuple(c.text for c in standing(self.persona) if c.shown),
-            exemplars=tuple(e.source for e in self.exemplars),
-            episodes=tuple(e.interaction.id for e in self.episodes),
-        )
+    result: ChatResult  # with the usage of all calls
+    steps: int
+    samples: Samples
 
 
 class Agent:
@@ -197,7 +160,7 @@ class Agent:
         """Answer a turn and remember it.
 
         Raises:
-            InvalidInput: no user message.
+            InvalidInput: no user message, or several samples are asked for where there cannot be (see `checked_samples`).
             ContextLengthExceeded: the conversation does not fit even without recalled episodes and exemplars.
             LLMError, UnavailableError, StoreError: a part of the system failed; nothing was remembered.
         """
@@ -261,7 +224,7 @@ class Agent:
         messages = (Message(role="user", content=interaction.query),)
         query = self.replay_query(interaction, persona, decisions, without)
         recall = await self.memory.recall(interaction.user, query)
-        view = _View.of(persona, recall, interaction.choices, {interaction.id, *without})
+        view = View.of(persona, recall, interaction.choices, {interaction.id, *without})
         if interaction.choices:
             lm: tuple[float, ...] | None = None
             usage = Usage()
@@ -284,13 +247,15 @@ class Agent:
         )
         result: ChatResult | None = None
         async for piece in self._act(turn, view, tools, streaming=False):
-            if isinstance(piece, tuple):
-                result = piece[0]
+            if isinstance(piece, _Answer):
+                result = piece.result
         assert result is not None
         return Replay(interaction=interaction, text=result.text, usage=result.usage)
 
     async def _run(self, turn: Turn, streaming: bool) -> AsyncIterator[str | Reply]:
         query = query_of(turn.messages)
+        whole_text = not streaming and not turn.choices and not turn.extra.keys() & _FORMED
+        samples = checked_samples(self.llm, turn.samples, self.settings.samples, whole_text)
         asked = utc_now()
         persona = await self.ensure_persona(turn.user)
         decision = persona.decision
@@ -298,7 +263,7 @@ class Agent:
         if turn.explain and turn.choices and decision.evidence:
             asking = asking.model_copy(update={"explain": True})
         recall = await self.memory.recall(turn.user, asking)
-        view = _View.of(persona, recall, turn.choices)
+        view = View.of(persona, recall, turn.choices)
         interaction = turn.interaction_id or uuid.uuid4().hex
         recalled = tuple(e.interaction.id for e in recall.episodes)
         if turn.choices:
@@ -321,12 +286,14 @@ class Agent:
                 yield choice.answer
         else:
             tools = MemoryTools(self.memory, turn.user)
-            result, steps = ChatResult(text=""), 0
-            async for piece in self._act(turn, view, tools, streaming):
+            habits = await self._said(turn.user) if samples.count > 1 or turn.explain else {}
+            answer = _Answer(ChatResult(text=""), 0, samples)
+            async for piece in self._act(turn, view, tools, streaming, samples, habits):
                 if isinstance(piece, str):
                     yield piece
                 else:
-                    result, steps = piece
+                    answer = piece
+            result, steps, samples = answer
             reply = Reply(
                 interaction_id=interaction,
                 text=result.text,
@@ -335,6 +302,8 @@ class Agent:
                 persona=persona.number,
                 recalled=recalled,
                 saw=view.saw() if turn.explain else None,
+                copied=copied(result.text, *_sources(turn, view, habits)) if turn.explain else None,
+                samples=samples if turn.explain or samples.note else None,
                 steps=steps,
                 message=result.message or {"role": "assistant", "content": result.text},
             )
@@ -364,6 +333,11 @@ class Agent:
             return recall.reasons
         return (await self.memory.recall(user, asked.model_copy(update={"k": 0, "about": answer}))).reasons
 
+    async def _said(self, user: str) -> dict[str, Said]:
+        """The user's latest free texts, by their interactions."""
+        known = await self.memory.latest(user, HABITS, with_truth=True)
+        return {i.id: Said(i.query, i.truth) for i in known if i.kind is Kind.TEXT and i.truth}
+
     def _query(self, text: str, choices: Sequence[str] | None, decision: Decision) -> RecallQuery:
         return RecallQuery(
             text=text,
@@ -377,7 +351,7 @@ class Agent:
     async def _option_scores(
         self,
         messages: Sequence[Message],
-        view: _View,
+        view: View,
         choices: Sequence[str],
         priority: int,
     ) -> tuple[tuple[float, ...], Usage]:
@@ -391,9 +365,24 @@ class Agent:
             return scored.logprobs, scored.usage
 
     async def _act(
-        self, turn: Turn, view: _View, tools: MemoryTools, streaming: bool
-    ) -> AsyncIterator[str | tuple[ChatResult, int]]:
-        """Model calls and tool calls until an answer; pieces of text, then (answer with total usage, steps)."""
+        self,
+        turn: Turn,
+        view: View,
+        tools: MemoryTools,
+        streaming: bool,
+        samples: Samples = Samples(),  # noqa: B008  # immutable
+        habits: Mapping[str, Said] | None = None,
+    ) -> AsyncIterator[str | _Answer]:
+        """Model calls and tool calls until an answer; pieces of text, then the whole.
+
+        Args:
+            turn: the request.
+            view: what of the user is shown; it shrinks until it fits.
+            tools: of the memory.
+            streaming: whether to give pieces of text.
+            samples: how many answers to choose from. What is said after a tool call is not chosen.
+            habits: texts of the user that tell a copy from a habit.
+        """
         offered = self.settings.tools and self.settings.max_steps > 1
         trail: list[Message] = []
         usage = Usage()
@@ -414,7 +403,7 @@ class Agent:
                 priority=turn.priority,
                 extra=self._extra(turn),
             )
-            result = ChatResult(text="")
+            result, chosen = ChatResult(text=""), samples
             try:
                 # The application's own tools come back as structured calls, which only a whole response shows.
                 streamed = streaming and "tools" not in turn.extra
@@ -424,8 +413,12 @@ class Agent:
                             yield piece
                         else:
                             result = piece
+                elif samples.count > 1 and not trail:
+                    said, allowed = _sources(turn, view, habits or {})
+                    against = Setting(without_persona(turn.messages, offered), said, allowed)
+                    result, chosen = await best_of(self.llm, request, samples.count, against)
                 else:
-                    result = await self.llm.chat(request)
+                    result, chosen = await self.llm.chat(request), samples
             except ContextLengthExceeded:
                 if not view.shrink():
                     raise
@@ -438,8 +431,10 @@ class Agent:
                 message = {**result.message, "content": text} if call else result.message
                 if streaming and not streamed and text:
                     yield text
-                yield result.model_copy(update={"text": text, "usage": usage, "message": message}), step
+                whole = result.model_copy(update={"text": text, "usage": usage, "message": message})
+                yield _Answer(whole, step, chosen)
                 return
+            samples = Samples()
             found = await tools.run(call)
             trail += [
                 Message(role="assistant", content=result.text.strip()),
@@ -465,6 +460,11 @@ class Agent:
             if safe > sent:
                 yield text[sent:safe]
                 sent = safe
+
+
+def _sources(turn: Turn, view: View, habits: Mapping[str, Said]) -> tuple[list[Said], list[str]]:
+    """What an answer may copy from, and what it may repeat: the conversation and what the persona says."""
+    return list({**habits, **view.said}.values()), [*(m.text for m in turn.messages), view.persona.text]
 
 
 def _safe_length(text: str) -> int:

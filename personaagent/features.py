@@ -10,7 +10,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-__all__ = ["FEATURES_VERSION", "Parts", "bucket", "normalised", "parts", "unspaced"]
+__all__ = ["FEATURES_VERSION", "Parts", "bucket", "normalised", "parts", "unspaced", "words"]
 
 FEATURES_VERSION = (
     1  # raise it when the same text gives other features: weights learned from the old ones mean nothing then
@@ -19,6 +19,7 @@ MOST = 64  # words, and phrases, of one text that are looked at
 
 _BREAK = re.compile(r"[,;:.|/()\n]+|\b(?:and|with|or|und|mit|oder|et|avec|ou|y|con|o)\b")
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+_PIECES = re.compile(f"{_UNSPACED.pattern}|(?:(?!{_UNSPACED.pattern}).)+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,20 @@ def parts(text: str) -> Parts:
             break
     phrases = dict.fromkeys(phrase for piece in _BREAK.split(whole) if (phrase := piece.strip(" -–—'\"")))
     return Parts(tuple(words)[:MOST], tuple(phrases)[:MOST], whole)
+
+
+def words(text: str) -> list[str]:
+    """All words of a text in their order, as they are written; in scripts written without spaces, every character.
+
+    Unlike `parts` it keeps repetitions and case, for those who look at what stands behind what.
+    """
+    found: list[str] = []
+    for word in _words(text):
+        if not word.isascii() and _UNSPACED.search(word):
+            found.extend(piece for piece in _PIECES.findall(word) if piece)
+        else:
+            found.append(word)
+    return found
 
 
 def unspaced(text: str) -> int:

@@ -99,6 +99,7 @@ class AgentSettings(Section):
     max_steps: Annotated[int, Field(ge=1, le=16)] = 3  # model calls of one turn
     max_tokens: Annotated[int, Field(ge=1)] = 256  # of an answer, unless the request says
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.3  # of free text; small models repeat themselves
+    samples: Annotated[int, Field(ge=1, le=16)] = 1  # answers that a free text is chosen from; 1: the only one
     tools: bool = True  # offer the built-in memory tools
     recall_tokens: Annotated[int, Field(ge=0)] = 1_200  # budget of recalled episodes
     persona_tokens: Annotated[int, Field(ge=50)] = 300  # length budget of a persona

@@ -21,6 +21,7 @@ from pydantic import (
 
 from personaagent.agent import Reply, Turn
 from personaagent.claims import ClaimKind
+from personaagent.contrast import MAX_SAMPLES
 from personaagent.explanation import Explanation, why
 from personaagent.types import (
     MAX_TEXT,
@@ -99,6 +100,7 @@ class Extension(Body):
     interaction_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     remember: bool = True
     explain: bool = False
+    samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = None  # answers that a free text is chosen from
 
     @field_validator("remember", "explain", mode="before")
     @classmethod
@@ -190,7 +192,12 @@ class ChatBody(Body):
             interaction_id=interaction,
             remember=self.personaagent.remember,
             explain=self.personaagent.explain,
+            samples=self._samples(),
         )
+
+    def _samples(self) -> int | None:
+        """Answers to choose from. Who says temperature 0 wants the one likeliest answer, whatever the server's settings."""
+        return 1 if self.personaagent.samples is None and self.temperature == 0 else self.personaagent.samples
 
 
 class InteractionItem(Body):
@@ -301,6 +308,8 @@ def _extension(reply: Reply) -> dict[str, Any]:
         "expected": reply.expected,
         "why": None if reply.reasons is None else why(reply.reasons),
         "saw": None if reply.saw is None else reply.saw.model_dump(mode="json"),
+        "copied": None if reply.copied is None else reply.copied.model_dump(mode="json"),
+        "samples": None if reply.samples is None else reply.samples.model_dump(mode="json"),
         "steps": reply.steps,
     }
 

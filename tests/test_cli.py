@@ -60,11 +60,12 @@ class FakeSystem:
     memory: ClassVar[LocalMemory]
     open: ClassVar[int] = 0
     started: ClassVar[list[dict[str, Any]]]
+    answer: ClassVar[str] = "soup"
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.embedder = HashEmbedder()
-        self.llm = FakeLLM("soup")
+        self.llm = FakeLLM(self.answer)
         self.agent = Agent(self.llm, self.memory, settings.agent)
         self.url = "http://127.0.0.1:8000"
 
@@ -83,6 +84,7 @@ def system(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeSystem]]:
     FakeSystem.memory = LocalMemory(HashEmbedder())
     FakeSystem.started = []
     FakeSystem.open = 0
+    FakeSystem.answer = "soup"
     module = types.ModuleType("serve.system")
     module.System = FakeSystem  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "serve.system", module)
@@ -496,6 +498,19 @@ def test_chat_says_why(invoke: Invoke, system: type[FakeSystem], tmp_path: Path)
     prose = invoke("chat", "anna", "drink?", "--why").stdout
     assert prose.startswith("soup\nit saw these requests:\n")
     assert json.loads(invoke("chat", "anna", "drink?", "--why", "--json").stdout)["why"] is None
+
+
+def test_chat_says_how_an_answer_was_chosen_and_what_it_repeats(
+    invoke: Invoke, system: type[FakeSystem], tmp_path: Path
+) -> None:
+    told = line("anna", 1, query="Noor cooks for me.", truth="Noor, soup again?")
+    (tmp_path / "h.jsonl").write_text(told)
+    invoke("import", tmp_path / "h.jsonl")
+    note = invoke("--set", "agent.samples=4", "chat", "anna", "dinner?").stderr
+    assert "does not tell likelihoods, so one answer was made instead of 4" in note
+    system.answer = "Soup again? Noor"
+    note = invoke("chat", "anna", "dinner?", "--why").stderr
+    assert "longest run of an old answer: 2 words; names or numbers of old answers: noor" in note
 
 
 def test_explain_needs_no_model(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -19,10 +19,21 @@ from personaagent.claims import Claim, ClaimKind, Exemplar
 from personaagent.errors import ContextLengthExceeded, UnavailableError
 from personaagent.local_memory import LocalMemory
 from personaagent.persona import made
+from personaagent.prompts import NO_PERSONA
 from personaagent.settings import ServeSettings, Settings
-from personaagent.types import ChatRequest, ChatResult, Decision, Origin, Usage, user_key
+from personaagent.types import (
+    ChatRequest,
+    ChatResult,
+    Decision,
+    Likelihood,
+    LikelihoodRequest,
+    Origin,
+    Usage,
+    user_key,
+)
 from serve.api import Online, Services, create_api
 from serve.http import canonical, decoded
+from serve.schema import ChatBody
 from tests.doubles import HashEmbedder
 
 USERS = [
@@ -77,9 +88,23 @@ class EchoLLM:
         yield result
 
 
+class Likely(EchoLLM):
+    """Says every time how often it was asked; each answer is likelier than the one before, for whoever is known."""
+
+    async def chat(self, request: ChatRequest) -> ChatResult:
+        self.message = {"role": "assistant", "content": f"{len(self.requests)} to {request.messages[-1].text}"}
+        return (await super().chat(request)).model_copy(update={"finish_reason": "stop"})
+
+    async def likelihoods(self, requests: Sequence[LikelihoodRequest]) -> tuple[Likelihood, ...]:
+        known = [NO_PERSONA not in r.messages[0].text for r in requests]
+        return tuple(
+            Likelihood(logprob=float(r.answer[0]) if k else 0.0, tokens=4) for k, r in zip(known, requests, strict=True)
+        )
+
+
 class World:
-    def __init__(self, online: Online | None = None, **serve_settings: Any) -> None:
-        self.llm = EchoLLM()
+    def __init__(self, online: Online | None = None, llm: EchoLLM | None = None, **serve_settings: Any) -> None:
+        self.llm = llm or EchoLLM()
         embedder = HashEmbedder()
         self.memory = LocalMemory(embedder)
         tree = Settings(serve=ServeSettings(**serve_settings))
@@ -190,6 +215,30 @@ async def test_chat_says_why_if_asked(world: World) -> None:
     assert prose["saw"]["episodes"] == prose["recalled"]
     assert finish["personaagent"]["saw"]["exemplars"] == []
     assert (await world.chat("anna", "drink?")).json()["personaagent"]["saw"] is None
+
+
+async def test_an_answer_is_chosen_among_samples_if_asked() -> None:
+    world = World(llm=Likely())
+    chosen = (await world.chat("anna", personaagent={"samples": 3, "explain": True})).json()
+    assert chosen["choices"][0]["message"]["content"] == "2 to hello there"
+    assert chosen["usage"]["completion_tokens"] == 9
+    told = chosen["personaagent"]
+    assert told["samples"] == {"count": 3, "set_aside": 0, "gain": 0.5, "note": None}
+    assert told["copied"] == {"words": 0, "share": 0.0, "run": "", "names": []}
+    plain = (await world.chat("anna", personaagent={"samples": None})).json()["personaagent"]
+    assert (plain["samples"], plain["copied"]) == (None, None)
+    streamed = await world.chat("anna", personaagent={"samples": 2}, stream=True)
+    assert "streamed" in assert_error(streamed, 422, "invalid_input")["message"]
+
+
+@pytest.mark.parametrize(
+    ("temperature", "asked", "samples"), [(None, None, None), (0.7, None, None), (0, None, 1), (0, 3, 3)]
+)
+def test_temperature_0_is_the_likeliest_answer_whatever_the_settings(
+    temperature: float | None, asked: int | None, samples: int | None
+) -> None:
+    body = {"model": "m", "user": "anna", "messages": [{"role": "user", "content": "hi"}], "temperature": temperature}
+    assert ChatBody.model_validate({**body, "personaagent": {"samples": asked}}).turn("i").samples == samples
 
 
 async def test_null_is_as_good_as_absent(world: World) -> None:
@@ -337,6 +386,10 @@ async def test_the_openai_client_works_unmodified(world: World) -> None:
         ({"personaagent": {"explain": "perhaps"}}, 422, "invalid_input", "personaagent.explain"),
         ({"personaagent": {"why": True}}, 422, "invalid_input", "personaagent.why"),
         ({"personaagent": {"why": None}}, 422, "invalid_input", "personaagent.why"),
+        ({"personaagent": {"samples": 0}}, 422, "invalid_input", "personaagent.samples"),
+        ({"personaagent": {"samples": 17}}, 422, "invalid_input", "personaagent.samples"),
+        ({"personaagent": {"samples": 2}}, 422, "invalid_input", None),  # this model does not tell likelihoods
+        ({"personaagent": {"samples": 2}, "stream": True}, 422, "invalid_input", None),
         ({"n": 2}, 400, "unsupported_value", "n"),
         ({"logprobs": True}, 400, "unsupported_value", "logprobs"),
         ({"model": "other"}, 404, "model_not_found", "model"),

@@ -87,6 +87,8 @@ async def chat(
         run.output.result({**_reply(reply), **(plain(reply.reasons, about) if why else {})})
         run.output.show(reply.text)
         if not json:
+            for line in _chosen(reply):
+                run.output.note(line)
             if reply.scores and why:
                 show_probabilities(run.output, reply.scores, reply.expected)
                 show_reasons(run.output, reply.reasons or (), about, rating=reply.expected is not None)
@@ -135,6 +137,19 @@ def _behind(reply: Reply) -> list[str]:
 def _show_seen(run: Run, reply: Reply, about: Mapping[str, Interaction]) -> None:
     if reply.saw is not None:
         show_seen(run.output, reply.saw.claims, [about[i] for i in reply.saw.exemplars if i in about])
+
+
+def _chosen(reply: Reply) -> list[str]:
+    """How a free text was chosen, and what it repeats, as far as there is something to say."""
+    lines, samples, copied = [], reply.samples, reply.copied
+    if samples is not None and samples.count > 1:
+        lines.append(f"chosen from {samples.count} answers, {samples.set_aside} of which repeated an old one")
+    if samples is not None and samples.note:
+        lines.append(samples.note)
+    if copied is not None and copied.fault:
+        names = f"; names or numbers of old answers: {', '.join(copied.names)}" if copied.names else ""
+        lines.append(f"longest run of an old answer: {copied.words} words{names}")
+    return lines
 
 
 def _reply(reply: Reply) -> dict[str, Any]:
