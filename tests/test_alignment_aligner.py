@@ -8,6 +8,7 @@ import pytest
 from alignment.splits import split
 from alignment.textual import Proposals
 from personaagent.errors import LLMError, UnavailableError
+from personaagent.persona import initial_persona
 from personaagent.profile import build_profile
 from personaagent.types import AlignmentResult, ChatRequest, Decision, Origin, Outcome, PersonaDraft
 from tests.alignment_doubles import SecretLLM, World, drink, note
@@ -442,8 +443,11 @@ async def test_a_persona_made_from_the_profile_gives_no_answer_away() -> None:
     world = World(profile=True)
     everything = [drink("ann", i) for i in range(27)]
     await world.add(everything)
+    profile = (await build_profile(world.memory, world.embedder, "ann")).profile
+    first = initial_persona(profile, world.agent.settings.decision)
+    await world.memory.commit_persona("ann", first, None)
+    assert "Drink number" in first.text
     await one(world)
-    assert "Drink number" in (await world.memory.personas("ann"))[0].text
     for request in world.llm.answers:
         asked = request.messages[-1].text.split("\n")[0]
         assert asked not in request.messages[0].text

@@ -270,7 +270,11 @@ def test_dangling_links_and_orphans_are_found_and_repaired(tmp_path: Path) -> No
     assert after["dan"].profile == Profile(version=5, facts=(fact("f", "0"),))
     assert after["ann"].personas[-1].sources == ("1",)
     amended = after["dan"].personas[-1]
-    assert (amended.text, amended.sources, [e.source for e in amended.exemplars]) == ("- from 1", ("1",), ["1"])
+    assert (amended.text, amended.sources, [e.source for e in amended.exemplars]) == (
+        "This user from 1.",
+        ("1",),
+        ["1"],
+    )
 
 
 def test_what_cannot_be_repaired_is_reported_and_left(tmp_path: Path) -> None:
@@ -385,7 +389,7 @@ def test_exemplars_expire_and_claims_lose_what_they_rested_on(tmp_path: Path) ->
     expire(settings)
     persona = everything(settings)["bob"].personas[1]
     assert [(c.text, c.sources) for c in persona.claims] == [("from 0", ()), ("from new", ("new",))]
-    assert (persona.text, persona.sources) == ("- from new", ("new",))
+    assert (persona.text, persona.sources) == ("This user from new.", ("new",))
     assert [e.source for e in persona.exemplars] == ["new"]
     assert doctor(settings)["remaining"] == 0
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and contains(p, "COPIED 0")]

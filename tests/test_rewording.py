@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from alignment.aligner import Aligner
 from alignment.rewording import judges
 from personaagent.agent import Agent
+from personaagent.general import GENERAL
 from personaagent.local_memory import LocalMemory
 from personaagent.settings import AgentSettings, AlignmentSettings
 from personaagent.types import AlignmentResult, Decision, Interaction, Likelihood, LikelihoodRequest, Outcome, Usage
@@ -58,7 +59,7 @@ class LikelyLLM(FakeLLM):
         seen = set(re.findall(r"\w+", " ".join(m.text for m in request.messages).casefold()))
         words = re.findall(r"\w+", request.answer.casefold()) or ["?"]
         logprob = sum(-0.5 if w in seen else -3.0 for w in words)
-        if self.harm and not any(w in request.answer for w in ("lol", "Yours", "WOW", "…", "Hugs")):
+        if self.harm and any(request.answer == g.answer for g in GENERAL):
             logprob = -0.1 * len(words) * len(request.messages)
         return Likelihood(logprob=logprob, tokens=len(words), usage=Usage(calls=1, prompt_tokens=50))
 
