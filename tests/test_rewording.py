@@ -117,7 +117,7 @@ async def test_feedback_that_says_nothing_about_a_user_changes_nothing() -> None
 async def test_words_that_spoil_other_answers_are_refused() -> None:
     _, results = await align({user: [style] * 8 for user, style in STYLES.items()}, LikelyLLM(harm=True))
     assert {r.outcome for r in results.values()} == {Outcome.REJECTED}
-    assert sum("general answers" in r.reason for r in results.values()) >= 4
+    assert sum("general requests" in r.reason for r in results.values()) >= 4
 
 
 async def test_nothing_is_judged_on_what_it_was_made_from() -> None:

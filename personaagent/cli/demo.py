@@ -39,6 +39,7 @@ bundled with the project.
 the system."""
 SHOWN = 3  # personas side by side
 CLAIMS = 3  # claims of a persona on the terminal
+SAMPLES = 4  # of a written answer: the one that the persona makes likelier and that repeats no old answer is kept
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,10 @@ async def _import(run: Run, system: System, story: Story) -> None:
 async def _answer(run: Run, system: System) -> list[list[Reply]]:
     """The same requests of two users each."""
     from personaagent.agent import Turn
+    from personaagent.protocols import likely
     from personaagent.types import Message
 
+    samples = SAMPLES if likely(system.llm) is not None else 1
     with run.output.stage("answering the same requests for two users"):
         return [
             list(
@@ -160,6 +163,8 @@ async def _answer(run: Run, system: System) -> list[list[Reply]]:
                                 choices=request.choices,
                                 max_tokens=60,
                                 remember=False,
+                                samples=None if request.choices else samples,
+                                explain=True,
                             )
                         )
                         for user in request.users
@@ -234,6 +239,9 @@ def _tell(output: Output, story: Story) -> None:
         for user, before_reply, after_reply in zip(request.users, before_replies, later, strict=True):
             output.show(f"  {user}, before: {before_reply.text}")
             output.show(f"  {user}, after:  {after_reply.text}")
+            if after_reply.copied is not None and after_reply.copied.fault:
+                taken = ", ".join(after_reply.copied.names) or after_reply.copied.run
+                output.show(f"    taken from an old answer: {taken}", style="dim")
     refused: dict[str, list[str]] = {}
     for result in story.results:
         versions = story.personas.get(result.user)
