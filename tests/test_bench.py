@@ -1,22 +1,41 @@
+"""What alignment costs is measured as it is aligned: with likelihoods, with simulated answers, and by stage."""
+
 from __future__ import annotations
 
 import asyncio
 import importlib
 import json
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import pytest
 
 from alignment import bench, peers
-from alignment.bench import Measured, Recorder, align_all, fill, probe, report
+from alignment.bench import Measured, align_all, fill, probe, report
+from alignment.recorder import OWN, WAITING, ChatOnly, Recorder, Timed, WallClock
+from alignment.rewording import judged_on
+from alignment.splits import window
+from alignment.stages import OTHER, current_stage, stage
 from alignment.views import View
-from alignment.workload import ScriptedEmbedder, ScriptedEngine, made_up_user
+from alignment.workload import ScriptedEmbedder, ScriptedEngine, made_up_length, made_up_user
 from personaagent.agent import Agent
 from personaagent.local_memory import LocalMemory
+from personaagent.protocols import likely
 from personaagent.settings import AlignmentSettings, Settings
-from personaagent.types import AlignmentResult, ChatRequest, ChatResult, Message, Outcome, Usage
+from personaagent.tasks import together
+from personaagent.types import (
+    AlignmentResult,
+    ChatRequest,
+    ChatResult,
+    Kind,
+    Likelihood,
+    LikelihoodRequest,
+    Message,
+    Outcome,
+    Usage,
+)
 
 SMALL = AlignmentSettings(held_out=4, candidates=1, retry_s=0, profile=False)
 SETTINGS = Settings(alignment=SMALL)
@@ -36,6 +55,21 @@ class Crowded(ScriptedEngine):
         self.now -= 1
         return await super().chat(request)
 
+    async def likelihoods(self, requests: Sequence[LikelihoodRequest]) -> tuple[Likelihood, ...]:
+        self.now += len(requests)
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0)
+        self.now -= len(requests)
+        return await super().likelihoods(requests)
+
+
+def say(text: str) -> ChatRequest:
+    return ChatRequest(messages=(Message(role="user", content=text),))
+
+
+def tell(answer: str) -> LikelihoodRequest:
+    return LikelihoodRequest(messages=(Message(role="user", content="Which?"),), answer=answer)
+
 
 async def filled(users: int) -> tuple[LocalMemory, list[str]]:
     embedder = ScriptedEmbedder(16)
@@ -45,14 +79,16 @@ async def filled(users: int) -> tuple[LocalMemory, list[str]]:
 
 def measured(users: int = 4, seconds: float = 2.0, cached: int = 250) -> Measured:
     usage = Usage(calls=10, prompt_tokens=1000, completion_tokens=200, cached_tokens=cached)
-    return Measured(users, seconds, usage, [AlignmentResult(user="a", outcome=Outcome.REJECTED)] * users)
+    results = [AlignmentResult(user="a", outcome=Outcome.REJECTED)] * users
+    stages, calls, between = {"gate": usage}, {"gate": 0.75 * seconds}, {"memory": 0.25 * seconds}
+    return Measured(users, seconds, usage, results, [], stages, calls, between)
 
 
 async def test_the_same_users_can_be_aligned_batched_and_one_call_at_a_time() -> None:
     memory, names = await filled(3)
     batched, sequential = Crowded(), Crowded()
     one = await align_all(batched, memory, ScriptedEmbedder(16), SETTINGS, names)
-    two = await align_all(sequential, memory, ScriptedEmbedder(16), SETTINGS, names, in_flight=1)
+    two = await align_all(sequential, memory, ScriptedEmbedder(16), SETTINGS, names, sequential=True)
     assert batched.most > 1
     assert sequential.most == 1
     assert one.usage == two.usage  # the same work
@@ -61,6 +97,25 @@ async def test_the_same_users_can_be_aligned_batched_and_one_call_at_a_time() ->
     assert len(one.requests) == one.usage.calls
     assert sorted(map(repr, one.requests)) == sorted(map(repr, two.requests))
     assert await memory.personas(names[0]) == ()
+
+
+async def test_words_are_judged_by_likelihoods_or_by_simulated_answers() -> None:
+    settings = Settings(alignment=SMALL.model_copy(update={"held_out": 6}))  # four free texts: two select, two judge
+    memory = LocalMemory(ScriptedEmbedder(16))
+    names = await fill(memory, settings.alignment, 3)
+    told = await align_all(ScriptedEngine(), memory, ScriptedEmbedder(16), settings, names)
+    simulated = await align_all(ScriptedEngine(), memory, ScriptedEmbedder(16), settings, names, simulated=True)
+    assert told.likelihoods
+    assert not simulated.likelihoods
+    assert {type(r) for r in told.requests} == {ChatRequest, LikelihoodRequest}
+    assert {type(r) for r in simulated.requests} == {ChatRequest}
+    assert any(r.text_items for r in told.results)
+    assert {"first replays", "search", "edits", "selecting words", "judging words"} <= set(told.stages)
+    assert not {"edits", "selecting words", "judging words"} & set(simulated.stages)
+    for run in (told, simulated):
+        assert OTHER not in run.stages
+        assert sum(run.stages.values(), Usage()) == run.usage
+        assert sum(run.calls_s.values()) + sum(run.between_s.values()) == pytest.approx(run.seconds, rel=0.05)
 
 
 async def test_a_recorder_salts_what_it_sends_but_keeps_what_was_asked() -> None:
@@ -79,6 +134,85 @@ async def test_a_recorder_salts_what_it_sends_but_keeps_what_was_asked() -> None
     assert recorder.usage.calls == 1
 
 
+async def test_a_recorder_salts_and_keeps_likelihoods_too() -> None:
+    seen: list[Sequence[LikelihoodRequest]] = []
+
+    class Inner(ScriptedEngine):
+        async def likelihoods(self, requests: Sequence[LikelihoodRequest]) -> tuple[Likelihood, ...]:
+            seen.append(requests)
+            return await super().likelihoods(requests)
+
+    requests = [tell("tea"), tell("coffee")]
+    for singly, sizes in ((False, [2]), (True, [1, 1])):
+        seen.clear()
+        recorder = Recorder(Inner(), "run-a", singly=singly)
+        assert await recorder.likelihoods(requests) == await ScriptedEngine().likelihoods(requests)
+        assert [len(some) for some in seen] == sizes
+        assert {r.cache_salt for some in seen for r in some} == {"run-a"}
+        assert recorder.requests == requests
+        assert recorder.usage.calls == 2
+
+
+async def test_a_model_that_only_chats_tells_no_likelihoods() -> None:
+    assert likely(Recorder(ScriptedEngine())) is not None
+    chatting = Recorder(ChatOnly(ScriptedEngine()))
+    assert likely(chatting) is None
+    assert (await chatting.chat(say("hi"))).text == (await ScriptedEngine().chat(say("hi"))).text
+    with pytest.raises(TypeError):
+        await chatting.likelihoods([tell("tea")])
+
+
+async def test_calls_are_counted_for_the_innermost_stage() -> None:
+    recorder = Recorder(ScriptedEngine())
+
+    @stage("inner")
+    async def inner() -> str:
+        await recorder.chat(say("c"))
+        return current_stage()
+
+    @stage("outer")
+    async def outer(text: str) -> list[str]:
+        await recorder.chat(say(text))
+        return [*await together([inner(), inner()]), current_stage()]
+
+    assert await outer("a") == ["inner", "inner", "outer"]
+    await recorder.chat(say("b"))
+    assert {name: usage.calls for name, usage in recorder.stages.items()} == {"outer": 1, "inner": 2, OTHER: 1}
+    assert current_stage() == OTHER
+
+
+def test_the_wall_clock_adds_up() -> None:
+    wall, used = [0.0], [0.0]
+
+    def passes(seconds: float, computing: float = 0.0) -> None:
+        wall[0] += seconds
+        used[0] += computing
+
+    clock = WallClock(lambda: wall[0], lambda: used[0])
+    passes(1.0, 0.25)
+    with clock.beside("memory"):
+        passes(2.0, 0.5)
+        with clock.call("gate"):
+            passes(4.0, 4.0)
+            with clock.call("profile", 3):
+                passes(8.0)
+    passes(1.0, 9.0)  # threads can use more processor time than passes
+    calls, between = clock.seconds()
+    assert calls == {"gate": 6.0, "profile": 6.0}
+    assert between == {OWN: 1.75, WAITING: 0.75, "memory": 1.5}
+    assert sum(calls.values()) + sum(between.values()) == wall[0]
+
+
+async def test_a_timed_part_is_that_part() -> None:
+    wall = iter(range(100))
+    clock = WallClock(lambda: float(next(wall)), lambda: 0.0)
+    memory = Timed(LocalMemory(ScriptedEmbedder(16)), "memory", clock)
+    assert await memory.latest("nobody", 3) == ()
+    assert clock.seconds()[1] == {OWN: 0.0, WAITING: 2.0, "memory": 1.0}
+    with pytest.raises(AttributeError):
+        memory.nothing  # noqa: B018
+
+
 async def test_a_probe_chats_until_the_work_beside_it_is_done() -> None:
     memory, names = await filled(2)
     agent = Agent(ScriptedEngine(), View(memory), SETTINGS.agent)
@@ -86,7 +220,7 @@ async def test_a_probe_chats_until_the_work_beside_it_is_done() -> None:
     work = asyncio.create_task(asyncio.sleep(0.05))
     assert len(await probe(agent, names, 0, until=work)) >= 1
     assert work.done()
-    assert len(await memory.latest(names[0], 100)) == 11  # a probe is not remembered
+    assert len(await memory.latest(names[0], 100)) == made_up_length(SMALL)  # a probe is not remembered
 
 
 @pytest.mark.cluster
@@ -109,9 +243,28 @@ def test_the_report_has_the_keys_of_the_bench() -> None:
     assert result["engine_share"] == 0.5
     assert result["cache_hit_rate"] == 0.25
     assert result["chat_p95_ms"] == {"idle": 19.5, "aligning": 30.0}
+    assert result["chat_p95_ratio"] == 1.54
+    assert (result["seconds_per_user"], result["calls_per_user"], result["tokens_per_user"]) == (0.5, 2.5, 300)
+    assert result["prefilled_per_user"] == 188
+    assert result["stages"] == {
+        "gate": {
+            "seconds": 0.375,
+            "calls": 2.5,
+            "tokens": 300,
+            "prefilled": 188,
+            "written": 50,
+            "sequential_seconds": 1.5,
+        }
+    }
+    assert result["between_calls"] == {"share": 0.25, "seconds": {"memory": 0.125}}
+    assert result["simulated"] is None
     unknown = report(measured(), measured(), None, [1.0], [1.0])
     assert unknown["engine_share"] is None
     assert unknown["tokens_per_s"]["offline"] is None
+    beside = report(measured(), measured(), None, [1.0], [1.0], measured(4, 8.0))["simulated"]
+    assert beside["users_per_min"] == {"batched": 30.0}
+    assert (beside["seconds_per_user"], beside["calls_per_user"], beside["cache_hit_rate"]) == (2.0, 2.5, 0.25)
+    assert beside.keys() - result.keys() == set()
 
 
 async def test_the_bench_measures_the_system_then_scripted_users(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +319,7 @@ async def test_the_system_is_measured_and_ended(monkeypatch: pytest.MonkeyPatch)
         return "model"
 
     started: list[System] = []
-    replayed: list[ChatRequest] = []
+    replayed: list[ChatRequest | LikelihoodRequest] = []
     monkeypatch.setattr(system_bench, "System", System)
     monkeypatch.setattr(system_bench, "replay", replay)
     monkeypatch.setattr(system_bench, "prepare_llm", model)
@@ -175,6 +328,9 @@ async def test_the_system_is_measured_and_ended(monkeypatch: pytest.MonkeyPatch)
     result = await system_bench.measure(SETTINGS, 4, peers=False, progress=lambda what, done, total: None)
     assert started[0].settings.home != SETTINGS.home  # nobody's data is touched
     assert len(replayed) == pytest.approx(result["calls_per_user"] * 4, abs=0.5)
+    assert {type(r) for r in replayed} == {ChatRequest, LikelihoodRequest}
+    assert result["words_judged_by"] == "likelihoods"
+    assert result["simulated"]["calls_per_user"] > 0
     assert result["users"] == 4
     assert result["sequential_users"] == 1
     assert result["engine_share"] > 0
@@ -193,6 +349,14 @@ def test_made_up_users_are_always_the_same_and_differ() -> None:
     assert all(i.truth in (i.choices or ()) for i in closed)
     assert all(i.truth for i in history)
     assert [i.time for i in history] == sorted(i.time for i in history)
+
+
+@pytest.mark.parametrize("settings", [AlignmentSettings(), SMALL, AlignmentSettings(batch=1, held_out=1)])
+def test_made_up_users_give_every_part_of_alignment_something_to_do(settings: AlignmentSettings) -> None:
+    history = made_up_user(5, made_up_length(settings))
+    assert sum(i.kind is Kind.CHOICE for i in history) >= window(settings.batch, settings.held_out)
+    assert len(judged_on(history)) >= 2
+    assert {i.kind for i in judged_on(history)} == {Kind.TEXT}
 
 
 async def test_the_scripted_engine_is_deterministic() -> None:
