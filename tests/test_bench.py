@@ -325,13 +325,13 @@ async def test_the_system_is_measured_and_ended(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(system_bench, "prepare_llm", model)
     monkeypatch.setattr(system_bench, "_engine_of", lambda settings, model: ({}, {}))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    result = await system_bench.measure(SETTINGS, 4, peers=False, progress=lambda what, done, total: None)
+    result = await system_bench.measure(SETTINGS, 2, peers=False, progress=lambda what, done, total: None)
     assert started[0].settings.home != SETTINGS.home  # nobody's data is touched
-    assert len(replayed) == pytest.approx(result["calls_per_user"] * 4, abs=0.5)
+    assert len(replayed) == pytest.approx(result["calls_per_user"] * 2, abs=0.5)
     assert {type(r) for r in replayed} == {ChatRequest, LikelihoodRequest}
     assert result["words_judged_by"] == "likelihoods"
     assert result["simulated"]["calls_per_user"] > 0
-    assert result["users"] == 4
+    assert result["users"] == 2
     assert result["sequential_users"] == 1
     assert result["engine_share"] > 0
     assert result["offline_error"] is None
