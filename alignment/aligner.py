@@ -22,6 +22,7 @@ from alignment.scorer import EmbeddingScorer, JudgeScorer, Scorer
 from alignment.search import Found, Search, fitted_kinds
 from alignment.slots import Slots
 from alignment.splits import Split, halved, split, window
+from alignment.stages import stage
 from alignment.textual import Case, Proposer, TextualProposer, refusal
 from alignment.wording import BOTH, Wordings
 from personaagent.agent import Agent
@@ -210,6 +211,7 @@ class Aligner:
 
         return await caller.patiently(once)
 
+    @stage("profile")
     async def _learn_profile(self, user: str, caller: Caller) -> None:
         """Bring the semantic profile up to date: a user's first persona is made from it."""
         llm = _Charged(self._agent.llm, caller)
@@ -346,6 +348,7 @@ class Aligner:
         except BudgetExceeded as e:
             return Reworded(None, e.message, refused=wordings.refused)
 
+    @stage("edits")
     async def _edits(
         self,
         editor: EditProposer,
@@ -413,6 +416,7 @@ class Aligner:
         sources = parts.rewrite if draft.text != persona.text else parts.select
         return _Read(draft, tuple(reasons), kept.before, kept.after, sources, len(parts.gate), found.candidates)
 
+    @stage("first replays")
     async def _first_replays(self, rollouts: Rollouts, base: Arm, parts: Split, caller: Caller) -> None:
         """Replay what there is under the persona as it is; the gate's part in any case."""
         learn = list({i.id: i for i in (*parts.rewrite, *parts.select)}.values())
@@ -422,6 +426,7 @@ class Aligner:
         caller.budget.reserve(len(parts.gate))
         await rollouts.run([base], parts.gate)
 
+    @stage("gate")
     async def _judged(self, rollouts: Rollouts, parts: Split, base: Arm, start: int, found: Found) -> _Kept:
         """What is kept, by the gate: what the search found, or where it started."""
         own = rollouts.scores(base, parts.gate)

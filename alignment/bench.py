@@ -1,5 +1,8 @@
 """How fast alignment is: batched, one call at a time, and against the engine's own limit; and what it does to chat.
 
+Words of a persona are judged by likelihoods of what users said, where the model tells them, else by scores of simulated
+answers. The former is measured in full; the latter stands beside it, under `simulated`.
+
 The parts here know a model and a memory by their protocols. What starts the real system, the bare engine and a job over
 scripted users is in `serve.bench`, which is imported when `run` needs it.
 """
@@ -8,71 +11,48 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from alignment.aligner import Aligner
-from alignment.splits import window
+from alignment.recorder import ChatOnly, Recorder, Timed, WallClock
 from alignment.views import View
-from alignment.workload import made_up_user
+from alignment.workload import made_up_length, made_up_user
 from personaagent.agent import Agent, Turn
-from personaagent.protocols import LLM, Embedder, Memory
+from personaagent.protocols import LLM, Embedder, Memory, likely
 from personaagent.settings import AlignmentSettings, Settings
-from personaagent.types import AlignmentResult, ChatRequest, ChatResult, Message, Usage
+from personaagent.types import AlignmentResult, ChatRequest, LikelihoodRequest, Message, Outcome, Usage
 
-__all__ = ["Measured", "Recorder", "align_all", "fill", "probe", "report", "run"]
+__all__ = ["Measured", "align_all", "fill", "probe", "report", "run"]
 
 SCRIPTED_USERS = (1_000, 10_000)
 CHAT_TOKENS = 16  # of a probe's answer
 Progress = Callable[[str, int, int], None]
 
 
-class Recorder:
-    """An `LLM` that passes calls on, counts them and keeps the requests for a replay.
-
-    `salt` keeps the engine's prefix cache of one measurement from speeding up the next.
-    """
-
-    def __init__(self, llm: LLM, salt: str | None = None) -> None:
-        self._llm = llm
-        self._salt = salt
-        self.requests: list[ChatRequest] = []
-        self.usage = Usage()
-
-    @property
-    def context_length(self) -> int:
-        """See `LLM`."""
-        return self._llm.context_length
-
-    async def chat(self, request: ChatRequest) -> ChatResult:
-        """See `LLM`."""
-        salted = request
-        if self._salt is not None:
-            salted = request.model_copy(update={"extra": {**request.extra, "cache_salt": self._salt}})
-        result = await self._llm.chat(salted)
-        self.requests.append(request)
-        self.usage = self.usage + result.usage
-        return result
-
-    async def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
-        """The whole answer as one piece; alignment does not stream."""
-        result = await self.chat(request)
-        yield result.text
-        yield result
-
-
 @dataclass
 class Measured:
-    """One way of aligning some users: how long it took, and what went to the engine."""
+    """One way of aligning some users: how long it took, and what went to the engine.
+
+    Attributes:
+        stages: what each stage of alignment asked of the model.
+        calls_s: seconds during which calls were in flight, divided among their stages.
+        between_s: seconds during which none was, by what was done or waited for instead.
+        likelihoods: whether words were judged by them.
+    """
 
     users: int
     seconds: float
     usage: Usage
     results: list[AlignmentResult]
-    requests: list[ChatRequest] = field(default_factory=list)
+    requests: list[ChatRequest | LikelihoodRequest] = field(default_factory=list)
+    stages: Mapping[str, Usage] = field(default_factory=dict)
+    calls_s: Mapping[str, float] = field(default_factory=dict)
+    between_s: Mapping[str, float] = field(default_factory=dict)
+    likelihoods: bool = True
 
     @property
     def users_per_min(self) -> float:
@@ -92,7 +72,8 @@ async def align_all(
     settings: Settings,
     users: Sequence[str],
     *,
-    in_flight: int | None = None,
+    sequential: bool = False,
+    simulated: bool = False,
     salt: str | None = None,
 ) -> Measured:
     """Align users that are in memory, from their initial personas; what comes of it is thrown away.
@@ -103,19 +84,31 @@ async def align_all(
         embedder: of free-text scores.
         settings: of agent and alignment.
         users: whom to align.
-        in_flight: LLM calls at a time; 1 is one user and one call at a time.
+        sequential: one user, and one request to the model, at a time.
+        simulated: words are judged by simulated answers, even if the model tells likelihoods.
         salt: of the engine's prefix cache.
     """
-    recorder = Recorder(llm, salt)
-    view = View(memory)
+    started, clock = time.perf_counter(), WallClock()
+    recorder = Recorder(ChatOnly(llm) if simulated else llm, salt, singly=sequential, clock=clock)
+    view = cast(Memory, Timed(View(memory), "memory", clock))
     alignment = settings.alignment
-    if in_flight is not None:
-        alignment = alignment.model_copy(update={"in_flight": in_flight})
-    aligner = Aligner(Agent(recorder, view, settings.agent), view, embedder, alignment)
-    started = time.perf_counter()
+    if sequential:
+        alignment = alignment.model_copy(update={"in_flight": 1})
+    agent = Agent(recorder, view, settings.agent)
+    aligner = Aligner(agent, view, cast(Embedder, Timed(embedder, "embedding", clock)), alignment)
     results = await aligner.align(users, "bench")
-    seconds = time.perf_counter() - started
-    return Measured(len(users), seconds, recorder.usage, results, recorder.requests)
+    seconds, (calls, between) = time.perf_counter() - started, clock.seconds()
+    return Measured(
+        len(users),
+        seconds,
+        recorder.usage,
+        results,
+        recorder.requests,
+        recorder.stages,
+        calls,
+        between,
+        likely(recorder) is not None,
+    )
 
 
 async def probe(
@@ -147,7 +140,7 @@ async def probe(
 
 async def fill(memory: Memory, settings: AlignmentSettings, users: int, first: int = 0) -> list[str]:
     """Put made-up users with just the history that one alignment looks at into memory; their ids."""
-    length = window(settings.batch, settings.held_out)
+    length = made_up_length(settings)
     names = []
     for number in range(first, first + users):
         history = made_up_user(number, length)
@@ -162,11 +155,24 @@ def report(
     offline_tokens_per_s: float | None,
     idle: Sequence[float],
     aligning: Sequence[float],
+    simulated: Measured | None = None,
 ) -> dict[str, Any]:
-    """The measurements under the keys that `bench alignment --json` prints; what could not be measured is null."""
+    """The measurements under the keys that `bench alignment --json` prints; what could not be measured is null.
+
+    Args:
+        batched: all users together.
+        sequential: some of them, one request at a time.
+        offline_tokens_per_s: of the bare engine, for the requests of `batched`.
+        idle: latencies of chats alone.
+        aligning: latencies of chats beside a run like `batched`.
+        simulated: the users of `batched`, whose words were judged by simulated answers; None if those of `batched` were.
+    """
     share = batched.tokens_per_s / offline_tokens_per_s if offline_tokens_per_s else None
+    p95 = {"idle": _percentile(idle, 95), "aligning": _percentile(aligning, 95)}
     return {
+        "words_judged_by": "likelihoods" if batched.likelihoods else "simulated answers",
         "users": batched.users,
+        **_cost(batched),
         "users_per_min": {
             "batched": round(batched.users_per_min, 2),
             "sequential": round(sequential.users_per_min, 2),
@@ -177,16 +183,66 @@ def report(
             "offline": round(offline_tokens_per_s, 1) if offline_tokens_per_s else None,
         },
         "engine_share": round(share, 4) if share is not None else None,
-        "cache_hit_rate": round(batched.usage.cached_tokens / max(1, batched.usage.prompt_tokens), 4),
         "chat_p50_ms": {"idle": _percentile(idle, 50), "aligning": _percentile(aligning, 50)},
-        "chat_p95_ms": {"idle": _percentile(idle, 95), "aligning": _percentile(aligning, 95)},
+        "chat_p95_ms": p95,
+        "chat_p95_ratio": round(p95["aligning"] / p95["idle"], 2) if p95["idle"] else None,
         "chats": {"idle": len(idle), "aligning": len(aligning)},
-        "calls_per_user": round(batched.usage.calls / batched.users, 1),
-        "tokens_per_user": round((batched.usage.prompt_tokens + batched.usage.completion_tokens) / batched.users),
         "sequential_users": sequential.users,
         "seconds": {"batched": round(batched.seconds, 2), "sequential": round(sequential.seconds, 2)},
-        "failed": sum(r.outcome.value == "failed" for r in (*batched.results, *sequential.results)),
+        "failed": sum(r.outcome is Outcome.FAILED for r in (*batched.results, *sequential.results)),
+        "stages": _stages(batched, sequential),
+        "between_calls": _between(batched),
+        "simulated": {
+            **_cost(simulated),
+            "users_per_min": {"batched": round(simulated.users_per_min, 2)},
+            "failed": sum(r.outcome is Outcome.FAILED for r in simulated.results),
+            "stages": _stages(simulated),
+            "between_calls": _between(simulated),
+        }
+        if simulated is not None
+        else None,
     }
+
+
+def _cost(measured: Measured) -> dict[str, Any]:
+    """What a user costs. `prefilled` are prompt tokens that were not in the prefix cache."""
+    usage = measured.usage
+    return {
+        "seconds_per_user": round(measured.seconds / measured.users, 3),
+        "calls_per_user": round(usage.calls / measured.users, 1),
+        "tokens_per_user": round((usage.prompt_tokens + usage.completion_tokens) / measured.users),
+        "prefilled_per_user": round((usage.prompt_tokens - usage.cached_tokens) / measured.users),
+        "written_per_user": round(usage.completion_tokens / measured.users),
+        "cache_hit_rate": round(usage.cached_tokens / max(1, usage.prompt_tokens), 4),
+        "accepted": sum(r.outcome is Outcome.ACCEPTED for r in measured.results),
+    }
+
+
+def _stages(measured: Measured, sequential: Measured | None = None) -> dict[str, dict[str, float]]:
+    """What each stage of alignment costs a user, the longest first.
+
+    Batched, `seconds` are a share of the time during which calls were in flight; one call at a time, they are the stage's.
+    """
+    found = {}
+    for name in sorted(measured.stages, key=lambda name: -measured.calls_s.get(name, 0.0)):
+        usage = measured.stages[name]
+        found[name] = {
+            "seconds": round(measured.calls_s.get(name, 0.0) / measured.users, 3),
+            "calls": round(usage.calls / measured.users, 1),
+            "tokens": round((usage.prompt_tokens + usage.completion_tokens) / measured.users),
+            "prefilled": round((usage.prompt_tokens - usage.cached_tokens) / measured.users),
+            "written": round(usage.completion_tokens / measured.users),
+        }
+        if sequential is not None:
+            found[name]["sequential_seconds"] = round(sequential.calls_s.get(name, 0.0) / sequential.users, 3)
+    return found
+
+
+def _between(measured: Measured) -> dict[str, Any]:
+    """The time during which no call was in flight, so that the engine had nothing to do: its share, and seconds per user."""
+    share = sum(measured.between_s.values()) / measured.seconds
+    parts = sorted(measured.between_s.items(), key=lambda part: -part[1])
+    return {"share": round(share, 4), "seconds": {name: round(s / measured.users, 3) for name, s in parts}}
 
 
 async def run(

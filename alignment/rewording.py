@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from alignment.likelihoods import Likelihoods
 from alignment.pooled import Estimate, Place
+from alignment.stages import stage
 from alignment.wording import BOTH, Wording, Wordings
 from personaagent.claims import Claim
 from personaagent.general import general_for
@@ -162,6 +163,7 @@ class Rewording:
             result, wording=Wording(claims, exemplars), reason=f"what the user said became likelier by {_said(gain)}"
         )
 
+    @stage("selecting words")
     async def _gains(self, persona: PersonaDraft, wordings: Wordings, items: Sequence[Interaction]) -> dict[str, Float]:
         """What each candidate that differs from the persona gains, nats per token of each interaction."""
         makers: dict[str, Callable[[Interaction], Wording]] = {"": wordings.own}
@@ -173,6 +175,7 @@ class Rewording:
         logs = logs.reshape(len(makers), len(items))
         return {name: _known(row - logs[0]) for name, row in zip(makers, logs, strict=True) if name}
 
+    @stage("selecting words")
     async def _alone(
         self, persona: PersonaDraft, wordings: Wordings, few: Sequence[Interaction]
     ) -> list[tuple[Claim, list[float]]]:
@@ -192,6 +195,7 @@ class Rewording:
                 found[number].append(float(gain))
         return list(zip(claims, found, strict=True))
 
+    @stage("judging words")
     async def _judged(
         self,
         persona: PersonaDraft,

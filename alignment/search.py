@@ -14,6 +14,7 @@ from alignment.candidates import DEMONSTRATIONS, Arm
 from alignment.gate import ROUNDING, clearly_better
 from alignment.rollouts import Rollouts
 from alignment.splits import Split
+from alignment.stages import stage
 from alignment.textual import Proposer, unquoted
 from personaagent.errors import BudgetExceeded
 from personaagent.settings import AlignmentSettings
@@ -73,6 +74,7 @@ class Search:
         self._caller = caller
         self._allowed = allowed
 
+    @stage("search")
     async def run(self, base: Arm, split: Split, index: int = 0) -> Found:
         """Up to `iterations` steps from `base` and decision `index`, each from the best so far; one that finds nothing is
         the last.

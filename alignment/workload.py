@@ -15,9 +15,11 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
+from alignment.splits import window
 from personaagent.local_memory import LocalMemory
 from personaagent.population import Population
 from personaagent.protocols import Embedder, Matrix
+from personaagent.settings import AlignmentSettings
 from personaagent.types import (
     AppendResult,
     ChatRequest,
@@ -35,7 +37,7 @@ from personaagent.types import (
     UserSummary,
 )
 
-__all__ = ["MadeUpMemory", "ScriptedEmbedder", "ScriptedEngine", "made_up_name", "made_up_user"]
+__all__ = ["MadeUpMemory", "ScriptedEmbedder", "ScriptedEngine", "made_up_length", "made_up_name", "made_up_user"]
 
 _SUBJECTS: dict[str, tuple[str, ...]] = {
     "a drink for the morning": ("black coffee", "green tea", "orange juice", "oat latte", "lemon water"),
@@ -63,6 +65,13 @@ _FREE = (
     "Tell a friend in a line what to bring me when it comes to {subject}.",
     "Write one sentence about me and {subject}.",
 )
+_MANNERS = (  # of one's own, so that there is something to learn from free texts but what is wanted
+    "For {subject} it is {wanted}, as always.",
+    "hey, {wanted} for sure!! thx, see you :)",
+    "Dear friend, I should be delighted if it were {wanted}. With warm regards",
+    "{wanted}. Nothing else, please.",
+    "hmm... {wanted}, i think... or whatever you like...",
+)
 FREE_EVERY = 4  # one request in so many is answered in free text, as alignment meets it beside closed choices
 _START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -72,13 +81,21 @@ def made_up_name(number: int) -> str:
     return f"bench-{number:06d}"
 
 
+def made_up_length(settings: AlignmentSettings) -> int:
+    """Interactions that give every part of alignment its full work: closed choices alone fill a split, and a third as many
+    free texts (at least two) judge words."""
+    closed = window(settings.batch, settings.held_out)
+    return max(2 * FREE_EVERY, closed + (closed - 1) // (FREE_EVERY - 1))
+
+
 def made_up_user(number: int, interactions: int) -> list[Interaction]:
     """The history of one user, three in four times by a lasting taste, else by whim.
 
-    Three in four requests are closed choices among four options, the others free text.
+    Three in four requests are closed choices among four options, the others free text, in the user's manner of writing.
     """
     rng = random.Random(number)
     user = made_up_name(number)
+    manner = _MANNERS[number % len(_MANNERS)]
     taste = {subject: rng.choice(options) for subject, options in _SUBJECTS.items()}
     history = []
     for n in range(interactions):
@@ -95,7 +112,7 @@ def made_up_user(number: int, interactions: int) -> list[Interaction]:
                 time=_START + timedelta(hours=n),
                 query=rng.choice(_FREE if free else _FRAMES).format(subject=subject),
                 choices=None if free else tuple(options),
-                truth=f"For {subject} it is {wanted}, as always." if free else wanted,
+                truth=manner.format(subject=subject, wanted=wanted) if free else wanted,
             )
         )
     return history

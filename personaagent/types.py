@@ -429,6 +429,7 @@ class LikelihoodRequest(Frozen):
     messages: tuple[Message, ...]
     answer: str
     priority: int = 0
+    cache_salt: str | None = None  # what the engine's prefix cache holds is found under the same salt only
 
 
 class Likelihood(Frozen):

@@ -16,7 +16,7 @@ from personaagent.agent import Agent
 from personaagent.errors import UnavailableError
 from personaagent.local_memory import LocalMemory
 from personaagent.models import model_name, prepare_llm
-from personaagent.protocols import LLM, Memory
+from personaagent.protocols import LLM, Memory, likely
 from personaagent.settings import Settings
 
 from .offline import replay
@@ -36,8 +36,9 @@ Progress = Callable[[str, int, int], None]
 async def measure(settings: Settings, users: int, *, peers: bool, progress: Progress) -> dict[str, Any]:
     """Start the system on a temporary store, measure, end it, then replay the same requests on the bare engine.
 
-    (a) all users batched, (a') the same while somebody chats, (b) some of the users one call at a time, (c) the requests
-    of (a) offline at once. Every run has a prefix cache of its own, so none profits from the one before.
+    (a) all users batched, (a') the same while somebody chats, (b) some of the users one request at a time, (b') all users
+    batched with words judged by simulated answers, if those of (a) were judged by likelihoods, (c) the requests of (a)
+    offline at once. Every run has a prefix cache of its own, so none profits from the one before.
 
     Args:
         settings: of the model and of alignment.
@@ -53,7 +54,7 @@ async def measure(settings: Settings, users: int, *, peers: bool, progress: Prog
     steps = iter(range(1, 100))
 
     def tell(what: str) -> None:
-        progress(what, next(steps), 7)
+        progress(what, next(steps), 8)
 
     with tempfile.TemporaryDirectory(prefix="personaagent-bench-", ignore_cleanup_errors=True) as home:
         store = settings.memory.model_copy(update={"uri": None})
@@ -67,9 +68,9 @@ async def measure(settings: Settings, users: int, *, peers: bool, progress: Prog
             others = await fill(memory, own.alignment, PROBERS, first=users)
             chatting = Agent(system.llm, View(memory), own.agent)
 
-            async def aligned(label: str, who: list[str], in_flight: int | None = None) -> Measured:
+            async def aligned(label: str, who: list[str], **how: bool) -> Measured:
                 salt = label if own.llm.base_url is None else None
-                return await align_all(system.llm, memory, system.embedder, own, who, in_flight=in_flight, salt=salt)
+                return await align_all(system.llm, memory, system.embedder, own, who, salt=salt, **how)
 
             await aligned("warm-up", others)
             await probe(chatting, others, 3)
@@ -86,7 +87,11 @@ async def measure(settings: Settings, users: int, *, peers: bool, progress: Prog
                 together.cancel()
             tell("aligning, one call at a time")
             few = names[::SEQUENTIAL_SHARE]  # spread over all of them
-            sequential = await aligned("sequential", few, in_flight=1)
+            sequential = await aligned("sequential", few, sequential=True)
+            simulated: Measured | None = None
+            if likely(system.llm) is not None:
+                tell("aligning by simulated answers")
+                simulated = await aligned("simulated", names, simulated=True)
             compared = await _peers(system.llm, memory, own, few) if peers else {}
             arguments, environment = (
                 await asyncio.to_thread(_engine_of, own, await prepare_llm(own)) if own_engine else ({}, {})
@@ -99,7 +104,7 @@ async def measure(settings: Settings, users: int, *, peers: bool, progress: Prog
                 offline = await replay(await prepare_llm(own), arguments, environment, batched.requests)
             except UnavailableError as e:  # minutes of other measurements are still worth printing
                 failure = e.message
-    result = report(batched, sequential, offline["tokens_per_s"] if offline else None, idle, busy)
+    result = report(batched, sequential, offline["tokens_per_s"] if offline else None, idle, busy, simulated)
     return {
         "model": model_name(settings),
         **result,

@@ -46,7 +46,7 @@ class AnswerReader:
         request = ChatCompletionRequest(**call.body)
         tokens, first = await self._tokens(request, call.answer)
         for cached in (True, False):
-            found = await self._prefill(tokens, first, cached, request.priority or 0)
+            found = await self._prefill(tokens, first, cached, request)
             if found is not None:
                 return found
         raise LLMError("the engine gave no log-probabilities for the answer")
@@ -99,7 +99,9 @@ class AnswerReader:
             raise LLMError("the model's tokeniser has no token that ends an answer")
         return end
 
-    async def _prefill(self, tokens: list[int], first: int, cached: bool, priority: int) -> Likelihood | None:
+    async def _prefill(
+        self, tokens: list[int], first: int, cached: bool, request: ChatCompletionRequest
+    ) -> Likelihood | None:
         """Read the tokens; None if what is known of the answer came out of the cache, which holds no log-probabilities."""
         params = SamplingParams(
             max_tokens=1,
@@ -111,8 +113,9 @@ class AnswerReader:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         name = f"likelihood-{uuid.uuid4().hex}"
+        prompt = tokens_input(tokens, cache_salt=request.cache_salt)
         # One output, for it comes when all is done.
-        (output,) = [o async for o in self._client.generate(tokens_input(tokens), params, name, priority=priority)]
+        (output,) = [o async for o in self._client.generate(prompt, params, name, priority=request.priority or 0)]
         known = output.num_cached_tokens or 0
         answer = tokens[first:]
         # From the end: one of vLLM's two model runners leaves cached tokens out of the list.

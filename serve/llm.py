@@ -193,7 +193,8 @@ class HandleLLM:
         if not request.messages:
             raise InvalidInput("the likelihood of an answer to no conversation was asked for")
         # Beside the answer there are its end and the token that the engine generates in any case.
-        asked = ChatRequest(messages=request.messages, max_tokens=2, priority=request.priority)
+        extra = {"cache_salt": request.cache_salt} if request.cache_salt else {}
+        asked = ChatRequest(messages=request.messages, max_tokens=2, priority=request.priority, extra=extra)
         return AnswerCall(request_body(asked, self._model), request.answer)
 
     async def _with_room(self, send: Callable[[list[C]], Awaitable[list[A | Refusal]]], calls: list[C]) -> list[A]:

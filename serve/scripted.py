@@ -10,8 +10,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from alignment.splits import window
-from alignment.workload import MadeUpMemory, ScriptedEmbedder, ScriptedEngine, made_up_name
+from alignment.workload import MadeUpMemory, ScriptedEmbedder, ScriptedEngine, made_up_length, made_up_name
 from personaagent.settings import AgentSettings, AlignmentSettings
 
 from .isolated import isolated, serve_job
@@ -43,7 +42,7 @@ def _work(job: dict[str, Any]) -> dict[str, float]:
 
     settings = AlignmentSettings.model_validate(job["settings"])
     embedder = ScriptedEmbedder(DIMENSIONS)
-    memory = MadeUpMemory(window(settings.batch, settings.held_out), embedder)
+    memory = MadeUpMemory(made_up_length(settings), embedder)
     parts = Parts(ScriptedEngine(), embedder, memory, AgentSettings(), settings)
     names = [made_up_name(n) for n in range(job["users"])]
     marks: list[tuple[int, float]] = []

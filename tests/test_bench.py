@@ -1,22 +1,38 @@
+"""What alignment costs is measured as it is aligned: with likelihoods, with simulated answers, and by stage."""
+
 from __future__ import annotations
 
 import asyncio
 import importlib
 import json
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import pytest
 
 from alignment import bench, peers
-from alignment.bench import Measured, Recorder, align_all, fill, probe, report
+from alignment.bench import Measured, align_all, fill, probe, report
+from alignment.rewording import judged_on
+from alignment.splits import window
+from alignment.stages import OTHER
 from alignment.views import View
-from alignment.workload import ScriptedEmbedder, ScriptedEngine, made_up_user
+from alignment.workload import ScriptedEmbedder, ScriptedEngine, made_up_length, made_up_user
 from personaagent.agent import Agent
 from personaagent.local_memory import LocalMemory
 from personaagent.settings import AlignmentSettings, Settings
-from personaagent.types import AlignmentResult, ChatRequest, ChatResult, Message, Outcome, Usage
+from personaagent.types import (
+    AlignmentResult,
+    ChatRequest,
+    ChatResult,
+    Kind,
+    Likelihood,
+    LikelihoodRequest,
+    Message,
+    Outcome,
+    Usage,
+)
 
 SMALL = AlignmentSettings(held_out=4, candidates=1, retry_s=0, profile=False)
 SETTINGS = Settings(alignment=SMALL)
@@ -36,6 +52,13 @@ class Crowded(ScriptedEngine):
         self.now -= 1
         return await super().chat(request)
 
+    async def likelihoods(self, requests: Sequence[LikelihoodRequest]) -> tuple[Likelihood, ...]:
+        self.now += len(requests)
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0)
+        self.now -= len(requests)
+        return await super().likelihoods(requests)
+
 
 async def filled(users: int) -> tuple[LocalMemory, list[str]]:
     embedder = ScriptedEmbedder(16)
@@ -45,14 +68,16 @@ async def filled(users: int) -> tuple[LocalMemory, list[str]]:
 
 def measured(users: int = 4, seconds: float = 2.0, cached: int = 250) -> Measured:
     usage = Usage(calls=10, prompt_tokens=1000, completion_tokens=200, cached_tokens=cached)
-    return Measured(users, seconds, usage, [AlignmentResult(user="a", outcome=Outcome.REJECTED)] * users)
+    results = [AlignmentResult(user="a", outcome=Outcome.REJECTED)] * users
+    stages, calls, between = {"gate": usage}, {"gate": 0.75 * seconds}, {"memory": 0.25 * seconds}
+    return Measured(users, seconds, usage, results, [], stages, calls, between)
 
 
 async def test_the_same_users_can_be_aligned_batched_and_one_call_at_a_time() -> None:
     memory, names = await filled(3)
     batched, sequential = Crowded(), Crowded()
     one = await align_all(batched, memory, ScriptedEmbedder(16), SETTINGS, names)
-    two = await align_all(sequential, memory, ScriptedEmbedder(16), SETTINGS, names, in_flight=1)
+    two = await align_all(sequential, memory, ScriptedEmbedder(16), SETTINGS, names, sequential=True)
     assert batched.most > 1
     assert sequential.most == 1
     assert one.usage == two.usage  # the same work
@@ -63,20 +88,23 @@ async def test_the_same_users_can_be_aligned_batched_and_one_call_at_a_time() ->
     assert await memory.personas(names[0]) == ()
 
 
-async def test_a_recorder_salts_what_it_sends_but_keeps_what_was_asked() -> None:
-    seen: list[ChatRequest] = []
-
-    class Inner(ScriptedEngine):
-        async def chat(self, request: ChatRequest) -> ChatResult:
-            seen.append(request)
-            return await super().chat(request)
-
-    recorder = Recorder(Inner(), "run-a")
-    request = ChatRequest(messages=(Message(role="user", content="hi"),))
-    await recorder.chat(request)
-    assert seen[0].extra == {"cache_salt": "run-a"}
-    assert recorder.requests == [request]
-    assert recorder.usage.calls == 1
+async def test_words_are_judged_by_likelihoods_or_by_simulated_answers() -> None:
+    settings = Settings(alignment=SMALL.model_copy(update={"held_out": 6}))  # four free texts: two select, two judge
+    memory = LocalMemory(ScriptedEmbedder(16))
+    names = await fill(memory, settings.alignment, 3)
+    told = await align_all(ScriptedEngine(), memory, ScriptedEmbedder(16), settings, names)
+    simulated = await align_all(ScriptedEngine(), memory, ScriptedEmbedder(16), settings, names, simulated=True)
+    assert told.likelihoods
+    assert not simulated.likelihoods
+    assert {type(r) for r in told.requests} == {ChatRequest, LikelihoodRequest}
+    assert {type(r) for r in simulated.requests} == {ChatRequest}
+    assert any(r.text_items for r in told.results)
+    assert {"first replays", "search", "edits", "selecting words", "judging words"} <= set(told.stages)
+    assert not {"edits", "selecting words", "judging words"} & set(simulated.stages)
+    for run in (told, simulated):
+        assert OTHER not in run.stages
+        assert sum(run.stages.values(), Usage()) == run.usage
+        assert sum(run.calls_s.values()) + sum(run.between_s.values()) == pytest.approx(run.seconds, rel=0.05)
 
 
 async def test_a_probe_chats_until_the_work_beside_it_is_done() -> None:
@@ -86,7 +114,7 @@ async def test_a_probe_chats_until_the_work_beside_it_is_done() -> None:
     work = asyncio.create_task(asyncio.sleep(0.05))
     assert len(await probe(agent, names, 0, until=work)) >= 1
     assert work.done()
-    assert len(await memory.latest(names[0], 100)) == 11  # a probe is not remembered
+    assert len(await memory.latest(names[0], 100)) == made_up_length(SMALL)  # a probe is not remembered
 
 
 @pytest.mark.cluster
@@ -109,9 +137,28 @@ def test_the_report_has_the_keys_of_the_bench() -> None:
     assert result["engine_share"] == 0.5
     assert result["cache_hit_rate"] == 0.25
     assert result["chat_p95_ms"] == {"idle": 19.5, "aligning": 30.0}
+    assert result["chat_p95_ratio"] == 1.54
+    assert (result["seconds_per_user"], result["calls_per_user"], result["tokens_per_user"]) == (0.5, 2.5, 300)
+    assert result["prefilled_per_user"] == 188
+    assert result["stages"] == {
+        "gate": {
+            "seconds": 0.375,
+            "calls": 2.5,
+            "tokens": 300,
+            "prefilled": 188,
+            "written": 50,
+            "sequential_seconds": 1.5,
+        }
+    }
+    assert result["between_calls"] == {"share": 0.25, "seconds": {"memory": 0.125}}
+    assert result["simulated"] is None
     unknown = report(measured(), measured(), None, [1.0], [1.0])
     assert unknown["engine_share"] is None
     assert unknown["tokens_per_s"]["offline"] is None
+    beside = report(measured(), measured(), None, [1.0], [1.0], measured(4, 8.0))["simulated"]
+    assert beside["users_per_min"] == {"batched": 30.0}
+    assert (beside["seconds_per_user"], beside["calls_per_user"], beside["cache_hit_rate"]) == (2.0, 2.5, 0.25)
+    assert beside.keys() - result.keys() == set()
 
 
 async def test_the_bench_measures_the_system_then_scripted_users(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,16 +213,19 @@ async def test_the_system_is_measured_and_ended(monkeypatch: pytest.MonkeyPatch)
         return "model"
 
     started: list[System] = []
-    replayed: list[ChatRequest] = []
+    replayed: list[ChatRequest | LikelihoodRequest] = []
     monkeypatch.setattr(system_bench, "System", System)
     monkeypatch.setattr(system_bench, "replay", replay)
     monkeypatch.setattr(system_bench, "prepare_llm", model)
     monkeypatch.setattr(system_bench, "_engine_of", lambda settings, model: ({}, {}))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    result = await system_bench.measure(SETTINGS, 4, peers=False, progress=lambda what, done, total: None)
+    result = await system_bench.measure(SETTINGS, 2, peers=False, progress=lambda what, done, total: None)
     assert started[0].settings.home != SETTINGS.home  # nobody's data is touched
-    assert len(replayed) == pytest.approx(result["calls_per_user"] * 4, abs=0.5)
-    assert result["users"] == 4
+    assert len(replayed) == pytest.approx(result["calls_per_user"] * 2, abs=0.5)
+    assert {type(r) for r in replayed} == {ChatRequest, LikelihoodRequest}
+    assert result["words_judged_by"] == "likelihoods"
+    assert result["simulated"]["calls_per_user"] > 0
+    assert result["users"] == 2
     assert result["sequential_users"] == 1
     assert result["engine_share"] > 0
     assert result["offline_error"] is None
@@ -193,6 +243,14 @@ def test_made_up_users_are_always_the_same_and_differ() -> None:
     assert all(i.truth in (i.choices or ()) for i in closed)
     assert all(i.truth for i in history)
     assert [i.time for i in history] == sorted(i.time for i in history)
+
+
+@pytest.mark.parametrize("settings", [AlignmentSettings(), SMALL, AlignmentSettings(batch=1, held_out=1)])
+def test_made_up_users_give_every_part_of_alignment_something_to_do(settings: AlignmentSettings) -> None:
+    history = made_up_user(5, made_up_length(settings))
+    assert sum(i.kind is Kind.CHOICE for i in history) >= window(settings.batch, settings.held_out)
+    assert len(judged_on(history)) >= 2
+    assert {i.kind for i in judged_on(history)} == {Kind.TEXT}
 
 
 async def test_the_scripted_engine_is_deterministic() -> None:

@@ -87,6 +87,7 @@ class Replica:
         self.steps = list(steps)
         self.calls: list[list[str]] = []
         self.sessions: set[str] = set()
+        self.salts: list[str | None] = []
 
     def options(self, method_name: str, session_id: str) -> Replica:
         assert method_name == "likelihoods"
@@ -95,6 +96,7 @@ class Replica:
 
     def remote(self, calls: Sequence[AnswerCall]) -> Any:
         self.calls.append([c.answer for c in calls])
+        self.salts += [c.body.get("cache_salt") for c in calls]
         step = self.steps.pop(0) if self.steps else {}
         work: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if isinstance(step, Exception):
@@ -119,6 +121,12 @@ async def test_the_handle_sends_answers_by_prefix_and_in_chunks() -> None:
     assert len(replica.sessions) == 2
     assert await handle(replica).likelihoods([]) == ()
     assert len(replica.calls) == 4
+
+
+async def test_the_salt_of_the_prefix_cache_reaches_the_engine() -> None:
+    replica = Replica()
+    await handle(replica).likelihoods([tell("0"), tell("1").model_copy(update={"cache_salt": "mine"})])
+    assert replica.salts == [None, "mine"]
 
 
 async def test_the_handle_asks_again_only_for_what_found_no_room() -> None:
