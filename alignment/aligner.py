@@ -26,6 +26,7 @@ from alignment.stages import stage
 from alignment.textual import Case, Proposer, TextualProposer, refusal
 from alignment.wording import BOTH, Wordings
 from personaagent.agent import Agent
+from personaagent.claims import MAX_SOURCES
 from personaagent.errors import BudgetExceeded, ConflictError, NotFoundError, PersonaAgentError
 from personaagent.persona import initial_persona, ranked, stated
 from personaagent.profile import build_profile
@@ -53,9 +54,7 @@ __all__ = ["Aligner"]
 
 log = logging.getLogger(__name__)
 
-WEIGHED = (
-    4  # closed interactions that fit the model's weight, and as many that judge it, where prose is not judged by them
-)
+SEEN = 4  # closed interactions that only show what a change of reading does
 HISTORY = 400  # latest interactions among which repetitions of a request are looked for
 
 
@@ -341,7 +340,7 @@ class Aligner:
             with suppress(BudgetExceeded):  # counting and exemplars are tried all the same
                 await self._edits(self._editor, persona, history, wordings, caller)
         search = Rewording(
-            measure, self._settings.min_gain, self._settings.text_caution, self._agent.settings.persona_tokens
+            measure, self._settings.min_gain, self._settings.text_luck, self._agent.settings.persona_tokens
         )
         try:
             return await search.run(persona, wordings, history, member.selection, member.gate)
@@ -381,10 +380,7 @@ class Aligner:
         `prose` rewritten texts are candidates too.
         """
         user = history[0].user
-        if prose:
-            parts = split(history, *self._sizes, self._settings.seed)
-        else:  # the model's weight is all that these replays are for: how memory is read needs none
-            parts = halved(history, min(WEIGHED, self._settings.held_out), self._settings.seed)
+        parts = split(history, *self._sizes, self._settings.seed) if prose else self._weighed(history)
         base, closed = Arm.of(persona), sorted({i.kind for i in history} - {Kind.TEXT})
         grid = Grid(persona.decision, closed, persona)
         rollouts = Rollouts(self._agent, self._scorer, caller, grid, history)
@@ -401,20 +397,33 @@ class Aligner:
             fitted = None
         start = grid.index(fitted.reading, persona.decision.model_weight) if fitted else 0
 
-        # Eight replays tell the model's weight, but not how memory is read: that is told by all past answers.
-        readings = {grid.reading(0), grid.reading(start)}
-        weights = grid.weights if fitted_kinds(parts) else grid.weights[:1]
-        allowed = grid.columns(readings, weights)
-        search = Search(self._settings, self._proposer if prose else None, rollouts, caller, allowed, texts)
-        found = await search.run(base, parts, start)
+        found = Found(base, start, reason="there are too few choices to weigh the model by")
+        if parts.select:
+            # Eight replays tell the model's weight, but not how memory is read: that is told by all past answers.
+            readings = {grid.reading(0), grid.reading(start)}
+            weights = grid.weights if fitted_kinds(parts) else grid.weights[:1]
+            allowed = grid.columns(readings, weights)
+            search = Search(self._settings, self._proposer if prose else None, rollouts, caller, allowed, texts)
+            found = await search.run(base, parts, start)
         caller.budget.release()
         kept = await self._judged(rollouts, parts, base, start, found)
         reasons = [kept.reason]
         if fitted is not None and grid.reading(kept.index) == fitted.reading:
             reasons = [fitted.reason, *([kept.reason] if kept.moved else ())]
         draft = grid.draft(kept.index, kept.arm)
-        sources = parts.rewrite if draft.text != persona.text else parts.select
+        sources = parts.rewrite if draft.text != persona.text else parts.select or tuple(history[-MAX_SOURCES:])
         return _Read(draft, tuple(reasons), kept.before, kept.after, sources, len(parts.gate), found.candidates)
+
+    def _weighed(self, history: Sequence[Interaction]) -> Split:
+        """Closed interactions to replay where prose is not judged by them.
+
+        How memory is read needs no replays. What needs them is the model's weight beside memory, which few cannot tell: a user
+        with less than three times what the gate takes keeps the usual one, and replays only show what has changed.
+        """
+        held_out = self._settings.held_out
+        if len(history) >= 3 * held_out:
+            return halved(history, held_out, self._settings.seed)
+        return Split(gate=halved(history, min(SEEN, held_out), self._settings.seed).gate)
 
     @stage("first replays")
     async def _first_replays(self, rollouts: Rollouts, base: Arm, parts: Split, caller: Caller) -> None:

@@ -182,7 +182,7 @@ class PersonaEvaluation:
             "general": general_of(stage, gains),
         }
         if controls.shuffle != "none":
-            result["by_luck"] = by_luck(stage, self._plan.settings.alignment.text_caution)
+            result["by_luck"] = by_luck(stage, self._plan.settings.alignment.text_luck)
         if controls.noise:
             result["users"] = user_gains(rows)
             result["groups"] = await self._groups(rows)

@@ -152,15 +152,15 @@ def alignment_of(stage: Stage) -> dict[str, Any]:
     }
 
 
-def by_luck(stage: Stage, caution: float) -> dict[str, float]:
-    """The share of users with new words, and the share that the gate promises where feedback says nothing of its users.
+def by_luck(stage: Stage, luck: float) -> dict[str, float]:
+    """The share of users with new words, and the most that the gate promises where feedback says nothing of its users.
 
     `low` and `high` are the exact 95 % interval of the share, for users who get new words independently of each other.
     """
     users = max(1, len(stage.results))
     ends = stats.binomtest(len(stage.renewed), users).proportion_ci(0.95, "exact")
     found = {"new_words": len(stage.renewed) / users, "low": ends.low, "high": ends.high}
-    return {name: round(float(value), 4) for name, value in (found | {"promised": stats.norm.sf(caution)}).items()}
+    return {name: round(float(value), 4) for name, value in (found | {"promised": luck}).items()}
 
 
 def general_of(stage: Stage, gains: Mapping[str, float]) -> dict[str, Any]:

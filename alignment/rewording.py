@@ -9,12 +9,15 @@ new wording must
 - clearly more so than another user's wording does: what would suit anybody is not a persona, and
 - leave general requests alone.
 
-Clearly means that the gain exceeds `caution` standard deviations of its posterior. If feedback says nothing about the users,
-the second gain has mean zero, and a share of 1 - Phi(caution) of them gets a new text by luck: 5 % by default.
+Clearly means that the gain exceeds the boundary of `anytime`, in standard deviations of its posterior. A user is aligned again as
+interactions come, and each time partly on the same ones; a bound for one look would be passed by luck sooner or later. This one
+holds for all looks together: if feedback says nothing about the users, the second gain has mean zero, and no more than a share
+`luck` of them ever gets new words.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -31,7 +34,7 @@ from personaagent.claims import Claim
 from personaagent.general import general_for
 from personaagent.types import Interaction, Kind, PersonaDraft
 
-__all__ = ["HARM", "Reworded", "Rewording", "finite", "judged_on", "judges"]
+__all__ = ["HARM", "Reworded", "Rewording", "anytime", "finite", "judged_on", "judges"]
 
 Float = npt.NDArray[np.float64]
 
@@ -68,6 +71,21 @@ def judged_on(history: Sequence[Interaction]) -> list[Interaction]:
     return [i for i in history if i.kind is Kind.CHOICE and (i.truth or "").strip()][-LATEST:]
 
 
+def anytime(luck: float, items: int) -> float:
+    """How many standard deviations a mean must exceed zero by to be believed, however often it is looked at as items come.
+
+    The one-sided normal mixture boundary of Howard, Ramdas, McAuliffe and Sekhon ("Time-uniform, nonparametric, nonasymptotic
+    confidence sequences", 2021), with the mixture's precision that of one item, since there are few. About 2.8 for a `luck` of
+    .05, where 1.6 would do for a single look.
+
+    Args:
+        luck: probability that a mean of zero ever exceeds it, below .5.
+        items: that the mean is of, at least one.
+    """
+    n = max(1, items)
+    return math.sqrt(2 * (1 + 1 / n) * math.log(math.sqrt(1 + n) / (2 * luck) + 1))
+
+
 def judges(items: Sequence[Interaction]) -> tuple[list[Interaction], list[Interaction]]:
     """Which interactions judge and which select, newest first, as evenly as it goes.
 
@@ -88,16 +106,16 @@ def judges(items: Sequence[Interaction]) -> tuple[list[Interaction], list[Intera
 class Rewording:
     """Looks for better words for one user's persona."""
 
-    def __init__(self, measure: Likelihoods, min_gain: float, caution: float, budget: int) -> None:
+    def __init__(self, measure: Likelihoods, min_gain: float, luck: float, budget: int) -> None:
         """Args:
         measure: of this user.
         min_gain: smallest gain that counts, nats per token.
-        caution: standard deviations of the posterior that a gain must exceed.
+        luck: share of users who may ever get new words although feedback says nothing about them.
         budget: length of a persona in tokens.
         """
         self._measure = measure
         self._min_gain = min_gain
-        self._caution = caution
+        self._luck = luck
         self._budget = budget
 
     async def run(
@@ -123,30 +141,40 @@ class Rewording:
             gate.leave()
             selection.leave()
             return Reworded(None, "too few answers in the user's own words", refused=wordings.refused)
+        names = _different(wordings)
+        if not names:
+            gate.leave()
+            await selection.join(user, {}, shared=wordings.candidate(BOTH))
+            return Reworded(None, "there is nothing new to say", refused=wordings.refused)
         held, select = judges(items)
-        gains = await self._gains(persona, wordings, select)
-        alone = await self._alone(persona, wordings, select[: 1 if selection.members >= COHORT else ALONE])
+        few = select[: 1 if selection.members >= COHORT else ALONE]
+        if len(names) == 1:  # nothing to select, so all but those that single claims are measured on can judge
+            held = [i for i in items[::-1] if i not in few]
+        gains = await self._gains(persona, wordings, names, select) if len(names) > 1 else {}
+        alone = await self._alone(persona, wordings, few)
         by_kind: dict[str, list[float]] = {}
         for claim, values in alone:
             by_kind.setdefault(f"claim {claim.kind}", []).extend(values)
         pooled = {**gains, **{kind: np.asarray(values) for kind, values in by_kind.items()}}
         estimates = await selection.join(user, pooled, shared=wordings.candidate(BOTH))
         worth = {c.text: selection.estimate(user, f"claim {c.kind}", np.asarray(v)) for c, v in alone}
-        count = len(gains) + len(worth)
-        best = max(gains, key=lambda name: estimates[name].mean, default=None)
-        if best is None or estimates[best].mean <= 0.0:
+        count = len(names) + len(worth)
+        best = max(gains, key=lambda name: estimates[name].mean, default=names[0])
+        if gains and estimates[best].mean <= 0.0:
             gate.leave()
             return Reworded(
                 None, "no other wording made the answers likelier", candidates=count, refused=wordings.refused
             )
-        dropped = frozenset(text for text, estimate in worth.items() if estimate.mean < 0.0)
+        caution = anytime(self._luck, len(held))
+        # Claims help together more than each alone, so only what is clearly harmful by itself goes.
+        dropped = frozenset(text for text, e in worth.items() if e.mean + caution * e.error < 0.0)
         judged = await self._judged(persona, wordings, best, dropped, held, selection.neighbour(user), user)
         found = await gate.join(user, judged)
         gain, harm, personal, served = found["gain"], found["general"], found.get("personal"), found["served"]
         result = Reworded(None, "", gain, personal, harm, count, wordings.refused)
-        if not gain.above(self._min_gain, self._caution):
+        if not gain.above(self._min_gain, caution):
             return replace(result, reason=f"the answers became likelier by {_said(gain)}, which may be luck")
-        if personal is not None and not personal.above(0.0, self._caution):
+        if personal is not None and not personal.above(0.0, caution):
             return replace(result, reason=f"better than another user's words by {_said(personal)}, which may be luck")
         if served.mean < -served.error:
             return replace(result, reason=f"beside what is recalled the answers became less likely, by {_said(served)}")
@@ -155,7 +183,8 @@ class Rewording:
                 result, reason=f"right answers to general requests lost against wrong ones, by {_said(harm)}"
             )
         final = wordings.candidate(best, dropped=dropped)
-        claims = tuple(_measured(c, worth.get(c.text)) for c in final.claims)
+        own = {c.text: gains for c, gains in alone}
+        claims = tuple(_measured(c, worth.get(c.text), own.get(c.text, [])) for c in final.claims)
         exemplars = tuple(
             e.model_copy(update={"gain": gain.mean, "error": finite(gain.error)}) for e in final.exemplars
         )
@@ -164,16 +193,15 @@ class Rewording:
         )
 
     @stage("selecting words")
-    async def _gains(self, persona: PersonaDraft, wordings: Wordings, items: Sequence[Interaction]) -> dict[str, Float]:
-        """What each candidate that differs from the persona gains, nats per token of each interaction."""
-        makers: dict[str, Callable[[Interaction], Wording]] = {"": wordings.own}
-        for name in wordings.names:
-            if wordings.candidate(name) not in (wordings.own(), *(wordings.candidate(n) for n in makers if n)):
-                makers[name] = _maker(wordings, name)
-        pairs = [(self._draft(persona, make(i)), i) for make in makers.values() for i in items]
+    async def _gains(
+        self, persona: PersonaDraft, wordings: Wordings, names: Sequence[str], items: Sequence[Interaction]
+    ) -> dict[str, Float]:
+        """What each candidate gains over the persona as it is, nats per token of each interaction."""
+        makers: list[Callable[[Interaction], Wording]] = [wordings.own, *(_maker(wordings, name) for name in names)]
+        pairs = [(self._draft(persona, make(i)), i) for make in makers for i in items]
         logs = (await self._measure.of(pairs) + await self._measure.of(pairs, recall=False)) / 2
         logs = logs.reshape(len(makers), len(items))
-        return {name: _known(row - logs[0]) for name, row in zip(makers, logs, strict=True) if name}
+        return {name: _known(row - logs[0]) for name, row in zip(names, logs[1:], strict=True)}
 
     @stage("selecting words")
     async def _alone(
@@ -229,6 +257,16 @@ class Rewording:
         return wording.draft(persona, self._budget)
 
 
+def _different(wordings: Wordings) -> list[str]:
+    """Candidates that say something else than the persona and than those before them."""
+    seen, names = {wordings.own().content}, []
+    for name in wordings.names:
+        if (content := wordings.candidate(name).content) not in seen:
+            seen.add(content)
+            names.append(name)
+    return names
+
+
 def _maker(wordings: Wordings, name: str) -> Callable[[Interaction], Wording]:
     return lambda interaction: wordings.candidate(name, interaction)
 
@@ -249,7 +287,9 @@ def finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _measured(claim: Claim, estimate: Estimate | None) -> Claim:
-    if estimate is None or not estimate.items:
+def _measured(claim: Claim, estimate: Estimate | None, values: Sequence[float]) -> Claim:
+    if estimate is None or not values:
         return claim
-    return claim.model_copy(update={"gain": estimate.mean, "error": finite(estimate.error)})
+    if not np.isfinite(estimate.error):  # seen once or twice, and nothing to compare it with
+        return claim.model_copy(update={"gain": float(np.mean(values)), "error": None})
+    return claim.model_copy(update={"gain": estimate.mean, "error": estimate.error})

@@ -94,7 +94,7 @@ class Written(Watched, ABC):
             sources = tuple(i.id for i in learn)[-MAX_SOURCES:]
             wordings = _Whole(persona, history, Wording((Claim(text=text, origin="model", sources=sources),)))
             self.ungated[history[-1].user] = wordings.candidate(BOTH).draft(persona, budget)
-            gate = Rewording(measure, self._settings.min_gain, self._settings.text_caution, budget)
+            gate = Rewording(measure, self._settings.min_gain, self._settings.text_luck, budget)
             return await gate.run(persona, wordings, history, member.selection, member.gate)
         except BudgetExceeded as e:
             return Reworded(None, e.message)

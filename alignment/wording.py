@@ -27,6 +27,11 @@ class Wording:
     claims: tuple[Claim, ...] = ()
     exemplars: tuple[Exemplar, ...] = ()
 
+    @property
+    def content(self) -> tuple[frozenset[str], tuple[str, ...]]:
+        """What it says and shows, whatever the order of its claims."""
+        return frozenset(c.text for c in self.claims), tuple(e.source for e in self.exemplars)
+
     def draft(self, base: PersonaDraft, budget: int) -> PersonaDraft:
         """As an aligned persona that reads memory as `base` does, within `budget` tokens."""
         return made(

@@ -120,8 +120,8 @@ class AlignmentSettings(Section):
     edits: Literal["teacher", "always", "never"] = "teacher"
     min_gain: Annotated[float, Field(ge=0)] = 0.0  # a candidate must score better by more than this ...
     caution: Annotated[float, Field(ge=0)] = 1.0  # ... and by so many standard errors of the paired differences
-    # Standard deviations by which new words must make what users said likelier; 1.645: by luck, 5 % of users get new ones.
-    text_caution: Annotated[float, Field(ge=0)] = 1.645
+    # Share of users who ever get new words by luck, however often they are aligned, if feedback says nothing about them.
+    text_luck: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     max_calls: Annotated[int, Field(ge=1)] = 400  # LLM calls per user
     max_tokens: Annotated[int, Field(ge=1)] = 400_000  # tokens per user
     run_calls: Annotated[int, Field(ge=1)] | None = None  # LLM calls per run; None: no bound

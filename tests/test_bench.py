@@ -99,7 +99,7 @@ async def test_words_are_judged_by_likelihoods_or_by_simulated_answers() -> None
     assert {type(r) for r in told.requests} == {ChatRequest, LikelihoodRequest}
     assert {type(r) for r in simulated.requests} == {ChatRequest}
     assert any(r.text_items for r in told.results)
-    assert {"first replays", "search", "selecting words", "judging words"} <= set(told.stages)
+    assert {"first replays", "selecting words", "judging words"} <= set(told.stages)
     assert not {"edits", "selecting words", "judging words"} & set(simulated.stages)
     for run in (told, simulated):
         assert OTHER not in run.stages

@@ -7,12 +7,13 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.aligner import Aligner
-from alignment.rewording import judges
+from alignment.rewording import anytime, judges
 from personaagent.agent import Agent
 from personaagent.general import GENERAL
 from personaagent.local_memory import LocalMemory
@@ -152,3 +153,19 @@ def test_who_judges_is_balanced_and_mostly_stays_so(count: int, user: str) -> No
     later, _ = judges(items)
     moved = {i.id for i in later} & {i.id for i in select}
     assert len(moved) <= 1
+
+
+@given(st.integers(1, 40))
+def test_the_boundary_is_wider_than_that_of_one_look(items: int) -> None:
+    assert 2.5 < anytime(0.05, items) < 3.4
+    assert anytime(0.01, items) > anytime(0.05, items)
+
+
+def test_gains_of_nothing_seldom_pass_however_often_one_looks() -> None:
+    rng = np.random.default_rng(0)
+    draws = rng.standard_normal((4_000, 40))
+    counts = np.arange(1, 41)
+    sums = draws.cumsum(axis=1)
+    bounds = np.asarray([anytime(0.05, int(n)) for n in counts]) * np.sqrt(counts)
+    assert (sums > bounds).any(axis=1).mean() <= 0.05
+    assert (sums > 1.645 * np.sqrt(counts)).any(axis=1).mean() > 0.15  # what a bound for one look comes to
