@@ -226,7 +226,7 @@ def _tell(output: Output, story: Story) -> None:
     output.show("What the personas learned", style="bold")
     for user, (before, after) in story.personas.items():
         gain = story.effect.by_user.get(user) if story.effect is not None else None
-        if (before.text, before.exemplars) == (after.text, after.exemplars) or not gain:
+        if not _reworded(before, after) or not gain:
             output.show(f"  {user}: how their memory is read")
             continue
         claims = "; ".join(c.text for c in after.claims[:CLAIMS]) or "no claims"
@@ -245,13 +245,18 @@ def _tell(output: Output, story: Story) -> None:
     refused: dict[str, list[str]] = {}
     for result in story.results:
         versions = story.personas.get(result.user)
-        if versions is None or (versions[0].text, versions[0].exemplars) == (versions[1].text, versions[1].exemplars):
+        if versions is None or not _reworded(*versions):
             refused.setdefault(result.reason.split("; ")[-1], []).append(result.user)
     if refused:
         output.show()
         output.show("Whose words the gate left as they were", style="bold")
         for reason, users in refused.items():
             output.show(f"  {', '.join(users)}: {reason}")
+
+
+def _reworded(before: Persona, after: Persona) -> bool:
+    """Whether a persona says something else than before."""
+    return (before.text, before.exemplars) != (after.text, after.exemplars)
 
 
 def factor(gain: float) -> float:
@@ -298,7 +303,11 @@ def _show_totals(output: Output, story: Story) -> None:
         }
     )
     output.show()
-    output.show(f"{sums['accepted']} of {sums['users']} personas replaced", style="bold")
+    words = sum(_reworded(before, after) for before, after in story.personas.values())
+    output.show(
+        f"{sums['accepted']} of {sums['users']} personas changed: {words} in what they say, the others in how memory is read",
+        style="bold",
+    )
     if effect is not None:
         gain, apart = effect.gain, effect.own_minus_other
         low, high = factor(gain.mean - 1.96 * gain.se), factor(gain.mean + 1.96 * gain.se)
@@ -307,7 +316,7 @@ def _show_totals(output: Output, story: Story) -> None:
             f" [{low:.2f}, {high:.2f}], with memory as served, {gain.n} texts"
         )
         output.show(
-            f"own persona against another user's, alone, on kinds of requests not learned: {apart.mean:+.3f} nats a word"
+            f"own persona against another user's, alone, on kinds of requests not learned: {apart.mean:+.3f} nats per token"
             f" (± {apart.se:.3f}), {apart.n} texts"
         )
     else:
@@ -331,9 +340,11 @@ def _sections(story: Story) -> list[Section]:
         seconds=story.seconds,
         start=story.start_s,
     )
-    sections: list[Section] = [Text(intro, title="What this is")]
+    paragraphs = (" ".join(p.split()) for p in intro.split("\n\n"))
+    sections: list[Section] = [Text("\n\n".join(paragraphs), title="What this is")]
     if story.effect is not None:
         sections.append(Text(_worth(story.effect), title="What it is worth"))
+        sections.append(_by_user(story, story.effect))
     for (request, replies), later in zip(story.answers, story.later, strict=True):
         answers = [
             pair
@@ -347,12 +358,27 @@ def _sections(story: Story) -> list[Section]:
     if best is not None:
         before, after = story.personas[best]
         sections.append(Diff(_described(before), _described(after), title=f"What changed for {best}"))
-    shown: Sequence[str] = list(story.personas)[:SHOWN]
+    new = [user for user, versions in story.personas.items() if _reworded(*versions)]
+    shown: Sequence[str] = [*new, *(u for u in story.personas if u not in new)][:SHOWN]
     if shown:
         texts = [(f"{user}, version {p.number}", _described(p)) for user in shown for p in story.personas[user]]
         sections.append(SideBySide(texts, title="Personas before and after"))
         sections.append(claims_table([(user, story.personas[user][1]) for user in shown]))
     return sections
+
+
+def _by_user(story: Story, effect: Effect) -> Section:
+    """What each user's new words gained them; those who kept their words stand at 1."""
+    from personaagent.report import Bars
+
+    users = sorted(effect.by_user)
+    factors = [factor(effect.by_user[user]) for user in users]
+    return Bars(
+        users,
+        {"times as likely": factors},
+        title="How much likelier the new words made what each user really said",
+        ylabel="times as likely, per token",
+    )
 
 
 def _worth(effect: Effect) -> str:

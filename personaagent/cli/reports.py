@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["alignment_sections", "claims_table", "show_results", "totals"]
 
 SLOWEST = 10
+NAMED = 50  # users whose decisions stand one by one; beyond that reasons are counted
+REASONS = 20
 HISTORY = ((5, "0-5"), (20, "6-20"), (100, "21-100"), (None, "over 100"))  # truths of a user
+
+
+_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 
 
 def totals(results: Sequence[AlignmentResult]) -> dict[str, Any]:
@@ -107,19 +114,19 @@ def alignment_sections(
             caption="Scores are means over held-out interactions that neither rewriting nor selection saw; higher is better. "
             "The score after is that of the persona which each user now has.",
         ),
-        Dumbbell(
-            [r.user for r in results],
-            [r.score_before for r in results],
-            [r.score_after if r.outcome is Outcome.ACCEPTED else r.score_before for r in results],
-            title="Score per user",
-            xlabel="score on held-out interactions",
-        ),
-        Table(
-            ["decision", "users", "why"],
-            [[outcome, count, reason] for (outcome, reason), count in _decisions(results).items()],
-            title="Decisions of the gate",
-        ),
     ]
+    after = [r.score_after if r.outcome is Outcome.ACCEPTED else r.score_before for r in results]
+    if any(r.score_before != score for r, score in zip(results, after, strict=True)):
+        sections.append(
+            Dumbbell(
+                [r.user for r in results],
+                [r.score_before for r in results],
+                after,
+                title="Score per user",
+                xlabel="score on held-out interactions",
+            )
+        )
+    sections.append(_gate_table(results))
     if truths is not None:
         sections.append(
             Table(
@@ -158,12 +165,16 @@ def claims_table(personas: Sequence[tuple[str, Persona]]) -> Section:
     )
 
 
-def _decisions(results: Sequence[AlignmentResult]) -> dict[tuple[str, str], int]:
-    counted: dict[tuple[str, str], int] = {}
-    for result in results:
-        key = (result.outcome.value, result.reason)
-        counted[key] = counted.get(key, 0) + 1
-    return dict(sorted(counted.items(), key=lambda item: -item[1])[:20])
+def _gate_table(results: Sequence[AlignmentResult]) -> Section:
+    """Why each user's persona is what it is; of many users how often each reason was given, whatever its numbers."""
+    from personaagent.report import Table
+
+    if len(results) <= NAMED:
+        rows: list[list[str | int | float | None]] = [[r.user, r.outcome.value, r.reason] for r in results]
+        return Table(["user", "outcome", "why"], rows, title="Decisions of the gate")
+    counted = Counter((r.outcome.value, _NUMBER.sub("…", r.reason)) for r in results)
+    rows = [[outcome, count, reason] for (outcome, reason), count in counted.most_common(REASONS)]
+    return Table(["outcome", "users", "why"], rows, title="Decisions of the gate")
 
 
 def _segments(results: Sequence[AlignmentResult], truths: Mapping[str, int]) -> list[list[str | int | float | None]]:
