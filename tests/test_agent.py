@@ -216,15 +216,14 @@ async def test_the_reply_says_what_the_model_saw_if_asked(memory: LocalMemory) -
     assert unknown.saw == Saw()
 
 
-@pytest.mark.parametrize("choices", [None, ("yes", "no")])
-async def test_exemplars_give_way_after_the_episodes(memory: LocalMemory, choices: tuple[str, ...] | None) -> None:
+async def test_exemplars_give_way_after_the_episodes(memory: LocalMemory) -> None:
     await memory.append("ada", [settled(n, f"query {n} " + "word " * 50, "once") for n in range(4)])
     await memory.commit_persona("ada", styled("a", "b", "c", "d"), None)
-    system = len(prompts.INSTRUCTIONS) + (0 if choices else len(prompts.TOOLS))
+    system = len(prompts.INSTRUCTIONS) + len(prompts.TOOLS)
     replies = []
     for limit in (system + 2_600, system + 1_600, system + 900, system + 150):
         a = agent(FakeLLM("ok", limit=limit), memory, recall_tokens=100_000)
-        replies.append(await a.respond(turn("query", choices=choices, explain=True, remember=False)))
+        replies.append(await a.respond(turn("query", explain=True, remember=False)))
     seen = [(r.saw.exemplars, len(r.saw.episodes)) for r in replies if r.saw is not None]
     assert seen[0] == (("a", "b", "c", "d"), 3)
     assert seen[1][0] == ("a", "b", "c", "d")
@@ -232,12 +231,11 @@ async def test_exemplars_give_way_after_the_episodes(memory: LocalMemory, choice
     assert seen[2] == (("a", "b"), 0)
     assert seen[3] == ((), 0)
     with pytest.raises(ContextLengthExceeded):
-        await agent(FakeLLM("ok", limit=50), memory).respond(turn("query", choices=choices))
+        await agent(FakeLLM("ok", limit=50), memory).respond(turn("query"))
 
 
 async def test_a_replay_is_not_shown_its_own_answer_as_an_exemplar(memory: LocalMemory) -> None:
-    options = ("tea", "coffee")
-    asked = [settled(1, "query", "tea", options), settled(2, "query", "tea", options), settled(3, "query", "sure")]
+    asked = [settled(1, "query", "tea"), settled(2, "query", "tea"), settled(3, "query", "sure")]
     await memory.append("ada", asked)
     draft = styled("i1", "i2", "i3", "i4", episodes=0)
     llm = FakeLLM("ok")

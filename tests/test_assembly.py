@@ -46,7 +46,8 @@ def test_exemplars_follow_the_persona_and_nothing_is_shown_twice(form: Literal["
     shown = assemble(asked, "Likes tea.", EPISODES, decision, choices, tools=False, exemplars=EXEMPLARS)
     # What is recalled stands next to the request; a list shows no exchange, so there the exemplar stays in front.
     others = CLOSED if form == "exchanges" else ["Tea or coffee?\nOptions: tea, coffee", "tea"]
-    assert [m.content for m in shown[1:]] == ["Reply to Sam?", "sure!!", *others, "Which?\nOptions: tea, milk"]
+    # Among options there is no manner to show, so free text stays away.
+    assert [m.content for m in shown[1:]] == [*others, "Which?\nOptions: tea, milk"]
     assert ("Wanted: milk" in shown[0].text) is (form == "list")
     assert "Wanted: tea" not in shown[0].text
 
