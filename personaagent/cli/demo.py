@@ -344,7 +344,7 @@ def _sections(story: Story) -> list[Section]:
     sections: list[Section] = [Text("\n\n".join(paragraphs), title="What this is")]
     if story.effect is not None:
         sections.append(Text(_worth(story.effect), title="What it is worth"))
-        sections.append(_by_user(story, story.effect))
+        sections.append(_by_user(story.effect))
     for (request, replies), later in zip(story.answers, story.later, strict=True):
         answers = [
             pair
@@ -367,17 +367,17 @@ def _sections(story: Story) -> list[Section]:
     return sections
 
 
-def _by_user(story: Story, effect: Effect) -> Section:
-    """What each user's new words gained them; those who kept their words stand at 1."""
+def _by_user(effect: Effect) -> Section:
+    """What each user's new words gained them; those who kept their words stand at 0."""
     from personaagent.report import Bars
 
     users = sorted(effect.by_user)
-    factors = [factor(effect.by_user[user]) for user in users]
+    gains = [100 * (factor(effect.by_user[user]) - 1) for user in users]
     return Bars(
         users,
-        {"times as likely": factors},
+        {"per cent": gains},
         title="How much likelier the new words made what each user really said",
-        ylabel="times as likely, per token",
+        ylabel="per cent likelier, per token",
     )
 
 
