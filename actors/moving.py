@@ -106,7 +106,7 @@ def reshard(settings: Settings, shards: int, keep: bool = False, tell: Tell = si
         for target in targets:  # who was forgotten after an interrupted run
             for summary in list(target.users()):
                 if summary.user not in known:
-                    target.erase(summary.user)
+                    target.erase(user_key(summary.user))
         for source, users in zip(sources, names, strict=True):
             for user in users:
                 target = targets[shard_of(user_key(user), shards)]
@@ -182,7 +182,7 @@ def _copy(stored: StoredUser, user: str, target: UpkeepStore, replace: bool) -> 
                 f"the server holds something else of the user with key {user_key(user)}; it was in use already. Migrate to"
                 " another memory.collection"
             )
-        target.erase(user)
+        target.erase(user_key(user))
         present = StoredUser()
     there = {row.id for row in present.rows}
     target.put([row for row in stored.rows if row.id not in there])

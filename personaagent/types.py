@@ -329,6 +329,11 @@ class AppendResult(Frozen):
     added: int
     repeated: int
     updated: int = 0  # a truth or response became known for an interaction already there
+    refused: Annotated[int, Field(exclude=True)] = 0  # of users who were forgotten after the work had begun
+
+    def __add__(self, other: AppendResult) -> AppendResult:
+        names = ("added", "repeated", "updated", "refused")
+        return AppendResult(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
 class UserSummary(Frozen):
