@@ -349,7 +349,10 @@ class UserSummary(Frozen):
 
 
 class ForgetReceipt(Frozen):
-    """What `forget` removed. `remaining` is read back from the store after the deletion and must be zero."""
+    """What `forget` removed. `remaining` is looked up after the deletion, in the store and in its files, and must be zero.
+
+    `run_rows` were removed from the results of alignment runs.
+    """
 
     user_key: str
     time: datetime
@@ -359,6 +362,7 @@ class ForgetReceipt(Frozen):
     remaining: int
     audit_id: str
     note: str = ""
+    run_rows: int = 0
 
 
 class Outcome(StrEnum):
