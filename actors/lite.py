@@ -21,7 +21,7 @@ from typing import Any
 from milvus_lite import DataDirLockedError, MilvusLiteError
 from milvus_lite.adapter.grpc.server import start_server_in_thread
 
-from actors.lite_files import owners, purge
+from actors.lite_files import Owners, owners, purge
 from personaagent.errors import StoreError
 
 __all__ = ["Gate", "LiteEngine", "check_disk", "inspect_folder"]
@@ -135,8 +135,8 @@ class LiteEngine:
         """
         return purge(self._db.get_collection(collection), frozenset(owners))
 
-    def owners(self, collection: str) -> tuple[set[str], set[str]]:
-        """First parts of the keys of all rows in the data files, and of those that are live."""
+    def owners(self, collection: str) -> Owners:
+        """Whose rows are in the data files, by the first parts of their keys."""
         return owners(self._db.get_collection(collection))
 
     def close(self) -> None:

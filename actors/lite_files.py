@@ -10,6 +10,7 @@ Written for milvus-lite 3.2, whose private parts it uses; a version without them
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,17 @@ import pyarrow.parquet as pq
 
 from personaagent.errors import StoreError
 
-__all__ = ["KEY", "owners", "purge"]
+__all__ = ["KEY", "Owners", "owners", "purge"]
 
 KEY = 32  # characters of a primary key that name its owner
+
+
+@dataclass
+class Owners:
+    """Whose rows a collection holds: live ones, and ones that were deleted or replaced but are in its files still."""
+
+    live: set[str] = field(default_factory=set)
+    outdated: set[str] = field(default_factory=set)
 
 
 class _Dead:
@@ -72,26 +81,30 @@ def purge(engine: Any, owners: frozenset[str]) -> int:
         raise StoreError(f"the store's files could not be rewritten ({e}); free some space, then try again") from e
 
 
-def owners(engine: Any) -> tuple[set[str], set[str]]:
-    """Owners of all rows in a collection's data files and log, and of those that are live."""
+def owners(engine: Any) -> Owners:
+    """Whose rows are in a collection's data files and in its log. Raises StoreError as `purge`."""
     try:
         with engine._maintenance_lock:
             segments = list(engine._segment_cache.values())
             deleted = engine._delta_index.frozen_copy()
             memtable = engine._memtable
-        pks, _, _, _, _ = memtable.to_search_snapshot(None, include_table=True)
+        pks, seqs, _, _, _ = memtable.to_search_snapshot(None, include_table=True)
         dropped = {pk: entry[0] for pk, entry in memtable.delete_index_snapshot().items()}
     except AttributeError as e:
         raise StoreError(f"this version of milvus-lite cannot be looked into: {e}; install 3.2") from e
-    everybody: set[str] = set()
-    live = {pk[:KEY] for pk in pks}
+    newest = {pk: int(seq) for pk, seq in zip(pks, seqs, strict=True)}
     for segment in segments:
         for pk, seq in zip(segment.pks, segment.seqs.tolist(), strict=True):
-            owner = pk[:KEY]
-            everybody.add(owner)
-            if owner not in live and not deleted.is_deleted(pk, seq) and dropped.get(pk, -1) <= seq:
-                live.add(owner)
-    return everybody, live
+            if newest.get(pk, -1) < seq:
+                newest[pk] = seq
+    found = Owners(live={pk[:KEY] for pk in pks})
+    for segment in segments:
+        for pk, seq in zip(segment.pks, segment.seqs.tolist(), strict=True):
+            if deleted.is_deleted(pk, seq) or dropped.get(pk, -1) > seq or newest[pk] > seq:
+                found.outdated.add(pk[:KEY])
+            else:
+                found.live.add(pk[:KEY])
+    return found
 
 
 def _on_disk(folder: Path, owners: frozenset[str]) -> Iterator[tuple[str, int]]:

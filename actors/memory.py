@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnschedulableError, GetTimeoutError, RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.batch import Batch
 from actors.identity import shard_of
@@ -283,6 +284,8 @@ class ShardedMemory:
                 if isinstance(cause, PersonaAgentError):
                     raise cause from None
                 raise
+            except ActorUnschedulableError as e:
+                raise UnavailableError(f"the node with the files of memory shard {shard} is gone; bring it back") from e
             except (RayActorError, GetTimeoutError) as e:
                 patience = GONE_S if isinstance(e, ActorDiedError) else RESTART_S
                 if time.monotonic() - started > patience:
@@ -337,7 +340,11 @@ async def start_memory(settings: Settings, embedder: Embedder, by: str = "servic
 
 
 def _create(config: ShardConfig) -> Any:
-    """Start a shard that outlives this process, and that Ray starts anew whenever its process dies."""
+    """Start a shard that outlives this process, and that Ray starts anew whenever its process dies.
+
+    Raises:
+        StoreError: its store is a file, and in a cluster of several nodes nobody knows on which of them.
+    """
     actor = ray.remote(MemoryShard).options(
         name=config.actor_name,
         namespace=NAMESPACE,
@@ -348,9 +355,24 @@ def _create(config: ShardConfig) -> Any:
         max_task_retries=0,  # `_ask` repeats calls
         max_concurrency=CONCURRENT_CALLS,
         # Its matrices are small: on two cores several threads made a recall with evidence half as slow again.
+        scheduling_strategy=_where(config),
         runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}},
     )
     return actor.remote(config)
+
+
+def _where(config: ShardConfig) -> Any:
+    """Where a shard may run. Milvus Lite's files are on one node: on any other a shard would begin an empty store."""
+    if config.memory.uri is not None:
+        return "DEFAULT"
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    if len(nodes) > 1:
+        raise StoreError(
+            f"this cluster has {len(nodes)} nodes, and memories in Milvus Lite files are on the disk of one; set memory.uri to"
+            " a Milvus server"
+        )
+    here = ray.get_runtime_context().get_node_id()
+    return NodeAffinitySchedulingStrategy(node_id=here, soft=False)  # also when nodes join later, and it is restarted
 
 
 def _chunks(interactions: Sequence[Interaction]) -> list[Sequence[Interaction]]:

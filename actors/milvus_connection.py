@@ -262,13 +262,14 @@ class MilvusConnection:
             " disk are the file system's"
         )
 
-    def unpurged(self) -> set[str]:
-        """Owners of whom an embedded store has rows in its files, but no live one."""
+    def outdated(self, gone: bool) -> set[str]:
+        """Whose deleted or replaced rows an embedded store has in its files; `gone`: only of who has no live row."""
         if self._lite is None:
             return set()
         with self._gate.reading():
-            dead, live = zip(*(self._lite.owners(name) for name in self._collections), strict=True)
-        return set().union(*dead) - set().union(*live)
+            found = [self._lite.owners(name) for name in self._collections]
+        outdated = set().union(*(f.outdated for f in found))
+        return outdated.difference(*(f.live for f in found)) if gone else outdated
 
     def close(self) -> None:
         """Give up files and connections; harmless when closed already."""

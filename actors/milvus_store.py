@@ -33,6 +33,7 @@ __all__ = ["MilvusStore"]
 
 META = "store"  # stands where a user key would
 FORGETTING, FORGOTTEN = "forgetting", "forgotten"  # kinds of tombstones
+TOMBSTONE = "/tombstone"  # follows the user key in theirs
 POPULATION = f"{META}/population"
 
 
@@ -200,7 +201,7 @@ class MilvusStore:
 
     def tombstone(self, key: str) -> Tombstone | None:
         """What is left of a user who was forgotten, by user key; None for one who never was."""
-        pk = _tombstone_key(key)
+        pk = key + TOMBSTONE
         if self._lite and pk not in self._record_keys.get(key, ()):
             return None
         found = self._milvus.by_pk(self._records, [pk], rows.RECORD_FIELDS)
@@ -208,18 +209,14 @@ class MilvusStore:
 
     def tombstones(self, keys: Sequence[str]) -> dict[str, Tombstone]:
         """The tombstones there are of users with these keys."""
-        pks = [
-            _tombstone_key(key)
-            for key in keys
-            if not self._lite or _tombstone_key(key) in self._record_keys.get(key, ())
-        ]
+        pks = [key + TOMBSTONE for key in keys if not self._lite or key + TOMBSTONE in self._record_keys.get(key, ())]
         return {e["user_key"]: _tombstone(e) for e in self._milvus.by_pk(self._records, pks, rows.RECORD_FIELDS)}
 
     def bury(self, key: str, tombstone: Tombstone) -> None:
         """Write a tombstone in the place of an older one; it is durable when this returns."""
         content = {**asdict(tombstone)}
         kind = FORGOTTEN if content.pop("done") else FORGETTING
-        entity, _ = rows.record(key, _TOMBSTONE, kind, content.pop("incarnation"), json.dumps(content))
+        entity, _ = rows.record(key, TOMBSTONE[1:], kind, content.pop("incarnation"), json.dumps(content))
         with self._milvus.writing:
             self._put_records([entity])
             (self._unfinished.discard if tombstone.done else self._unfinished.add)(key)
@@ -499,7 +496,7 @@ class MilvusStore:
 
     def _delete_user(self, collection: str, key: str) -> None:
         """Delete all of a user's entities of a collection but the tombstone."""
-        kept = {_tombstone_key(key)}
+        kept = {key + TOMBSTONE}
         if not self._lite:
             mine = rows.equals("user_key", key)
             but = (
@@ -520,13 +517,6 @@ class MilvusStore:
         self._milvus.delete(self._records, pks)
         for pk in pks:
             self._record_keys.get(pk[:32], set()).discard(pk)
-
-
-_TOMBSTONE = "tombstone"
-
-
-def _tombstone_key(key: str) -> str:
-    return f"{key}/{_TOMBSTONE}"
 
 
 def _tombstone(entity: Entity) -> Tombstone:

@@ -8,15 +8,17 @@ from __future__ import annotations
 import json
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from actors import milvus_rows as rows
 from actors.milvus_connection import MilvusConnection
 from actors.milvus_rows import Entity
-from actors.milvus_store import META, MilvusStore
+from actors.milvus_store import FORGETTING, FORGOTTEN, META, TOMBSTONE, MilvusStore
+from actors.tenure import Owner
 from personaagent.errors import StoreError
+from personaagent.store import Tombstone
 from personaagent.types import Persona, Profile, user_key
 
 __all__ = ["UpkeepStore", "server_description"]
@@ -79,9 +81,9 @@ class UpkeepStore(MilvusStore):
         found = self._milvus.by_pk(self._records, [INTENDED], rows.RECORD_FIELDS)
         return set(json.loads(self._with_text(found)[0]["text"])) if found else set()
 
-    def unpurged(self) -> set[str]:
-        """Keys of users of whom the files have something, but the store nothing: a version before this one left it."""
-        return self._milvus.unpurged()
+    def outdated(self, gone: bool = True) -> set[str]:
+        """Keys of users of whom the files hold what was deleted or replaced; `gone`: only of who has nothing else left."""
+        return self._milvus.outdated(gone)
 
     def scrub(self, users: Iterable[str]) -> str:
         """Get what was deleted or replaced out of the files, of users with these keys and of those intended earlier.
@@ -138,7 +140,7 @@ class UpkeepStore(MilvusStore):
             else:
                 pks = [str(e["pk"]) for e in self._milvus.pages(collection, rows.anything("pk"), ["pk"])]
             for pk in pks:
-                if not pk.startswith(f"{META}/"):
+                if not pk.startswith(f"{META}/") and not pk.endswith(TOMBSTONE):  # neither belongs to a user there is
                     listed[pk[:32]][which].append(pk)
         return dict(listed)
 
@@ -166,8 +168,38 @@ class UpkeepStore(MilvusStore):
             self._named.discard(user_key(user))
             self._name(user)
 
+    def buried(self) -> Iterator[tuple[str, Tombstone]]:
+        """All tombstones, with the keys of their users; on a server of all shards."""
+        if self._lite:
+            keys = [key for key, pks in list(self._record_keys.items()) if key + TOMBSTONE in pks]
+        else:
+            kinds = rows.any_of("kind", [FORGETTING, FORGOTTEN])
+            keys = [e["user_key"] for e in self._milvus.pages(self._records, kinds, ["pk", "user_key"])]
+        for chunk in rows.chunked(sorted(keys), 500):
+            yield from self.tombstones(chunk).items()
+
+    def epoch(self) -> int:
+        """The highest epoch that any shard of this store was owned in."""
+        if self._lite:
+            owner = self.owner()
+            return owner.epoch if owner is not None else 0
+        owners = [e["pk"] for e in self._milvus.query(self._records, rows.equals("kind", "owner"), ["pk"])]
+        return max((e["number"] for e in self._milvus.by_pk(self._records, owners, rows.RECORD_FIELDS)), default=0)
+
+    def go_on_above(self, epoch: int, shards: int | None = None) -> None:
+        """Let the epochs of all shards of this store go on above one: users were forgotten in it."""
+        here = self._identity
+        every = range(max(shards or 0, here.shards)) if not self._lite else [here.shard]
+        for shard in every:
+            self._identity = replace(here, shard=shard)
+            present = self.owner()
+            if epoch > (present.epoch if present is not None else 0):
+                self.own(Owner(epoch, "moved", released=True))
+        self._identity = here
+
     def restamp_shards(self, shards: int) -> None:
         """Change the number of shards that the store says it has."""
+        self.go_on_above(self.epoch(), shards)
         stored = self._milvus.by_pk(self._records, [f"{META}/meta"], rows.RECORD_FIELDS)
         content = {**json.loads(stored[0]["body"]), "shards": shards}
         entity, _ = rows.record(META, "meta", "meta", 0, json.dumps(content))

@@ -114,6 +114,7 @@ def reshard(settings: Settings, shards: int, keep: bool = False, tell: Tell = si
                 moved.add(stored, _copy(stored, user, target, replace=True))
                 tell("moving users", moved.users, total)
         _carry(sources, targets)
+        _carry_graves(sources, targets)
         _verify(sources, targets, moved)
         for target in targets:
             target.flush()
@@ -161,6 +162,7 @@ def migrate(settings: Settings, to_uri: str, tell: Tell = silent) -> Moved:
                 moved.add(content, _copy(content, user, target, replace=False))
                 tell("copying users", moved.users, total)
         _carry(sources, [target])
+        _carry_graves(sources, [target])
     moved.note = (
         f"set memory.uri to {to_uri}; the Lite store in {tenant_folder(settings)} is as it was, delete it when you like"
     )
@@ -206,6 +208,18 @@ def _carry(sources: Sequence[UpkeepStore], targets: Sequence[UpkeepStore]) -> No
         present = target.population()
         if present is None or present.number < newest.number:
             target.put_population(newest)
+
+
+def _carry_graves(sources: Sequence[UpkeepStore], targets: Sequence[UpkeepStore]) -> None:
+    """Bring the tombstones, and numbers that go on above them: what is under way stays refused after the move."""
+    epoch = max((source.epoch() for source in sources), default=0)
+    for target in targets:
+        target.go_on_above(epoch)
+    for source in sources:
+        for key, tombstone in source.buried():
+            target = targets[shard_of(key, len(targets))]
+            if target.tombstone(key) is None:
+                target.bury(key, tombstone)
 
 
 def _is_part(present: StoredUser, stored: StoredUser) -> bool:

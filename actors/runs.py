@@ -87,7 +87,12 @@ class RunFolder:
         except BlockingIOError as e:
             os.close(self._lock)
             raise ConflictError(f"run {self.path.name} is under way in another process") from e
-        self._keep_promises()  # a process that was killed did not
+        try:
+            self._keep_promises()  # a process that was killed did not
+        except BaseException:
+            os.close(self._lock)
+            self._lock = None
+            raise
         return self
 
     def __exit__(
@@ -160,6 +165,12 @@ class RunFolder:
             os.fsync(out.fileno())
 
     def _erase(self, keys: Collection[str]) -> int:
+        # Not the folder's lock, which a run under way holds: whoever erases at the same time would bring back whom we erase.
+        with (self.path / "erasing").open("a") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            return self._rewrite(keys)
+
+    def _rewrite(self, keys: Collection[str]) -> int:
         removed = 0
         for file, schema in ((self.path / "users.parquet", _USERS), *((part, SCHEMA) for part in self._parts())):
             if not file.is_file():

@@ -101,14 +101,17 @@ class Writer:
         finish_erasure(self._store, key, self._telling("recovery"), answered=False)
 
     def recover(self) -> None:
-        """Finish all that a process before this one did not. What cannot be finished now stays noted; others are served."""
+        """Finish all that a process before this one did not. What cannot be finished now stays noted; others are served.
+
+        A version before this one noted nothing. What it left in the files is found by looking, once.
+        """
         for key in self._store.unfinished():
             try:
                 self.finish_forgetting(key)
             except StoreError as e:
                 logger.warning("the forgetting of user %s is not finished: %s", key, e.message)
         try:
-            if left := self._store.intended() | self._store.unpurged():
+            if left := self._store.intended() | self._store.outdated(gone=not self._tenure.first):
                 self._store.scrub(left)
         except StoreError as e:
             logger.warning("deleted rows are still in the store's files: %s", e.message)
