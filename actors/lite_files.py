@@ -51,6 +51,12 @@ class _Dead:
     def is_deleted(self, pk: str, seq: int) -> bool:
         return bool(self._deleted.is_deleted(pk, seq)) or self._newest.get(pk, seq) > seq
 
+    def live(self, segment: Any) -> Iterator[tuple[str, int]]:
+        """Keys and sequence numbers of the other rows of these owners in a file."""
+        for pk, seq in zip(segment.pks, segment.seqs.tolist(), strict=True):
+            if pk[:KEY] in self._owners and not self.is_deleted(pk, seq):
+                yield pk, seq
+
     def concerns(self, segment: Any) -> bool:
         """Whether a file holds such rows of these owners."""
         rows = zip(segment.pks, segment.seqs.tolist(), strict=True)
@@ -74,7 +80,9 @@ def purge(engine: Any, owners: frozenset[str]) -> int:
                         engine._compaction_mgr._compact_files(partition, str(folder), [name], engine._manifest, dead)
             finally:
                 engine._refresh_segment_cache()
-            return sum(1 for pk, seq in _on_disk(Path(engine.data_dir), owners) if dead.is_deleted(pk, seq))
+            # What is not live is too much: of files that it does not know the engine need not know any more what was deleted.
+            live = {row for segment in engine._segment_cache.values() for row in dead.live(segment)}
+            return sum(row not in live for row in _on_disk(Path(engine.data_dir), owners))
     except AttributeError as e:
         raise StoreError(f"this version of milvus-lite cannot rewrite its files: {e}; install 3.2") from e
     except (OSError, pa.ArrowException) as e:
