@@ -525,12 +525,7 @@ class MemoryShard:
             if store is None:
                 return
             if tenure is not None and tenure.aging:  # so that no read has to wait for it
-                try:
-                    await self._current()
-                except PersonaAgentError as e:
-                    logger.warning(
-                        "memory shard %d cannot tell whether it is still in charge: %s", self._config.shard, e.message
-                    )
+                await self._renew(tenure)
             if store.broken is not None:
                 if await self._reopen(store):
                     return  # the next opening starts another one of this
@@ -542,6 +537,16 @@ class MemoryShard:
                 except PersonaAgentError as e:
                     logger.warning("memory shard %d could not flush: %s", self._config.shard, e.message)
                 flushed = time.monotonic()
+
+    async def _renew(self, tenure: Tenure) -> None:
+        """Compare the tenure with the store before the lease is over."""
+        try:
+            await self._run(tenure.check)
+        except DeposedError as e:
+            self._active.clear()
+            logger.error("memory shard %d: %s", self._config.shard, e.message)
+        except PersonaAgentError as e:  # the next tick tries again; when the lease is over, reads say what is wrong
+            logger.debug("memory shard %d cannot tell whether it is still in charge: %s", self._config.shard, e.message)
 
     async def expire(self, days: float) -> int:
         """Delete interactions older than `days`, and what points to them; returns how many."""

@@ -102,7 +102,7 @@ class Tenure:
     @property
     def aging(self) -> bool:
         """Whether a third of the lease is over, so that it is time for the next `check`."""
-        return self.store.is_shared and self._clock() - self._compared > self._lease_s / 3
+        return not self._deposed and self.store.is_shared and self._clock() - self._compared > self._lease_s / 3
 
     @property
     def incarnation(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -205,6 +206,31 @@ async def test_a_row_is_read_before_it_is_replaced(shards: tuple[MemoryShard, Me
     ]
     told = await old.append("ann", await batch(interaction("3", query="third", response="r", truth="no")), "test")
     assert (told.updated, (await old.interaction("ann", "3")).truth) == (1, "known")
+
+
+async def test_the_lease_is_renewed_before_a_read_has_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = MemoryShard(config(tmp_path, lease_s=0.3, flush_s=0.05))
+    await shard.append("ann", await batch(interaction("1")), "test")
+    store, tenure = shard._store, shard._tenure
+    assert store is not None
+    assert tenure is not None
+    monkeypatch.setattr(type(store), "is_shared", True)
+    await shard._renew(tenure)
+    asked = tenure._compared
+    for _ in range(500):
+        if tenure._compared > asked:  # housekeeping asks by itself
+            break
+        await asyncio.sleep(0.02)
+    assert tenure._compared > asked
+    owner = store.owner()
+    assert owner is not None
+    store.own(Owner(owner.epoch + 1, "another"))
+    for _ in range(500):
+        if not (await shard.stats())["active_users"]:  # and drops what is not its own any more
+            break
+        await asyncio.sleep(0.02)
+    assert ((await shard.stats())["active_users"], tenure.aging) == (0, False)
+    await shard.close()
 
 
 async def test_a_deposed_shard_says_so_in_our_words(shards: tuple[MemoryShard, MemoryShard]) -> None:
