@@ -5,17 +5,28 @@ It holds user keys (digests) and counts, never a user's id or text, so it may be
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from personaagent.errors import StoreError
 from personaagent.types import utc_now
 
-__all__ = ["AuditLog"]
+__all__ = ["AuditLog", "Entry"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line: what was done to whom, by whom."""
+
+    action: str
+    user_key: str
+    by: str
+    details: Mapping[str, int | str]
 
 
 class AuditLog:
@@ -34,16 +45,26 @@ class AuditLog:
         Raises:
             StoreError: it cannot be written. What cannot be logged must not be done.
         """
+        self.write_all([Entry(action, user_key, by, details)], sync=sync)
+
+    def write_all(self, entries: Sequence[Entry], *, sync: bool = False) -> None:
+        """Append entries in one write; see `write`."""
+        if not entries:
+            return
         now = utc_now()
-        entry = {"time": now.isoformat(), "action": action, "user_key": user_key, "by": by, **details}
-        line = (json.dumps(entry, ensure_ascii=True) + "\n").encode("ascii")
+        lines = [
+            {"time": now.isoformat(), "action": e.action, "user_key": e.user_key, "by": e.by, **e.details}
+            for e in entries
+        ]
+        text = "".join(json.dumps(line, ensure_ascii=True) + "\n" for line in lines).encode("ascii")
         path = self._folder / f"{self._name}-{now:%Y-%m}.jsonl"
         try:
             with self._lock:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
                 try:
-                    os.write(descriptor, line)
+                    if os.write(descriptor, text) < len(text):
+                        raise OSError(errno.ENOSPC, "only a part of it fitted on the disk")
                     if sync:
                         os.fsync(descriptor)
                 finally:
@@ -52,20 +73,3 @@ class AuditLog:
             raise StoreError(
                 f"the audit log {path} cannot be written: {e.strerror}; nothing is changed without it"
             ) from e
-
-    def find(self, audit_id: str) -> list[dict[str, Any]]:
-        """The entries with this audit id of this and last month, in order.
-
-        Raises:
-            StoreError: the log cannot be read.
-        """
-        found: list[dict[str, Any]] = []
-        try:
-            for path in sorted(self._folder.glob(f"{self._name}-*.jsonl"))[-2:]:
-                with path.open(encoding="ascii", errors="replace") as lines:
-                    found += [json.loads(line) for line in lines if audit_id in line]
-        except (OSError, ValueError) as e:
-            raise StoreError(
-                f"the audit log in {self._folder} cannot be read: {e}; nothing is changed without it"
-            ) from e
-        return [entry for entry in found if entry.get("audit_id") == audit_id]

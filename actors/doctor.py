@@ -15,7 +15,7 @@ from typing import Any
 from actors.audit import AuditLog
 from actors.checkup import Checkup, Finding
 from actors.identity import shard_of
-from actors.milvus_upkeep import Gone, UpkeepStore, merge
+from actors.milvus_upkeep import UpkeepStore
 from actors.moving import leftovers
 from actors.offline import Tell, description, open_stores, silent, tenant_folder
 from actors.retention import without_evidence, without_sources
@@ -54,7 +54,6 @@ def doctor(settings: Settings, fix: bool = False, duplicates: bool = False, tell
     with open_stores(settings) as stores:
         seen: set[str] = set()
         for shard, store in enumerate(stores):
-            gone: Gone = {}
             listed = store.directory()
             for done, (key, (episodes, records)) in enumerate(sorted(listed.items()), start=1):
                 if _KEY.fullmatch(key) is None:
@@ -72,11 +71,13 @@ def doctor(settings: Settings, fix: bool = False, duplicates: bool = False, tell
                 )
                 seen.add(key)
                 if fix:
-                    merge(gone, _repair(store, checkup, duplicates, audit))
+                    if checkup.findings:
+                        store.intend([key])
+                    _repair(store, checkup, duplicates, audit)
                 findings += checkup.findings
                 tell(f"checking shard {shard}", done, len(listed))
-            if gone:
-                store.scrub(gone)
+            if fix and store.intended():
+                store.scrub(())
     if settings.memory.uri is None:
         for path in leftovers(tenant_folder(settings)):
             detail = f"{path.name}: left by a reshard, with users' texts in it; finish the reshard, or delete it"
@@ -91,48 +92,44 @@ def doctor(settings: Settings, fix: bool = False, duplicates: bool = False, tell
     }
 
 
-def _repair(store: UpkeepStore, checkup: Checkup, duplicates: bool, audit: AuditLog) -> Gone:
-    """Repair what is safe, marking findings as fixed; returns keys of deleted interactions for `UpkeepStore.scrub`."""
+def _repair(store: UpkeepStore, checkup: Checkup, duplicates: bool, audit: AuditLog) -> None:
+    """Repair what is safe, marking findings as fixed. The caller has announced that a scrub will follow."""
     user = checkup.user
-    gone: Gone = {}
 
-    def mend(check: str, repair: Callable[[], Gone | None], detail: str = "") -> None:
+    def mend(check: str, repair: Callable[[], None], detail: str = "") -> None:
         found = [f for f in checkup.findings if f.check == check and detail in f.detail]
         if found:
             audit.write("repair", checkup.key, "operator", {"check": check}, sync=True)
-            merge(gone, repair() or {})
+            repair()
             for finding in found:
                 finding.fixed = True
 
     mend("orphan parts", lambda: store.drop_records(checkup.orphans))
     mend("profile", lambda: store.drop_records(checkup.old_profiles), "not removed")
     if user is None or user_key(user) != checkup.key:
-        return gone  # whose it is must be known for the rest
+        return  # whose it is must be known for the rest
     name = user
     mend("nameless", lambda: store.name(name))
     mend("empty", lambda: store.drop_records([f"{checkup.key}/user"]))
     if duplicates and checkup.duplicates:
 
-        def remove() -> Gone:
+        def remove() -> None:
             for repeated in checkup.duplicates:
                 checkup.interactions.pop(repeated)
-            links = _relink(store, name, checkup)  # first, so that nothing points nowhere if this is interrupted
-            merge(links, store.remove(name, [row_key(name, i)[1] for i in checkup.duplicates]))
-            return links
+            _relink(store, name, checkup)  # first, so that nothing points nowhere if this is interrupted
+            store.remove(name, [row_key(name, i)[1] for i in checkup.duplicates])
 
         mend("duplicates", remove)
     for check in ("evidence", "superseded_by", "persona sources"):
         mend(check, lambda: _relink(store, name, checkup))
-    return gone
 
 
-def _relink(store: UpkeepStore, user: str, checkup: Checkup) -> Gone:
+def _relink(store: UpkeepStore, user: str, checkup: Checkup) -> None:
     """Drop links to what does not exist; a link to a removed duplicate goes to the interaction that it repeated."""
 
     def existing(id: str) -> str:
         return id if id in checkup.interactions else checkup.duplicates.get(id, id)
 
-    gone: Gone = {}
     if checkup.profile is not None:
         old = checkup.profile
         facts = tuple(
@@ -142,7 +139,7 @@ def _relink(store: UpkeepStore, user: str, checkup: Checkup) -> Gone:
         pruned = without_evidence(moved, checkup.lost(i for f in facts for i in f.evidence))
         new = pruned or (moved.model_copy(update={"version": old.version + 1}) if moved != old else None)
         if new is not None:
-            gone = store.replace_profile(user, new, old.version)
+            store.replace_profile(user, new, old.version)
             checkup.profile = new
     for n, persona in enumerate(checkup.personas):
         moved_persona = relinked(persona, existing)
@@ -150,4 +147,3 @@ def _relink(store: UpkeepStore, user: str, checkup: Checkup) -> Gone:
         if amended is not persona:
             store.amend_persona(user, amended)
             checkup.personas[n] = amended
-    return gone

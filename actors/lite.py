@@ -13,7 +13,7 @@ import json
 import logging
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from milvus_lite import DataDirLockedError, MilvusLiteError
 from milvus_lite.adapter.grpc.server import start_server_in_thread
 
+from actors.lite_files import Owners, owners, purge
 from personaagent.errors import StoreError
 
 __all__ = ["Gate", "LiteEngine", "check_disk", "inspect_folder"]
@@ -120,30 +121,23 @@ class LiteEngine:
             logger.warning("this version of milvus-lite is not known; reading its rows the slow way: %s", e)
             return [tuple(r[f] for f in fields) for r in engine.query(None, output_fields=list(fields))]
 
-    def purge(self, collection: str, pks: Sequence[str]) -> bool:
-        """Rewrite the data files that hold deleted rows, so that their bytes leave the files now.
+    def purge(self, collection: str, owners: Collection[str]) -> int:
+        """Rewrite the data files that hold rows of `owners` which were deleted or replaced, so that their bytes leave now.
 
-        Milvus Lite compacts by itself, but only when files pile up, and its API has no call for it. This uses its own
-        compaction on just the files concerned. Call it after a flush, with readers held off.
+        Milvus Lite compacts by itself, but only when files pile up, and its API has no call for it. See `actors.lite_files`.
+        Call it after a flush, with readers held off.
 
         Returns:
-            False if this version of Milvus Lite cannot; the bytes then stay until it compacts by itself.
+            How many such rows a look at the files finds afterwards.
+
+        Raises:
+            StoreError: the disk is full, or this version of Milvus Lite is not known.
         """
-        try:
-            engine = self._db.get_collection(collection)
-            engine._wait_for_bg()
-            with engine._maintenance_lock:
-                for (partition, name), segment in list(engine._segment_cache.items()):
-                    if any(segment.find_row(pk) is not None for pk in pks):
-                        folder = Path(engine.data_dir) / "partitions" / partition
-                        engine._compaction_mgr._compact_files(
-                            partition, str(folder), [name], engine._manifest, engine._delta_index
-                        )
-                engine._refresh_segment_cache()
-        except AttributeError as e:
-            logger.warning("this version of milvus-lite cannot compact on request: %s", e)
-            return False
-        return True
+        return purge(self._db.get_collection(collection), frozenset(owners))
+
+    def owners(self, collection: str) -> Owners:
+        """Whose rows are in the data files, by the first parts of their keys."""
+        return owners(self._db.get_collection(collection))
 
     def close(self) -> None:
         """Save and stop; harmless when closed already."""

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnschedulableError, GetTimeoutError, RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.batch import Batch
 from actors.identity import shard_of
@@ -76,37 +77,53 @@ class ShardedMemory:
 
     # Memory
 
-    async def append(self, user: str, interactions: Sequence[Interaction]) -> AppendResult:
+    async def incarnation(self, user: str) -> int:
+        """Where forgetting stands: a number that grows when a user is forgotten."""
+        answer: int = await self._of(user, "incarnation")
+        return answer
+
+    async def incarnations(self) -> tuple[int, ...]:
+        """`incarnation` for work on any number of users: one number per shard."""
+        return tuple(await asyncio.gather(*(self._ask(n, "incarnation") for n in range(len(self._shards)))))
+
+    async def append(
+        self, user: str, interactions: Sequence[Interaction], incarnation: int | None = None
+    ) -> AppendResult:
         """Add interactions; repeats (same id) change nothing, except that a truth or response may become known."""
-        results = []
+        result = AppendResult(added=0, repeated=0)
         for chunk in _chunks(await self._redaction.interactions(interactions)):
             batch = Batch.of(await embed_interactions(self._embedder, chunk))
-            results.append(await self._of(user, "append", user, batch, self._by))
-        return _sum(results)
+            result += await self._of(user, "append", user, batch, self._by, incarnation)
+        return result
 
-    async def append_many(self, interactions: Sequence[Interaction]) -> AppendResult:
-        """Add interactions of many users, shard by shard in few large writes; the order within a user is kept."""
+    async def append_many(
+        self, interactions: Sequence[Interaction], incarnations: Sequence[int] | None = None
+    ) -> AppendResult:
+        """Add interactions of many users, shard by shard in few large writes; the order within a user is kept.
+
+        Those of users who were forgotten since the incarnations are refused, and counted.
+        """
         by_shard: dict[int, list[Interaction]] = {}
         for interaction in await self._redaction.interactions(interactions):
             by_shard.setdefault(self._shard(interaction.user), []).append(interaction)
 
-        async def send(shard: int) -> list[AppendResult]:
-            return [
-                await self._ask(
-                    shard, "append_many", Batch.of(await embed_interactions(self._embedder, chunk)), self._by
-                )
-                for chunk in _chunks(by_shard[shard])
-            ]
+        async def send(shard: int) -> AppendResult:
+            result = AppendResult(added=0, repeated=0)
+            began = None if incarnations is None else incarnations[shard]
+            for chunk in _chunks(by_shard[shard]):
+                batch = Batch.of(await embed_interactions(self._embedder, chunk))
+                result += await self._ask(shard, "append_many", batch, self._by, began)
+            return result
 
-        return _sum([r for results in await asyncio.gather(*map(send, by_shard)) for r in results])
+        return sum(await asyncio.gather(*map(send, by_shard)), AppendResult(added=0, repeated=0))
 
-    async def feedback(self, user: str, interaction: str, truth: str) -> Interaction:
+    async def feedback(self, user: str, interaction: str, truth: str, incarnation: int | None = None) -> Interaction:
         """Set what the user really answered. Raises NotFoundError for an unknown interaction."""
         if self._redaction.enabled:
             about: Interaction = await self._of(user, "interaction", user, interaction)
             truth = await self._redaction.truth(about, truth)
         vector = np.asarray(await self._embedder.embed([truth]), dtype=np.float32)[0]
-        answer: Interaction = await self._of(user, "feedback", user, interaction, truth, vector, self._by)
+        answer: Interaction = await self._of(user, "feedback", user, interaction, truth, vector, self._by, incarnation)
         return answer
 
     async def recall(self, user: str, query: RecallQuery) -> Recall:
@@ -142,10 +159,12 @@ class ShardedMemory:
         answer: tuple[Persona, ...] = await self._of(user, "personas", user, self._by)
         return answer
 
-    async def commit_persona(self, user: str, draft: PersonaDraft, expected: int | None) -> Persona:
+    async def commit_persona(
+        self, user: str, draft: PersonaDraft, expected: int | None, incarnation: int | None = None
+    ) -> Persona:
         """Compare-and-set of the persona. Raises ConflictError if the current number is not `expected`."""
         token = uuid.uuid4().hex
-        answer: Persona = await self._of(user, "commit_persona", user, draft, expected, token, self._by)
+        answer: Persona = await self._of(user, "commit_persona", user, draft, expected, token, self._by, incarnation)
         return answer
 
     async def profile(self, user: str) -> Profile:
@@ -153,14 +172,19 @@ class ShardedMemory:
         answer: Profile = await self._of(user, "profile", user, self._by)
         return answer
 
-    async def commit_profile(self, user: str, profile: Profile, expected: int) -> Profile:
+    async def commit_profile(
+        self, user: str, profile: Profile, expected: int, incarnation: int | None = None
+    ) -> Profile:
         """Compare-and-set of the profile. Raises ConflictError if the current version is not `expected`."""
         token = uuid.uuid4().hex
-        answer: Profile = await self._of(user, "commit_profile", user, profile, expected, token, self._by)
+        answer: Profile = await self._of(user, "commit_profile", user, profile, expected, token, self._by, incarnation)
         return answer
 
     async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
-        """Remove every trace of the user. Raises NotFoundError for an unknown user."""
+        """Remove every trace of the user from memory; see `actors.forget` for everything else.
+
+        After an error the same call goes on where it broke off. Raises NotFoundError for an unknown user.
+        """
         answer: ForgetReceipt = await self._of(user, "forget", user, by, uuid.uuid4().hex)
         return answer
 
@@ -169,16 +193,18 @@ class ShardedMemory:
         answer: tuple[str, ...] = await self._of(user, "export", user, self._by)
         return answer
 
-    async def restore(self, lines: Sequence[str]) -> AppendResult:
+    async def restore(self, lines: Sequence[str], incarnations: Sequence[int] | None = None) -> AppendResult:
         """Read an export back into a memory equal to the exported one.
 
         Raises:
             InvalidInput: a line is not of the export's format.
+            ForgottenError: the user was forgotten since the incarnations.
             ConflictError: the user has another persona or profile already.
         """
         exported = await self._redaction.exported(parse_export(lines))
         batch = Batch.of(await embed_interactions(self._embedder, exported.interactions))
-        answer: AppendResult = await self._of(exported.user, "restore", exported, batch, self._by)
+        began = None if incarnations is None else incarnations[self._shard(exported.user)]
+        answer: AppendResult = await self._of(exported.user, "restore", exported, batch, self._by, began)
         return answer
 
     async def summary(self, user: str) -> UserSummary | None:
@@ -258,6 +284,8 @@ class ShardedMemory:
                 if isinstance(cause, PersonaAgentError):
                     raise cause from None
                 raise
+            except ActorUnschedulableError as e:
+                raise UnavailableError(f"the node with the files of memory shard {shard} is gone; bring it back") from e
             except (RayActorError, GetTimeoutError) as e:
                 patience = GONE_S if isinstance(e, ActorDiedError) else RESTART_S
                 if time.monotonic() - started > patience:
@@ -312,7 +340,11 @@ async def start_memory(settings: Settings, embedder: Embedder, by: str = "servic
 
 
 def _create(config: ShardConfig) -> Any:
-    """Start a shard that outlives this process, and that Ray starts anew whenever its process dies."""
+    """Start a shard that outlives this process, and that Ray starts anew whenever its process dies.
+
+    Raises:
+        StoreError: its store is a file, and in a cluster of several nodes nobody knows on which of them.
+    """
     actor = ray.remote(MemoryShard).options(
         name=config.actor_name,
         namespace=NAMESPACE,
@@ -323,18 +355,25 @@ def _create(config: ShardConfig) -> Any:
         max_task_retries=0,  # `_ask` repeats calls
         max_concurrency=CONCURRENT_CALLS,
         # Its matrices are small: on two cores several threads made a recall with evidence half as slow again.
+        scheduling_strategy=_where(config),
         runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}},
     )
     return actor.remote(config)
 
 
+def _where(config: ShardConfig) -> Any:
+    """Where a shard may run. Milvus Lite's files are on one node: on any other a shard would begin an empty store."""
+    if config.memory.uri is not None:
+        return "DEFAULT"
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    if len(nodes) > 1:
+        raise StoreError(
+            f"this cluster has {len(nodes)} nodes, and memories in Milvus Lite files are on the disk of one; set memory.uri to"
+            " a Milvus server"
+        )
+    here = ray.get_runtime_context().get_node_id()
+    return NodeAffinitySchedulingStrategy(node_id=here, soft=False)  # also when nodes join later, and it is restarted
+
+
 def _chunks(interactions: Sequence[Interaction]) -> list[Sequence[Interaction]]:
     return [interactions[i : i + CHUNK] for i in range(0, len(interactions), CHUNK)]
-
-
-def _sum(results: Sequence[AppendResult]) -> AppendResult:
-    return AppendResult(
-        added=sum(r.added for r in results),
-        repeated=sum(r.repeated for r in results),
-        updated=sum(r.updated for r in results),
-    )

@@ -16,7 +16,7 @@ import pickle
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -29,12 +29,14 @@ from actors.audit import AuditLog
 from actors.batch import Batch
 from actors.large_user import LargeUser
 from actors.lite import check_disk
-from actors.milvus_upkeep import Gone, UpkeepStore, merge
+from actors.milvus_upkeep import UpkeepStore
 from actors.retention import cutoff, expire_user
 from actors.store import ShardConfig, open_store
-from personaagent.changes import Change, Incoming, clock, commit, plan_append
-from personaagent.errors import ConflictError, NotFoundError, PersonaAgentError, StoreError
-from personaagent.population import Commons, Population
+from actors.tenure import DeposedError, Tenure
+from actors.writer import StaleError, Writer
+from personaagent.changes import Change, Incoming, clock, plan_append
+from personaagent.errors import ConflictError, NotFoundError, PersonaAgentError, StoreError, UnavailableError
+from personaagent.population import Commons, Population, replacing
 from personaagent.portable import Exported
 from personaagent.protocols import Matrix
 from personaagent.store import Row, Vector, row_key
@@ -49,7 +51,6 @@ from personaagent.types import (
     RecallQuery,
     UserSummary,
     user_key,
-    utc_now,
 )
 from personaagent.user_memory import UserMemory
 
@@ -79,6 +80,7 @@ class MemoryShard:
         self._audit = AuditLog(config.audit_dir, config.actor_name)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
         self._store: UpkeepStore | None = None
+        self._tenure: Tenure | None = None  # this shard's ownership of that store
         self._commons: Commons | None = None  # what users have in common, if that was learned
         self._opening = asyncio.Lock()
         self._active = ActiveUsers(config.memory)
@@ -137,10 +139,11 @@ class MemoryShard:
                 task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         async with self._opening:
-            store, self._store = self._store, None
+            store, tenure = self._store, self._tenure
+            self._store = self._tenure = None
             await self.passivate()
             if store is not None:
-                await self._run(store.close)
+                await self._run(lambda: _end(store, tenure))
 
     # Reads
 
@@ -205,13 +208,19 @@ class MemoryShard:
 
     async def users(self) -> tuple[UserSummary, ...]:
         """Counts of all users of this shard, read from the store."""
-        store = await self._opened()
+        store = await self._current()
         return await self._run(lambda: tuple(store.users()))
 
     async def population(self) -> Population | None:
         """What users have in common, read from the store; None if it was never learned."""
-        store = await self._opened()
+        store = await self._current()
         return await self._run(store.population)
+
+    async def incarnation(self) -> int:
+        """Where forgetting stands in this shard: a number that grows when one of its users is forgotten."""
+        await self._current()
+        assert self._tenure is not None
+        return self._tenure.incarnation
 
     # Changes
 
@@ -219,25 +228,38 @@ class MemoryShard:
         """Replace what users have in common; the same one again changes nothing. Raises ConflictError."""
         await self._finish(self._commit_population(population, by))
 
-    async def append(self, user: str, batch: Batch, by: str) -> AppendResult:
+    async def append(self, user: str, batch: Batch, by: str, incarnation: int | None = None) -> AppendResult:
         """Add one user's interactions."""
         items = batch.items()
-        return (await self._change(user, "append", by, lambda memory: memory.append(items))).added
+        return (await self._change(user, "append", by, lambda memory: memory.append(items), incarnation)).added
 
-    async def append_many(self, batch: Batch, by: str) -> AppendResult:
-        """Add interactions of many users in one write. Users that are not active stay so."""
+    async def append_many(self, batch: Batch, by: str, incarnation: int | None = None) -> AppendResult:
+        """Add interactions of many users in one write. Users that are not active stay so.
+
+        Those of users who were forgotten since the incarnation are counted as refused.
+        """
         groups: dict[str, list[Incoming]] = {}
         for item in batch.items():
             groups.setdefault(item.interaction.user, []).append(item)
-        return await self._finish(self._append_groups(groups, by))
+        return await self._finish(self._append_groups(groups, by, incarnation))
 
-    async def feedback(self, user: str, interaction: str, truth: str, vector: Vector, by: str) -> Interaction:
+    async def feedback(
+        self, user: str, interaction: str, truth: str, vector: Vector, by: str, incarnation: int | None = None
+    ) -> Interaction:
         """Set what the user really answered. Raises NotFoundError for an unknown interaction."""
-        await self._change(user, "feedback", by, lambda memory: memory.feedback(interaction, truth, vector))
+        await self._change(
+            user, "feedback", by, lambda memory: memory.feedback(interaction, truth, vector), incarnation
+        )
         return await self._read(user, lambda memory: memory.interaction(interaction))
 
     async def commit_persona(
-        self, user: str, draft: PersonaDraft, expected: int | None, token: str, by: str
+        self,
+        user: str,
+        draft: PersonaDraft,
+        expected: int | None,
+        token: str,
+        by: str,
+        incarnation: int | None = None,
     ) -> Persona:
         """Add a version if the current one is `expected`; repeating a `token` is harmless. Raises ConflictError."""
         number = (expected or 0) + 1
@@ -252,13 +274,15 @@ class MemoryShard:
                 self._store.put_persona(user, current, token)  # raises unless an earlier try of this call wrote it
                 return Change(user=user)
 
-        await self._change(user, "persona", by, plan)
+        await self._change(user, "persona", by, plan, incarnation)
         persona = await self._read(user, lambda memory: memory.persona(number))
         if persona is None:
             raise ConflictError("the persona was removed meanwhile")
         return persona
 
-    async def commit_profile(self, user: str, profile: Profile, expected: int, token: str, by: str) -> Profile:
+    async def commit_profile(
+        self, user: str, profile: Profile, expected: int, token: str, by: str, incarnation: int | None = None
+    ) -> Profile:
         """Replace the profile of version `expected`; repeating a `token` is harmless. Raises ConflictError."""
 
         def plan(memory: User) -> Change:
@@ -271,19 +295,19 @@ class MemoryShard:
                 self._store.put_profile(user, current, expected, token)
                 return Change(user=user)
 
-        await self._change(user, "profile", by, plan)
+        await self._change(user, "profile", by, plan, incarnation)
         return await self._read(user, lambda memory: memory.profile())
 
-    async def restore(self, exported: Exported, batch: Batch, by: str) -> AppendResult:
+    async def restore(self, exported: Exported, batch: Batch, by: str, incarnation: int | None = None) -> AppendResult:
         """Take over an export. Raises ConflictError if the user has another persona or profile."""
         items = exported.stamp(batch.items())
         change = await self._change(
-            exported.user, "restore", by, lambda memory: memory.restore(exported, memory.append(items))
+            exported.user, "restore", by, lambda memory: memory.restore(exported, memory.append(items)), incarnation
         )
         return change.added
 
     async def forget(self, user: str, by: str, audit_id: str) -> ForgetReceipt:
-        """Remove every trace of the user; repeating an `audit_id` finishes what was begun.
+        """Remove every trace of the user; what broke off is finished by any further call. See `personaagent.forgetting`.
 
         The audit entry is written before anything is deleted.
 
@@ -295,15 +319,20 @@ class MemoryShard:
     # Inside
 
     async def _opened(self) -> UpkeepStore:
-        if self._store is None:
-            async with self._opening:
-                if self._store is None:
-                    opened, self._commons = await self._run(self._open)
-                    self._store = opened
-                    self._spawn(self._housekeeping(), "housekeeping")
-                    if self._settings.retention_days is not None:
-                        self._spawn(self._expiring(self._settings.retention_days), "housekeeping")
-        return self._store
+        """The store, open and owned by this shard."""
+        if self._store is not None and self._tenure is not None and self._tenure.store is self._store:
+            return self._store
+        async with self._opening:
+            store = self._store
+            if store is None:
+                opened, self._commons = await self._run(self._open)
+                self._store = store = opened
+                self._spawn(self._housekeeping(), "housekeeping")
+                if self._settings.retention_days is not None:
+                    self._spawn(self._expiring(self._settings.retention_days), "housekeeping")
+            if self._tenure is None or self._tenure.store is not store:
+                self._tenure = await self._taken(store)
+            return store
 
     def _open(self) -> tuple[UpkeepStore, Commons | None]:
         store = open_store(self._config)
@@ -314,17 +343,52 @@ class MemoryShard:
             raise
         return store, None if population is None else Commons(population)
 
+    async def _taken(self, store: UpkeepStore) -> Tenure:
+        """Ownership of the store, once no former owner can serve it any more and what that one left is finished."""
+        tenure = Tenure(store, self._settings.lease_s)
+        await asyncio.sleep(await self._run(tenure.take))
+        self._active.clear()
+        await self._run(Writer(store, tenure, self._audit).recover)
+        return tenure
+
+    async def _current(self) -> UpkeepStore:
+        """The store, if this shard still owns it. Raises DeposedError if another one has taken over."""
+        store = await self._opened()
+        tenure = self._tenure
+        assert tenure is not None
+        if tenure.lapsed:
+            try:
+                if store.is_shared:
+                    await self._run(tenure.check)
+                else:
+                    tenure.check()
+            except DeposedError:
+                self._active.clear()
+                raise
+        return store
+
+    def _writer(self, store: UpkeepStore) -> Writer:
+        assert self._tenure is not None
+        return Writer(store, self._tenure, self._audit)
+
     async def _recall(self, user: str, query: RecallQuery, vector: Vector, choices: Matrix) -> Recall:
         # Looked up late: to load the user the store may have to be opened first, which says what users have in common.
         return await self._read(user, lambda memory: memory.recall(query, vector, choices, self._commons))
 
     async def _commit_population(self, population: Population, by: str) -> None:
-        store = await self._opened()
-        await self._run(lambda: store.put_population(population))
+        store = await self._current()
+        details = {"number": population.number, "users": population.users}
+
+        def write() -> None:
+            replacing(store.population(), population)  # raises before anything is logged
+            self._audit.write("population", "", by, details)
+            store.put_population(population)
+
+        await self._run(write)
         self._commons = Commons(population)
-        self._audit.write("population", "", by, {"number": population.number, "users": population.users})
 
     async def _read(self, user: str, read: Callable[[User], T]) -> T:
+        await self._current()
         memory = self._active.get(user)
         if memory is None:
             async with self._exclusive(user):
@@ -345,9 +409,11 @@ class MemoryShard:
         memory = self._active.get(user)
         if memory is not None:
             return memory
-        store = await self._opened()
+        store = await self._current()
 
         def load() -> User:
+            if store.is_unfinished(user_key(user)):  # nothing of the user may be seen any more
+                self._writer(store).finish_forgetting(user_key(user))
             if store.count(user) > self._settings.max_active_episodes:
                 return LargeUser(user, store, self._settings)
             memory = UserMemory(user, store.dim, store.load(user), self._settings)
@@ -358,101 +424,88 @@ class MemoryShard:
         self._active.put(user, memory)
         return memory
 
-    async def _change(self, user: str, action: str, by: str, plan: Callable[[User], Change]) -> Change:
-        return await self._finish(self._changed(user, action, by, plan))
+    async def _change(
+        self, user: str, action: str, by: str, plan: Callable[[User], Change], incarnation: int | None
+    ) -> Change:
+        return await self._finish(self._changed(user, action, by, plan, incarnation))
 
-    async def _changed(self, user: str, action: str, by: str, plan: Callable[[User], Change]) -> Change:
-        store = await self._opened()
+    async def _changed(
+        self, user: str, action: str, by: str, plan: Callable[[User], Change], incarnation: int | None
+    ) -> Change:
+        store = await self._current()
         async with self._exclusive(user):
-            memory = await self._activated(user)
-
-            def write() -> Change:
-                change = plan(memory)
-                commit(store, [change])
-                self._log(action, by, change)
-                return change
-
-            try:
-                change = await self._run(write)
-            except ConflictError:
-                self._active.drop(user)  # another shard wrote this user; what we hold is out of date
-                raise
-            memory.apply(change)
+            for last in (False, True):
+                memory = await self._activated(user)
+                write = partial(self._written, self._writer(store), memory, action, by, plan, incarnation)
+                try:
+                    change = await self._run(write)
+                except StaleError:
+                    self._active.drop(user)
+                    if last:
+                        raise
+                    continue
+                except (
+                    UnavailableError
+                ):  # what is in RAM was in the store; whether the change is too, a repeat will tell
+                    raise
+                except DeposedError:
+                    self._active.clear()
+                    raise
+                except BaseException:  # among others a conflict: another shard wrote this user
+                    self._active.drop(user)
+                    raise
+                memory.apply(change)
+                break
             self._counts["appends"] += len(change.rows)
             self._active.changed(user)
             return change
 
-    async def _append_groups(self, groups: dict[str, list[Incoming]], by: str) -> AppendResult:
-        store = await self._opened()
+    @staticmethod
+    def _written(
+        writer: Writer, memory: User, action: str, by: str, plan: Callable[[User], Change], incarnation: int | None
+    ) -> Change:
+        writer.admit(memory.user, incarnation)
+        change = plan(memory)
+        writer.write([change], action, by, _held([memory]))
+        return change
+
+    async def _append_groups(self, groups: dict[str, list[Incoming]], by: str, incarnation: int | None) -> AppendResult:
+        store = await self._current()
         async with AsyncExitStack() as locks:
             for user in sorted(groups):  # in one order everywhere, or two calls could wait for each other
                 await locks.enter_async_context(self._exclusive(user))
-            active = {user: memory for user in groups if (memory := self._active.get(user)) is not None}
-
-            def write() -> list[Change]:
-                keys = [row_key(u, i.interaction.id) for u, items in groups.items() if u not in active for i in items]
-                stored = store.get(keys)
-                changes: list[Change] = []
-                for user, items in groups.items():
-                    if user in active:
-                        changes.append(active[user].append(items))
-                    else:
-                        changes.append(plan_append(user, items, _finder(user, stored), 0, clock()))
-                commit(store, changes)
-                for change in changes:
-                    self._log("append", by, change)
-                return changes
-
-            changes = await self._run(write)
+            for last in (False, True):
+                active = {user: memory for user in groups if (memory := self._active.get(user)) is not None}
+                try:
+                    changes = await self._run(
+                        partial(_append, store, self._writer(store), groups, active, by, incarnation)
+                    )
+                    break
+                except UnavailableError:
+                    raise
+                except DeposedError:
+                    self._active.clear()
+                    raise
+                except BaseException as e:
+                    for user in active:
+                        self._active.drop(user)
+                    if last or not isinstance(e, StaleError):
+                        raise
             for change in changes:
                 if change.user in active:
                     active[change.user].apply(change)
                     self._active.changed(change.user)
                 self._counts["appends"] += len(change.rows)
-        return AppendResult(
-            added=sum(c.added.added for c in changes),
-            repeated=sum(c.added.repeated for c in changes),
-            updated=sum(c.added.updated for c in changes),
-        )
+        added = {change.user for change in changes}
+        refused = sum(len(items) for user, items in groups.items() if user not in added)
+        return sum((c.added for c in changes), AppendResult(added=0, repeated=0, refused=refused))
 
     async def _forget(self, user: str, by: str, audit_id: str) -> ForgetReceipt:
-        store = await self._opened()
-        key = user_key(user)
-
-        def erase() -> ForgetReceipt:
-            entries = self._audit.find(audit_id)
-            if not entries:
-                stored = store.load(user, rows=False)
-                counts = {
-                    "interactions": store.count(user),
-                    "personas": len(stored.personas),
-                    "facts": len(stored.profile.facts) if stored.profile else 0,
-                }
-                if not counts["interactions"] and not stored.personas and stored.profile is None:
-                    raise NotFoundError("this user is unknown")
-                self._audit.write("forget", key, by, {"audit_id": audit_id, **counts}, sync=True)
-                entries = self._audit.find(audit_id)
-            begun = entries[0]
-            erased = store.erase(user)
-            if erased.remaining:
-                raise StoreError("the store still holds something of this user; try again")
-            done: dict[str, int | str] = {"audit_id": audit_id, "remaining": erased.remaining}
-            self._audit.write("forgotten", key, by, done, sync=True)
-            return ForgetReceipt(
-                user_key=key,
-                time=utc_now(),
-                interactions=begun["interactions"],
-                personas=begun["personas"],
-                facts=begun["facts"],
-                remaining=erased.remaining,
-                audit_id=audit_id,
-                note=erased.note,
-            )
-
+        store = await self._current()
         async with self._exclusive(user):
             self._active.drop(user)
             try:
-                return await self._run(erase)
+                return await self._run(lambda: self._writer(store).forget(user, by, audit_id))
             finally:
                 self._active.drop(user)
 
@@ -461,17 +514,6 @@ class MemoryShard:
         if self._settings.audit_reads:
             self._audit.write(action, user_key(user), by, {})
 
-    def _log(self, action: str, by: str, change: Change) -> None:
-        details: dict[str, int | str] = {}
-        if change.rows:
-            details.update(added=change.added.added, updated=change.added.updated)
-        if change.personas:
-            details.update(persona=change.personas[-1].number)
-        if change.profile is not None:
-            details.update(profile=change.profile.version)
-        if details:
-            self._audit.write(action, user_key(change.user), by, details)
-
     async def _housekeeping(self) -> None:
         """Passivate idle users and flush, for as long as the shard lives."""
         flushed = time.monotonic()
@@ -479,9 +521,11 @@ class MemoryShard:
             await asyncio.sleep(min(TICK_S, self._settings.flush_s))
             now = time.monotonic()
             self._active.drop_idle()
-            store = self._store
+            store, tenure = self._store, self._tenure
             if store is None:
                 return
+            if tenure is not None and tenure.aging:  # so that no read has to wait for it
+                await self._renew(tenure)
             if store.broken is not None:
                 if await self._reopen(store):
                     return  # the next opening starts another one of this
@@ -494,22 +538,34 @@ class MemoryShard:
                     logger.warning("memory shard %d could not flush: %s", self._config.shard, e.message)
                 flushed = time.monotonic()
 
+    async def _renew(self, tenure: Tenure) -> None:
+        """Compare the tenure with the store before the lease is over."""
+        try:
+            await self._run(tenure.check)
+        except DeposedError as e:
+            self._active.clear()
+            logger.error("memory shard %d: %s", self._config.shard, e.message)
+        except PersonaAgentError as e:  # the next tick tries again; when the lease is over, reads say what is wrong
+            logger.debug("memory shard %d cannot tell whether it is still in charge: %s", self._config.shard, e.message)
+
     async def expire(self, days: float) -> int:
         """Delete interactions older than `days`, and what points to them; returns how many."""
-        store = await self._opened()
+        store = await self._current()
         expired = await self._run(lambda: store.expired(cutoff(days)))
-        gone: Gone = {}
+        keys = {user_key(user) for user in expired}
+        if keys:
+            await self._run(lambda: store.intend(keys))
         for user, digests in expired.items():
             async with self._exclusive(user):
-                merge(gone, await self._run(partial(self._expire_user, store, user, digests)))
-                self._active.drop(user)
+                await self._current()
+                try:
+                    await self._run(partial(expire_user, store, user, digests, self._audit, "retention"))
+                finally:
+                    self._active.drop(user)
             self._counts["expired"] += len(digests)
-        if gone:
-            await self._run(lambda: store.scrub(gone))
+        if keys:
+            await self._run(lambda: store.scrub(keys))
         return sum(map(len, expired.values()))
-
-    def _expire_user(self, store: UpkeepStore, user: str, digests: Sequence[bytes]) -> Gone:
-        return expire_user(store, user, digests, self._audit, "retention")
 
     async def _expiring(self, days: float) -> None:
         """Delete what is too old, from the opening of the store on and for as long as it is open."""
@@ -529,7 +585,7 @@ class MemoryShard:
             return False
         logger.error("memory shard %d opens its store again: %s", self._config.shard, store.broken)
         async with self._opening:
-            self._store = None
+            self._store = self._tenure = None
             await self._run(store.close)
         return True
 
@@ -553,6 +609,48 @@ class MemoryShard:
                 logger.debug("memory shard %d: %s", self._config.shard, error.message)
             else:
                 logger.error("memory shard %d failed", self._config.shard, exc_info=error)
+
+
+def _append(
+    store: UpkeepStore,
+    writer: Writer,
+    groups: Mapping[str, Sequence[Incoming]],
+    active: Mapping[str, User],
+    by: str,
+    incarnation: int | None,
+) -> list[Change]:
+    """Append interactions of many users in one write; users who were forgotten since are left out."""
+    users = writer.admitted(list(groups), incarnation)
+    keys = [row_key(u, i.interaction.id) for u in users if u not in active for i in groups[u]]
+    stored = store.get(keys)
+    changes = [
+        active[user].append(groups[user])
+        if user in active
+        else plan_append(user, groups[user], _finder(user, stored), 0, clock())
+        for user in users
+    ]
+    writer.write(changes, "append", by, _held(active.values()))
+    return changes
+
+
+def _held(memories: Iterable[User]) -> dict[str, Callable[[Row], Row | None]]:
+    """What RAM has of users' rows. Of a large user it has none: their changes are planned from what the store has."""
+    return {m.user: partial(_row_in, m) for m in memories if isinstance(m, UserMemory)}
+
+
+def _row_in(memory: UserMemory, row: Row) -> Row | None:
+    return memory.row(row.id)
+
+
+def _end(store: UpkeepStore, tenure: Tenure | None) -> None:
+    """Give a store up and close it."""
+    try:
+        if tenure is not None and store.is_shared:
+            tenure.release()
+    except (StoreError, UnavailableError) as e:
+        logger.warning("a memory shard was not given up, so the next one waits for its lease: %s", e.message)
+    finally:
+        store.close()
 
 
 def _finder(user: str, stored: dict[Any, Row]) -> Callable[[str], Row | None]:

@@ -7,7 +7,7 @@ never wait for writes; writes run one after the other; in Milvus Lite a flush wa
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -242,20 +242,34 @@ class MilvusConnection:
                         raise
             self._dirty_rows = self._dirty_bytes = 0
 
-    def scrub(self, deleted: Mapping[str, Sequence[str]]) -> str:
-        """Get deleted entities out of the files, given their keys by collection; says what is left until when."""
+    def scrub(self, owners: Collection[str]) -> tuple[int, str]:
+        """Get what was deleted or replaced out of the files, of all entities whose keys begin with one of `owners`.
+
+        Returns:
+            How many such entities a look at the files still finds, and what remains on the disk until when.
+        """
         if self._lite is None:
             with self._changing() as client:
-                for name in deleted:
+                for name in self._collections:
                     client.compact(name, timeout=self._timeout)
-            return "deleted rows leave the Milvus server's files when its compaction and garbage collection have run"
+            return 0, "deleted rows leave the Milvus server's files when its compaction and garbage collection have run"
         with self.writing:
             self.flush(force=True)
             with self._gate.flushing(), self._errors():
-                purged = [self._lite.purge(name, pks) for name, pks in deleted.items()]
-        if all(purged):
-            return "the store's files were rewritten without the user; blocks freed on the disk are the file system's"
-        return "deleted rows leave the store's files when Milvus Lite next compacts them"
+                left = sum(self._lite.purge(name, owners) for name in self._collections)
+        return left, (
+            "the store's files were rewritten without the user and searched, and hold nothing of theirs; blocks freed on the"
+            " disk are the file system's"
+        )
+
+    def outdated(self, gone: bool) -> set[str]:
+        """Whose deleted or replaced rows an embedded store has in its files; `gone`: only of who has no live row."""
+        if self._lite is None:
+            return set()
+        with self._gate.reading():
+            found = [self._lite.owners(name) for name in self._collections]
+        outdated = set().union(*(f.outdated for f in found))
+        return outdated.difference(*(f.live for f in found)) if gone else outdated
 
     def close(self) -> None:
         """Give up files and connections; harmless when closed already."""

@@ -34,6 +34,7 @@ __all__ = [
     "both",
     "chunked",
     "compare",
+    "differs",
     "either",
     "episode",
     "episodes_schema",
@@ -109,6 +110,11 @@ def equals(field: str, value: str | int) -> str:
 def compare(field: str, operator: str, value: int) -> str:
     """field < value and the like."""
     return f"{field} {operator} {value:d}"
+
+
+def differs(field: str, value: str) -> str:
+    """field != value."""
+    return f"{field} != {json.dumps(value)}"
 
 
 def anything(field: str) -> str:

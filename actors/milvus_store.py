@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,18 @@ from actors import milvus_rows as rows
 from actors.identity import StoreIdentity, shard_of
 from actors.milvus_connection import MilvusConnection
 from actors.milvus_rows import Entity
+from actors.tenure import Owner
 from personaagent.errors import ConflictError, StoreError
 from personaagent.population import Population, replacing
 from personaagent.privacy import Cipher
-from personaagent.store import Erased, Ledger, Row, RowKey, StoredUser, Vector, row_key, summarise
+from personaagent.store import Erased, Ledger, Row, RowKey, StoredUser, Tombstone, Vector, row_key, summarise
 from personaagent.types import Persona, Profile, UserSummary, user_key
 
 __all__ = ["MilvusStore"]
 
 META = "store"  # stands where a user key would
+FORGETTING, FORGOTTEN = "forgetting", "forgotten"  # kinds of tombstones
+TOMBSTONE = "/tombstone"  # follows the user key in theirs
 POPULATION = f"{META}/population"
 
 
@@ -63,8 +67,10 @@ class MilvusStore:
         self._cipher = cipher
         self._episodes, self._records = f"{collection}_episodes", f"{collection}_records"
         self._named: set[str] = set()  # keys of users whose name is known to be stored
+        self._unfinished: set[str] = set()  # keys of users whose forgetting is not at its end, as far as is known
         self._ledgers: defaultdict[str, Ledger] = defaultdict(Ledger)  # by user key; Milvus Lite only
         self._record_keys: defaultdict[str, set[str]] = defaultdict(set)  # the same for records
+        self._owner: Owner | None = None  # the same
         self._milvus = MilvusConnection(location, [self._episodes, self._records], token, timeout)
         self._lite = self._milvus.is_lite
         try:
@@ -181,22 +187,70 @@ class MilvusStore:
             self._claim(user, "profile", profile.version, content)
             self._delete_records(key, [e for e in self._records_of(key, "profile") if e["number"] < profile.version])
 
-    def erase(self, user: str) -> Erased:
-        """Delete everything of the user, then read back."""
-        key = user_key(user)
+    def erase(self, key: str) -> Erased:
+        """Delete everything of the user with this key but the tombstone, then look what is left. May be repeated."""
         with self._milvus.writing:
-            personas, profiles = self._versions(key, "persona"), self._versions(key, "profile")
-            interactions = self.count(user)
-            gone = {name: self._delete_user(name, key) for name in (self._episodes, self._records)}
-            self._named.discard(user)
-            note = self._milvus.scrub(gone)
-        return Erased(
-            interactions=interactions,
-            personas=len(personas),
-            facts=len(profiles[-1]["profile"]["facts"]) if profiles else 0,
-            remaining=sum(self._milvus.count(name, rows.equals("user_key", key)) for name in gone),
-            note=note,
-        )
+            for name in (self._episodes, self._records):
+                self._delete_user(name, key)
+            self._named.discard(key)
+            in_files, note = self._milvus.scrub([key])
+        kept = rows.both(rows.differs("kind", FORGETTING), rows.differs("kind", FORGOTTEN))
+        mine = rows.equals("user_key", key)
+        found = self._milvus.count(self._episodes, mine) + self._milvus.count(self._records, rows.both(mine, kept))
+        return Erased(remaining=in_files + found, note=note)
+
+    def tombstone(self, key: str) -> Tombstone | None:
+        """What is left of a user who was forgotten, by user key; None for one who never was."""
+        pk = key + TOMBSTONE
+        if self._lite and pk not in self._record_keys.get(key, ()):
+            return None
+        found = self._milvus.by_pk(self._records, [pk], rows.RECORD_FIELDS)
+        return _tombstone(found[0]) if found else None
+
+    def tombstones(self, keys: Sequence[str]) -> dict[str, Tombstone]:
+        """The tombstones there are of users with these keys."""
+        pks = [key + TOMBSTONE for key in keys if not self._lite or key + TOMBSTONE in self._record_keys.get(key, ())]
+        return {e["user_key"]: _tombstone(e) for e in self._milvus.by_pk(self._records, pks, rows.RECORD_FIELDS)}
+
+    def bury(self, key: str, tombstone: Tombstone) -> None:
+        """Write a tombstone in the place of an older one; it is durable when this returns."""
+        content = {**asdict(tombstone)}
+        kind = FORGOTTEN if content.pop("done") else FORGETTING
+        entity, _ = rows.record(key, TOMBSTONE[1:], kind, content.pop("incarnation"), json.dumps(content))
+        with self._milvus.writing:
+            self._put_records([entity])
+            (self._unfinished.discard if tombstone.done else self._unfinished.add)(key)
+
+    def unfinished(self) -> list[str]:
+        """Keys of the users of this shard whose forgetting was begun and did not come to its end."""
+        if not self._lite:
+            found = self._milvus.pages(self._records, rows.equals("kind", FORGETTING), ["pk", "user_key"])
+            self._unfinished = {e["user_key"] for e in found if self._mine(e["user_key"])}
+        return sorted(self._unfinished)
+
+    def is_unfinished(self, key: str) -> bool:
+        """Whether the user with this key is being forgotten, as far as this store has seen; `unfinished` looks."""
+        return key in self._unfinished
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes can have it open."""
+        return not self._lite
+
+    def owner(self) -> Owner | None:
+        """Who owns this shard, as stored; None if nobody ever did."""
+        if self._lite and self._owner is not None:  # nobody else can have written it
+            return self._owner
+        found = self._milvus.by_pk(self._records, [self._owner_key], rows.RECORD_FIELDS)
+        return Owner(**json.loads(found[0]["body"])) if found else None
+
+    def own(self, owner: Owner) -> None:
+        """Write who owns this shard; durable when it returns."""
+        name = self._owner_key.removeprefix(f"{META}/")
+        entity, _ = rows.record(META, name, "owner", owner.epoch, json.dumps(asdict(owner)))
+        with self._milvus.writing:
+            self._milvus.write(self._records, [entity])
+            self._owner = owner
 
     def users(self) -> Iterator[UserSummary]:
         """All users of this shard, read in pages."""
@@ -284,8 +338,14 @@ class MilvusStore:
     def _read_directory(self) -> None:
         fields = rows.EPISODE_SCALARS
         self._entered([dict(zip(fields, row, strict=True)) for row in self._milvus.scan(self._episodes, fields)])
-        for pk, key in self._milvus.scan(self._records, ["pk", "user_key"]):
+        for pk, key, kind in self._milvus.scan(self._records, ["pk", "user_key", "kind"]):
             self._record_keys[key].add(pk)
+            if kind == FORGETTING:
+                self._unfinished.add(key)
+
+    @property
+    def _owner_key(self) -> str:
+        return f"{META}/owner-{self._identity.shard:04d}"
 
     # Episodes
 
@@ -338,13 +398,13 @@ class MilvusStore:
 
     def _name(self, user: str) -> None:
         """Store what the user is called, which digests do not tell."""
-        if user in self._named:
-            return
         key = user_key(user)
+        if key in self._named:
+            return
         entity, rest = self._record(key, "user", "user", 0, json.dumps({"user": user}))
         if not self._lite or entity["pk"] not in self._record_keys.get(key, ()):
             self._put_records([*rest, entity])
-        self._named.add(user)
+        self._named.add(key)
 
     def _claim(self, user: str, kind: str, number: int, content: dict[str, Any]) -> None:
         """Add a numbered record unless there is one of that number.
@@ -434,25 +494,35 @@ class MilvusStore:
 
     # Deletion
 
-    def _delete_user(self, collection: str, key: str) -> list[str]:
-        """Delete all of a user's entities of a collection; returns their primary keys (Milvus Lite only)."""
+    def _delete_user(self, collection: str, key: str) -> None:
+        """Delete all of a user's entities of a collection but the tombstone."""
+        kept = {key + TOMBSTONE}
         if not self._lite:
-            self._milvus.delete_where(collection, rows.equals("user_key", key))
-            return []
-        if collection == self._episodes:
-            pks = [key + digest.hex() for digest in self._ledger_of(key).digests()]
+            mine = rows.equals("user_key", key)
+            but = (
+                [rows.differs("kind", kind) for kind in (FORGETTING, FORGOTTEN)] if collection == self._records else []
+            )
+            self._milvus.delete_where(collection, rows.both(mine, *but))
+        elif collection == self._episodes:
+            self._milvus.delete(collection, [key + digest.hex() for digest in self._ledger_of(key).digests()])
+            self._ledgers.pop(key, None)
         else:
             # The name goes last: as long as it is there the user is listed, and can be forgotten again.
-            pks = sorted(self._record_keys.get(key, ()), key=lambda pk: _kind(pk) == "user")
-        self._milvus.delete(collection, pks)
-        (self._ledgers if collection == self._episodes else self._record_keys).pop(key, None)
-        return pks
+            pks = sorted(self._record_keys.get(key, set()) - kept, key=lambda pk: _kind(pk) == "user")
+            self._milvus.delete(collection, pks)
+            self._record_keys[key] = self._record_keys.get(key, set()) & kept
 
     def _delete(self, pks: Sequence[str]) -> None:
         """Delete records."""
         self._milvus.delete(self._records, pks)
         for pk in pks:
             self._record_keys.get(pk[:32], set()).discard(pk)
+
+
+def _tombstone(entity: Entity) -> Tombstone:
+    """The tombstone of a record; never encrypted, since it tells no more than its key."""
+    content = json.loads(entity["body"])
+    return Tombstone(incarnation=int(entity["number"]), done=entity["kind"] == FORGOTTEN, **content)
 
 
 def _enter(ledger: Ledger, e: Entity) -> None:

@@ -8,26 +8,22 @@ from __future__ import annotations
 import json
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from actors import milvus_rows as rows
 from actors.milvus_connection import MilvusConnection
 from actors.milvus_rows import Entity
-from actors.milvus_store import META, MilvusStore
+from actors.milvus_store import FORGETTING, FORGOTTEN, META, TOMBSTONE, MilvusStore
+from actors.tenure import Owner
 from personaagent.errors import StoreError
+from personaagent.store import Tombstone
 from personaagent.types import Persona, Profile, user_key
 
-__all__ = ["Gone", "UpkeepStore", "merge", "server_description"]
+__all__ = ["UpkeepStore", "server_description"]
 
-Gone = dict[str, list[str]]  # primary keys that were deleted, by collection
-
-
-def merge(gone: Gone, more: Gone) -> None:
-    """Add `more` to `gone`."""
-    for name, pks in more.items():
-        gone.setdefault(name, []).extend(pks)
+INTENDED = f"{META}/purge"
 
 
 class UpkeepStore(MilvusStore):
@@ -54,7 +50,7 @@ class UpkeepStore(MilvusStore):
         names = self._milvus.by_pk(self._records, [f"{key}/user" for key in by_key], rows.RECORD_FIELDS)
         return {str(json.loads(e["text"])["user"]): by_key[e["user_key"]] for e in self._with_text(names)}
 
-    def remove(self, user: str, digests: Collection[bytes]) -> Gone:
+    def remove(self, user: str, digests: Collection[bytes]) -> None:
         """Delete interactions of a user. Their bytes stay in the files until `scrub`."""
         key = user_key(user)
         pks = [rows.pk_of(user, digest) for digest in digests]
@@ -69,19 +65,54 @@ class UpkeepStore(MilvusStore):
                 else:
                     self._ledgers.pop(key, None)
             self._delete(parts)  # last: a row without its parts could not be read, parts without a row are only litter
-        return {self._episodes: pks, self._records: parts}
 
-    def scrub(self, gone: Mapping[str, Sequence[str]]) -> str:
-        """Get deleted entities out of the files; says what is left until when. Reads of this store wait meanwhile."""
-        return self._milvus.scrub(gone)
+    def intend(self, users: Iterable[str]) -> None:
+        """Note durably that `scrub` must follow what is about to be deleted of these users (their keys).
 
-    def replace_profile(self, user: str, profile: Profile, expected: int) -> Gone:
-        """Put a profile in the place of version `expected`; the keys of what it replaced. Raises ConflictError."""
+        Only Milvus Lite's files need it: a process that is killed in between knows from it what is left to do.
+        """
+        if self._lite and not (keys := set(users)) <= (known := self.intended()):
+            self._note_intended(known | keys)
+
+    def intended(self) -> set[str]:
+        """Keys of users of whom something deleted may still be in the files."""
+        if not self._lite:
+            return set()
+        found = self._milvus.by_pk(self._records, [INTENDED], rows.RECORD_FIELDS)
+        return set(json.loads(self._with_text(found)[0]["text"])) if found else set()
+
+    def outdated(self, gone: bool = True) -> set[str]:
+        """Keys of users of whom the files hold what was deleted or replaced; `gone`: only of who has nothing else left."""
+        return self._milvus.outdated(gone)
+
+    def scrub(self, users: Iterable[str]) -> str:
+        """Get what was deleted or replaced out of the files, of users with these keys and of those intended earlier.
+
+        Says what is left until when. Reads of this store wait meanwhile.
+
+        Raises:
+            StoreError: something is left in the files; the next scrub tries again.
+        """
+        intended = self.intended()
+        left, note = self._milvus.scrub(intended.union(users))
+        if left:
+            raise StoreError(f"{left} deleted rows are still in the store's files; they leave with the next attempt")
+        if intended:
+            self._note_intended(set())
+        return note
+
+    def _note_intended(self, keys: set[str]) -> None:
+        entity, rest = self._record(META, INTENDED.removeprefix(f"{META}/"), "purge", 0, json.dumps(sorted(keys)))
         with self._milvus.writing:
-            old = self._records_of(user_key(user), "profile")
-            self.put_profile(user, profile, expected, uuid.uuid4().hex)
-        parts = [pk for e in old if e["parts"] for pk in rows.part_keys(e["pk"], e["body"], e["parts"])]
-        return {self._records: [*(str(e["pk"]) for e in old), *parts]}
+            old = self._milvus.by_pk(self._records, [INTENDED], rows.RECORD_FIELDS)
+            self._milvus.write(self._records, [*rest, entity])
+            fresh = {part["pk"] for part in rest}
+            parts = [pk for e in old if e["parts"] for pk in rows.part_keys(e["pk"], e["body"], e["parts"])]
+            self._milvus.delete(self._records, [pk for pk in parts if pk not in fresh])
+
+    def replace_profile(self, user: str, profile: Profile, expected: int) -> None:
+        """Put a profile in the place of version `expected`. Raises ConflictError."""
+        self.put_profile(user, profile, expected, uuid.uuid4().hex)
 
     def amend_persona(self, user: str, persona: Persona) -> None:
         """Store a version again with other `sources`. Raises StoreError if there is no such version."""
@@ -109,7 +140,7 @@ class UpkeepStore(MilvusStore):
             else:
                 pks = [str(e["pk"]) for e in self._milvus.pages(collection, rows.anything("pk"), ["pk"])]
             for pk in pks:
-                if not pk.startswith(f"{META}/"):
+                if not pk.startswith(f"{META}/") and not pk.endswith(TOMBSTONE):  # neither belongs to a user there is
                     listed[pk[:32]][which].append(pk)
         return dict(listed)
 
@@ -126,20 +157,49 @@ class UpkeepStore(MilvusStore):
         except ValueError as e:  # not base64, not zlib's, not UTF-8
             raise StoreError("a stored text is damaged") from e
 
-    def drop_records(self, pks: Sequence[str]) -> Gone:
+    def drop_records(self, pks: Sequence[str]) -> None:
         """Delete records by primary key. Their bytes stay in the files until `scrub`."""
         with self._milvus.writing:
             self._delete(pks)
-        return {self._records: list(pks)}
 
     def name(self, user: str) -> None:
         """Store what the user is called."""
         with self._milvus.writing:
-            self._named.discard(user)
+            self._named.discard(user_key(user))
             self._name(user)
+
+    def buried(self) -> Iterator[tuple[str, Tombstone]]:
+        """All tombstones, with the keys of their users; on a server of all shards."""
+        if self._lite:
+            keys = [key for key, pks in list(self._record_keys.items()) if key + TOMBSTONE in pks]
+        else:
+            kinds = rows.any_of("kind", [FORGETTING, FORGOTTEN])
+            keys = [e["user_key"] for e in self._milvus.pages(self._records, kinds, ["pk", "user_key"])]
+        for chunk in rows.chunked(sorted(keys), 500):
+            yield from self.tombstones(chunk).items()
+
+    def epoch(self) -> int:
+        """The highest epoch that any shard of this store was owned in."""
+        if self._lite:
+            owner = self.owner()
+            return owner.epoch if owner is not None else 0
+        owners = [e["pk"] for e in self._milvus.query(self._records, rows.equals("kind", "owner"), ["pk"])]
+        return max((e["number"] for e in self._milvus.by_pk(self._records, owners, rows.RECORD_FIELDS)), default=0)
+
+    def go_on_above(self, epoch: int, shards: int | None = None) -> None:
+        """Let the epochs of all shards of this store go on above one: users were forgotten in it."""
+        here = self._identity
+        every = range(max(shards or 0, here.shards)) if not self._lite else [here.shard]
+        for shard in every:
+            self._identity = replace(here, shard=shard)
+            present = self.owner()
+            if epoch > (present.epoch if present is not None else 0):
+                self.own(Owner(epoch, "moved", released=True))
+        self._identity = here
 
     def restamp_shards(self, shards: int) -> None:
         """Change the number of shards that the store says it has."""
+        self.go_on_above(self.epoch(), shards)
         stored = self._milvus.by_pk(self._records, [f"{META}/meta"], rows.RECORD_FIELDS)
         content = {**json.loads(stored[0]["body"]), "shards": shards}
         entity, _ = rows.record(META, "meta", "meta", 0, json.dumps(content))

@@ -106,7 +106,7 @@ def reshard(settings: Settings, shards: int, keep: bool = False, tell: Tell = si
         for target in targets:  # who was forgotten after an interrupted run
             for summary in list(target.users()):
                 if summary.user not in known:
-                    target.erase(summary.user)
+                    target.erase(user_key(summary.user))
         for source, users in zip(sources, names, strict=True):
             for user in users:
                 target = targets[shard_of(user_key(user), shards)]
@@ -114,6 +114,7 @@ def reshard(settings: Settings, shards: int, keep: bool = False, tell: Tell = si
                 moved.add(stored, _copy(stored, user, target, replace=True))
                 tell("moving users", moved.users, total)
         _carry(sources, targets)
+        _carry_graves(sources, targets)
         _verify(sources, targets, moved)
         for target in targets:
             target.flush()
@@ -161,6 +162,7 @@ def migrate(settings: Settings, to_uri: str, tell: Tell = silent) -> Moved:
                 moved.add(content, _copy(content, user, target, replace=False))
                 tell("copying users", moved.users, total)
         _carry(sources, [target])
+        _carry_graves(sources, [target])
     moved.note = (
         f"set memory.uri to {to_uri}; the Lite store in {tenant_folder(settings)} is as it was, delete it when you like"
     )
@@ -182,7 +184,7 @@ def _copy(stored: StoredUser, user: str, target: UpkeepStore, replace: bool) -> 
                 f"the server holds something else of the user with key {user_key(user)}; it was in use already. Migrate to"
                 " another memory.collection"
             )
-        target.erase(user)
+        target.erase(user_key(user))
         present = StoredUser()
     there = {row.id for row in present.rows}
     target.put([row for row in stored.rows if row.id not in there])
@@ -206,6 +208,18 @@ def _carry(sources: Sequence[UpkeepStore], targets: Sequence[UpkeepStore]) -> No
         present = target.population()
         if present is None or present.number < newest.number:
             target.put_population(newest)
+
+
+def _carry_graves(sources: Sequence[UpkeepStore], targets: Sequence[UpkeepStore]) -> None:
+    """Bring the tombstones, and numbers that go on above them: what is under way stays refused after the move."""
+    epoch = max((source.epoch() for source in sources), default=0)
+    for target in targets:
+        target.go_on_above(epoch)
+    for source in sources:
+        for key, tombstone in source.buried():
+            target = targets[shard_of(key, len(targets))]
+            if target.tombstone(key) is None:
+                target.bury(key, tombstone)
 
 
 def _is_part(present: StoredUser, stored: StoredUser) -> bool:

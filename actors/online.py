@@ -86,6 +86,11 @@ class DueQueue:
             for user in [u for u in book if u not in known]:
                 del book[user]
 
+    def drop(self, user: str) -> None:
+        """Know nothing of a user any more, who was forgotten; what is running will be refused by memory."""
+        for book in (self._since, self._truths, self._tried, self._failures):
+            book.pop(user, None)
+
     def see(self, summary: UserSummary) -> None:
         """Take over what the store says of one user."""
         user = summary.user
@@ -114,6 +119,8 @@ class DueQueue:
         for user in users:
             self._running.discard(user)
             outcome = outcomes.get(user, Outcome.FAILED)
+            if user not in self._truths:  # dropped meanwhile
+                continue
             if outcome in (Outcome.FAILED, Outcome.CONFLICT):
                 times = self._failures.get(user, (0, 0.0))[0]
                 wait = min(PATIENCE_S[0] * 2.0**times, PATIENCE_S[1])
@@ -188,9 +195,11 @@ class OnlineAligner:
             self._progress = self._clock()
 
     async def notify(self, user: str) -> None:
-        """A truth of this user became known: no need to wait for the next look at the store."""
+        """A truth of this user became known, or the user is gone: no need to wait for the next look at the store."""
         summary = await self._memory.summary(user)
-        if summary is not None:
+        if summary is None:
+            self._queue.drop(user)
+        else:
             before = len(self._queue)
             self._queue.see(summary)
             if len(self._queue) > before:

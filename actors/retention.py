@@ -11,7 +11,7 @@ from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 
 from actors.audit import AuditLog
-from actors.milvus_upkeep import Gone, UpkeepStore, merge
+from actors.milvus_upkeep import UpkeepStore
 from actors.offline import Tell, open_stores, silent
 from personaagent.errors import InvalidInput
 from personaagent.persona import relinked, resting
@@ -30,11 +30,12 @@ def cutoff(days: float) -> int:
         return microseconds(datetime.min.replace(tzinfo=UTC))
 
 
-def expire_user(store: UpkeepStore, user: str, digests: Collection[bytes], audit: AuditLog, by: str) -> Gone:
+def expire_user(store: UpkeepStore, user: str, digests: Collection[bytes], audit: AuditLog, by: str) -> None:
     """Delete interactions of one user, and what points to them.
 
     The caller is the user's only writer. Killed half-way it leaves nothing that points nowhere: links go first, and the
-    next run finds the interactions again.
+    next run finds the interactions again. The bytes stay in the files until `UpkeepStore.scrub`, which the caller has
+    announced with `UpkeepStore.intend`.
 
     Args:
         store: of the user's shard.
@@ -42,13 +43,9 @@ def expire_user(store: UpkeepStore, user: str, digests: Collection[bytes], audit
         digests: which ones, see `row_key`.
         audit: is told first.
         by: who the audit log says did it.
-
-    Returns:
-        Primary keys for `UpkeepStore.scrub`, without which the bytes stay in the files for a while.
     """
     audit.write("expire", user_key(user), by, {"interactions": len(digests)}, sync=True)
     stored = store.load(user, rows=False)
-    removed: Gone = {}
     lost = frozenset(digests)
 
     def gone(interaction: str) -> bool:
@@ -57,12 +54,11 @@ def expire_user(store: UpkeepStore, user: str, digests: Collection[bytes], audit
     if stored.profile is not None:
         ids = {i for fact in stored.profile.facts for i in fact.evidence if gone(i)}
         if (profile := without_evidence(stored.profile, ids)) is not None:
-            merge(removed, store.replace_profile(user, profile, stored.profile.version))
+            store.replace_profile(user, profile, stored.profile.version)
     for persona in stored.personas:
         if (amended := without_sources(persona, {i for i in resting(persona) if gone(i)})) is not None:
             store.amend_persona(user, amended)
-    merge(removed, store.remove(user, digests))
-    return removed
+    store.remove(user, digests)
 
 
 def without_evidence(profile: Profile, lost: Collection[str]) -> Profile | None:
@@ -116,12 +112,13 @@ def expire(settings: Settings, days: float | None = None, tell: Tell = silent) -
             stores = [store.alone() for store in stores]
         for store in stores:
             expired = store.expired(cutoff(days))
-            gone: Gone = {}
+            keys = {user_key(user) for user in expired} | store.intended()
+            store.intend(keys)
             for done, (user, digests) in enumerate(expired.items(), start=1):
-                merge(gone, expire_user(store, user, digests, audit, "operator"))
+                expire_user(store, user, digests, audit, "operator")
                 users += 1
                 interactions += len(digests)
                 tell("expiring", done, len(expired))
-            if gone:
-                note = store.scrub(gone)
+            if keys:
+                note = store.scrub(keys)
     return {"users": users, "interactions": interactions, "note": note}

@@ -15,7 +15,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
@@ -87,15 +87,23 @@ class RunFolder:
         except BlockingIOError as e:
             os.close(self._lock)
             raise ConflictError(f"run {self.path.name} is under way in another process") from e
+        try:
+            self._keep_promises()  # a process that was killed did not
+        except BaseException:
+            os.close(self._lock)
+            self._lock = None
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._lock is not None:
-            (self.path / "gone").unlink(missing_ok=True)
-            os.close(self._lock)
-            self._lock = None
+            try:
+                self._keep_promises()
+            finally:
+                os.close(self._lock)
+                self._lock = None
 
     def plan(self, users: Sequence[str]) -> list[str]:
         """Whom the run is about: the users of its first start, and any others among `users`."""
@@ -121,6 +129,8 @@ class RunFolder:
         parts = self._parts()
         number = int(parts[-1].stem.removeprefix("part-")) + 1 if parts else 0
         _write(self.path / f"part-{number:05d}.parquet", to_table(results))
+        if self._gone() != gone:  # somebody was forgotten between the look and the write
+            self._erase(self._gone())
 
     @property
     def seconds(self) -> float:
@@ -145,21 +155,38 @@ class RunFolder:
 
     def erase(self, user: str) -> int:
         """Remove a user from the plan and the results; how many rows that were."""
-        removed = 0
-        for file, schema in ((self.path / "users.parquet", _USERS), *((part, SCHEMA) for part in self._parts())):
-            if not file.is_file():
-                continue
-            rows = pq.read_table(file, schema=schema).to_pylist()
-            kept = [row for row in rows if row["user"] != user]
-            if len(kept) < len(rows):
-                removed += len(rows) - len(kept)
-                _write(file, pa.Table.from_pylist(kept, schema=schema))
-        return removed
+        return self._erase({user_key(user)})
 
     def keep_out(self, user: str) -> None:
         """Make the process that works on this run leave a user out of what it writes from now on."""
         with (self.path / "gone").open("a") as out:
             out.write(user_key(user) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+
+    def _erase(self, keys: Collection[str]) -> int:
+        # Not the folder's lock, which a run under way holds: whoever erases at the same time would bring back whom we erase.
+        with (self.path / "erasing").open("a") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            return self._rewrite(keys)
+
+    def _rewrite(self, keys: Collection[str]) -> int:
+        removed = 0
+        for file, schema in ((self.path / "users.parquet", _USERS), *((part, SCHEMA) for part in self._parts())):
+            if not file.is_file():
+                continue
+            rows = pq.read_table(file, schema=schema).to_pylist()
+            kept = [row for row in rows if user_key(row["user"]) not in keys]
+            if len(kept) < len(rows):
+                removed += len(rows) - len(kept)
+                _write(file, pa.Table.from_pylist(kept, schema=schema))
+        return removed
+
+    def _keep_promises(self) -> None:
+        """Erase who was forgotten while the run was under way, and forget the promise. The caller holds the lock."""
+        if gone := self._gone():
+            self._erase(gone)
+        (self.path / "gone").unlink(missing_ok=True)
 
     def _gone(self) -> set[str]:
         try:

@@ -27,7 +27,7 @@ from alignment.textual import Case, Proposer, TextualProposer, refusal
 from alignment.wording import BOTH, Wordings
 from personaagent.agent import Agent
 from personaagent.claims import MAX_SOURCES
-from personaagent.errors import BudgetExceeded, ConflictError, NotFoundError, PersonaAgentError
+from personaagent.errors import BudgetExceeded, ConflictError, ForgottenError, NotFoundError, PersonaAgentError
 from personaagent.persona import initial_persona, ranked, stated
 from personaagent.profile import build_profile
 from personaagent.protocols import LLM, Embedder, Memory, likely
@@ -155,7 +155,7 @@ class Aligner:
             result = await self._user(user, run, caller, member)
         except BudgetExceeded as e:
             result = AlignmentResult(user=user, outcome=Outcome.SKIPPED, reason=e.message)
-        except NotFoundError:
+        except (NotFoundError, ForgottenError):
             result = AlignmentResult(user=user, outcome=Outcome.SKIPPED, reason="the user was forgotten meanwhile")
         except Exception as e:
             # The message may quote what the user wrote, so the result names only the kind of error.
@@ -173,6 +173,7 @@ class Aligner:
         return result.model_copy(update=cost)
 
     async def _user(self, user: str, run: str | None, caller: Caller, member: Member) -> AlignmentResult:
+        caller.incarnation = await caller.patiently(partial(self._memory.incarnation, user))
         for attempt in (1, 2):
             skipped = AlignmentResult(user=user, outcome=Outcome.SKIPPED)
             wanted = self._settings.batch if self._settings.paper else max(HISTORY, window(*self._sizes))
@@ -186,11 +187,13 @@ class Aligner:
                 return skipped.model_copy(update={"reason": "the persona is pinned", "persona_before": known.number})
             if self._settings.profile:
                 await self._learn_profile(user, caller)
-            persona = await caller.patiently(partial(self._agent.ensure_persona, user))
+            persona = await caller.patiently(partial(self._agent.ensure_persona, user, caller.incarnation))
             try:
                 if self._settings.paper:  # where nobody waits for the cohort
                     return await self._paper(persona, latest, run, caller)
                 return await self._gated(persona, latest, run, caller, member)
+            except ForgottenError:
+                raise
             except ConflictError:
                 log.debug("persona of user %s changed during alignment, attempt %d", user_key(user), attempt)
         return AlignmentResult(user=user, outcome=Outcome.CONFLICT, reason="the persona changed twice during alignment")
@@ -206,7 +209,7 @@ class Aligner:
                 )
                 if wanted == there:
                     return current
-            return await self._memory.commit_persona(user, draft, expected)
+            return await self._memory.commit_persona(user, draft, expected, caller.incarnation)
 
         return await caller.patiently(once)
 
@@ -215,7 +218,11 @@ class Aligner:
         """Bring the semantic profile up to date: a user's first persona is made from it."""
         llm = _Charged(self._agent.llm, caller)
         try:
-            await build_profile(self._memory, self._embedder, user, llm, self._settings.profile_tokens)
+            await build_profile(
+                self._memory, self._embedder, user, llm, self._settings.profile_tokens, incarnation=caller.incarnation
+            )
+        except ForgottenError:
+            raise
         except ConflictError:  # another build was first, and read the same interactions
             log.debug("profile of user %s was built meanwhile", user_key(user))
 

@@ -83,6 +83,8 @@ class Caller:
 
     Slots are shared by all users of an aligner, and who was started first is served first; so the requests of one user
     stay together and share their prompt's prefix in the engine's cache.
+
+    `incarnation` is the user's when the work began, see `Memory`: what the work comes to is stored under it or not at all.
     """
 
     def __init__(self, slots: Slots, budget: Budget, retry_s: float = 0.0, pause_s: float = 0.5) -> None:
@@ -91,6 +93,7 @@ class Caller:
         self._retry_s = retry_s
         self._pause_s = pause_s
         self.budget = budget
+        self.incarnation: int | None = None
 
     async def call(self, make: Callable[[], Awaitable[T]], usage: Callable[[T], Usage], calls: int = 1) -> T:
         """The result of `make`, so many model calls sent as one, charged with `usage(result)`.

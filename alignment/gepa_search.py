@@ -59,6 +59,7 @@ class Gepa(Written):
             raise BudgetExceeded("our own search spent nothing")
         spent = Budget(limit.calls, limit.prompt_tokens + limit.completion_tokens, caller.budget)
         own = Caller(self._slots, spent, self._settings.retry_s)
+        own.incarnation = caller.incarnation
         measure = Likelihoods(self._agent, model, own, user, learn)
         size = self._agent.settings.persona_tokens
         adapter = _Adapter(_Calls(self._agent.llm, own, self._settings.seed), measure, persona, size)

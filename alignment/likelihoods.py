@@ -132,7 +132,8 @@ class Likelihoods:
         missing = list({i.id: i for i in interactions if i.id not in self._recalled}.values())
         if not missing:
             return
-        decision = (await self._caller.patiently(partial(self._agent.ensure_persona, self._user))).decision
+        ensure = partial(self._agent.ensure_persona, self._user, self._caller.incarnation)
+        decision = (await self._caller.patiently(ensure)).decision
         queries = [
             RecallQuery(
                 text=i.query,

@@ -120,7 +120,13 @@ class View:
             versions = tuple(p.model_copy(update={"text": self._text, "claims": (), "exemplars": ()}) for p in versions)
         return versions
 
-    async def commit_persona(self, user: str, draft: PersonaDraft, expected: int | None) -> Persona:
+    async def incarnation(self, user: str) -> int:
+        """See `Memory`."""
+        return await self._base.incarnation(self._memory_as.get(user, user))
+
+    async def commit_persona(
+        self, user: str, draft: PersonaDraft, expected: int | None, incarnation: int | None = None
+    ) -> Persona:
         """See `Memory`; the version is kept in this view only."""
         versions = list(await self.personas(user))
         current = versions[-1].number if versions else None
@@ -145,7 +151,9 @@ class View:
             return self._profiles.get(whose, Profile())
         return await self._base.profile(whose)
 
-    async def commit_profile(self, user: str, profile: Profile, expected: int) -> Profile:
+    async def commit_profile(
+        self, user: str, profile: Profile, expected: int, incarnation: int | None = None
+    ) -> Profile:
         """See `Memory`; the profile is kept in this view only."""
         current = (await self.profile(user)).version
         if current != expected:
@@ -170,11 +178,13 @@ class View:
         """See `Memory`."""
         return await self._base.export(user)
 
-    async def append(self, user: str, interactions: Sequence[Interaction]) -> AppendResult:
+    async def append(
+        self, user: str, interactions: Sequence[Interaction], incarnation: int | None = None
+    ) -> AppendResult:
         """Raises InvalidInput: what is asked in a test must not be remembered."""
         _refuse()
 
-    async def feedback(self, user: str, interaction: str, truth: str) -> Interaction:
+    async def feedback(self, user: str, interaction: str, truth: str, incarnation: int | None = None) -> Interaction:
         """Raises InvalidInput, as `append`."""
         _refuse()
 

@@ -183,13 +183,19 @@ class MadeUpMemory:
         self._users.move_to_end(user)
         return self._users[user]
 
-    async def append(self, user: str, interactions: Sequence[Interaction]) -> AppendResult:
+    async def incarnation(self, user: str) -> int:
         """See `Memory`."""
-        return await (await self._of(user)).append(user, interactions)
+        return await (await self._of(user)).incarnation(user)
 
-    async def feedback(self, user: str, interaction: str, truth: str) -> Interaction:
+    async def append(
+        self, user: str, interactions: Sequence[Interaction], incarnation: int | None = None
+    ) -> AppendResult:
         """See `Memory`."""
-        return await (await self._of(user)).feedback(user, interaction, truth)
+        return await (await self._of(user)).append(user, interactions, incarnation)
+
+    async def feedback(self, user: str, interaction: str, truth: str, incarnation: int | None = None) -> Interaction:
+        """See `Memory`."""
+        return await (await self._of(user)).feedback(user, interaction, truth, incarnation)
 
     async def recall(self, user: str, query: RecallQuery) -> Recall:
         """See `Memory`."""
@@ -211,17 +217,21 @@ class MadeUpMemory:
         """See `Memory`."""
         return await (await self._of(user)).personas(user)
 
-    async def commit_persona(self, user: str, draft: PersonaDraft, expected: int | None) -> Persona:
+    async def commit_persona(
+        self, user: str, draft: PersonaDraft, expected: int | None, incarnation: int | None = None
+    ) -> Persona:
         """See `Memory`."""
-        return await (await self._of(user)).commit_persona(user, draft, expected)
+        return await (await self._of(user)).commit_persona(user, draft, expected, incarnation)
 
     async def profile(self, user: str) -> Profile:
         """See `Memory`."""
         return await (await self._of(user)).profile(user)
 
-    async def commit_profile(self, user: str, profile: Profile, expected: int) -> Profile:
+    async def commit_profile(
+        self, user: str, profile: Profile, expected: int, incarnation: int | None = None
+    ) -> Profile:
         """See `Memory`."""
-        return await (await self._of(user)).commit_profile(user, profile, expected)
+        return await (await self._of(user)).commit_profile(user, profile, expected, incarnation)
 
     async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
         """See `Memory`."""

@@ -18,7 +18,7 @@ from personaagent.contrast import MAX_SAMPLES, Samples, Setting, best_of, checke
 from personaagent.copying import Copy, Said, copied
 from personaagent.counting import counted_claims
 from personaagent.decision import Choice, decide, score_options
-from personaagent.errors import ConflictError, ContextLengthExceeded
+from personaagent.errors import ConflictError, ContextLengthExceeded, ForgottenError
 from personaagent.persona import initial_persona
 from personaagent.profile import build_profile
 from personaagent.protocols import LLM, Embedder, Memory
@@ -134,22 +134,31 @@ class Agent:
         self.memory = memory
         self.settings = settings
 
-    async def ensure_persona(self, user: str) -> Persona:
-        """The user's current persona; the first one is made from what counting and the profile find, and committed."""
+    async def ensure_persona(self, user: str, incarnation: int | None = None) -> Persona:
+        """The user's current persona; the first one is made from what counting and the profile find, and committed.
+
+        `incarnation` is that of longer work that this is part of, see `Memory`. Raises ForgottenError.
+        """
+        if incarnation is None:
+            incarnation = await self.memory.incarnation(user)
         persona = await self.memory.persona(user)
         if persona is not None:
             return persona
         profile = await self.memory.profile(user)
         if profile.version == 0 and self._embedder is not None:
             try:  # without the model, so that a first turn does not wait for it
-                profile = (await build_profile(self.memory, self._embedder, user)).profile
+                profile = (await build_profile(self.memory, self._embedder, user, incarnation=incarnation)).profile
+            except ForgottenError:
+                raise
             except ConflictError:  # another replica was first
                 profile = await self.memory.profile(user)
         counted = counted_claims(await self.memory.latest(user, COUNTED, with_truth=True))
         claims = [c for c in counted if objection(c.text) is None]
         draft = initial_persona(profile, self.settings.decision, self.settings.persona_tokens, claims)
         try:
-            return await self.memory.commit_persona(user, draft, None)
+            return await self.memory.commit_persona(user, draft, None, incarnation)
+        except ForgottenError:
+            raise
         except ConflictError:  # another replica was first
             persona = await self.memory.persona(user)
             if persona is None:
@@ -162,6 +171,7 @@ class Agent:
         Raises:
             InvalidInput: no user message, or several samples are asked for where there cannot be (see `checked_samples`).
             ContextLengthExceeded: the conversation does not fit even without recalled episodes and exemplars.
+            ForgottenError: the user was forgotten while this was answered; nothing was remembered.
             LLMError, UnavailableError, StoreError: a part of the system failed; nothing was remembered.
         """
         reply: Reply | None = None
@@ -257,7 +267,9 @@ class Agent:
         whole_text = not streaming and not turn.choices and not turn.extra.keys() & _FORMED
         samples = checked_samples(self.llm, turn.samples, self.settings.samples, whole_text)
         asked = utc_now()
-        persona = await self.ensure_persona(turn.user)
+        # Before anything is read: what rests on a memory that is forgotten meanwhile must not become a new one.
+        incarnation = await self.memory.incarnation(turn.user)
+        persona = await self.ensure_persona(turn.user, incarnation)
         decision = persona.decision
         asking = self._query(query, turn.choices, decision)
         if turn.explain and turn.choices and decision.evidence:
@@ -321,6 +333,7 @@ class Agent:
                         metadata={"source": "chat", "persona": persona.number},
                     )
                 ],
+                incarnation,
             )
         yield reply
 

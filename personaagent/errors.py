@@ -8,6 +8,7 @@ __all__ = [
     "BudgetExceeded",
     "ConflictError",
     "ContextLengthExceeded",
+    "ForgottenError",
     "InvalidInput",
     "LLMError",
     "NotFoundError",
@@ -71,6 +72,12 @@ class ConflictError(PersonaAgentError):
     status = 409
     code = "conflict"
     type = "invalid_request_error"
+
+
+class ForgottenError(ConflictError):
+    """The user was forgotten after this work had begun, so nothing of it is stored."""
+
+    code = "forgotten"
 
 
 class StoreError(PersonaAgentError):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
 from personaagent.changes import Change, commit, embed_interactions, embed_recalls
-from personaagent.errors import NotFoundError
+from personaagent.errors import ForgottenError
+from personaagent.forgetting import admit, forget_user
 from personaagent.population import Commons, Population
 from personaagent.portable import parse_export
 from personaagent.protocols import Embedder
@@ -26,7 +28,6 @@ from personaagent.types import (
     RecallQuery,
     UserSummary,
     user_key,
-    utc_now,
 )
 from personaagent.user_memory import UserMemory
 from personaagent.volatile import VolatileStore
@@ -48,32 +49,47 @@ class LocalMemory:
         self._commons = Commons(stored) if stored is not None else None
         self._users: dict[str, UserMemory] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._incarnation = 0
 
-    async def append(self, user: str, interactions: Sequence[Interaction]) -> AppendResult:
+    async def incarnation(self, user: str) -> int:
+        """Where forgetting stands: a number that grows when a user is forgotten."""
+        return self._incarnation
+
+    async def incarnations(self) -> tuple[int, ...]:
+        """`incarnation` for work on any number of users."""
+        return (self._incarnation,)
+
+    async def append(
+        self, user: str, interactions: Sequence[Interaction], incarnation: int | None = None
+    ) -> AppendResult:
         """Add interactions; repeats (same id) change nothing, except that a truth or response may become known."""
         items = await embed_interactions(self._embedder, interactions)
         async with self._locks[user]:
             memory = await self._user(user)
-            return self._apply(memory, memory.append(items)).added
+            return self._apply(memory, memory.append(items), incarnation).added
 
-    async def append_many(self, interactions: Sequence[Interaction]) -> AppendResult:
-        """Add interactions of many users."""
+    async def append_many(
+        self, interactions: Sequence[Interaction], incarnations: Sequence[int] | None = None
+    ) -> AppendResult:
+        """Add interactions of many users; those of users who were forgotten since are refused, and counted."""
         by_user: dict[str, list[Interaction]] = {}
         for interaction in interactions:
             by_user.setdefault(interaction.user, []).append(interaction)
-        results = [await self.append(user, items) for user, items in by_user.items()]
-        return AppendResult(
-            added=sum(r.added for r in results),
-            repeated=sum(r.repeated for r in results),
-            updated=sum(r.updated for r in results),
-        )
+        incarnation = incarnations[0] if incarnations else None
+        result = AppendResult(added=0, repeated=0)
+        for user, items in by_user.items():
+            try:
+                result += await self.append(user, items, incarnation)
+            except ForgottenError:
+                result += AppendResult(added=0, repeated=0, refused=len(items))
+        return result
 
-    async def feedback(self, user: str, interaction: str, truth: str) -> Interaction:
+    async def feedback(self, user: str, interaction: str, truth: str, incarnation: int | None = None) -> Interaction:
         """Set what the user really answered. Raises NotFoundError for an unknown interaction."""
         vector = np.asarray(await self._embedder.embed([truth]), dtype=np.float32)[0]
         async with self._locks[user]:
             memory = await self._user(user)
-            self._apply(memory, memory.feedback(interaction, truth, vector))
+            self._apply(memory, memory.feedback(interaction, truth, vector), incarnation)
             return memory.interaction(interaction)
 
     async def recall(self, user: str, query: RecallQuery) -> Recall:
@@ -104,10 +120,13 @@ class LocalMemory:
         """All versions, oldest first."""
         return (await self._user(user)).personas()
 
-    async def commit_persona(self, user: str, draft: PersonaDraft, expected: int | None) -> Persona:
+    async def commit_persona(
+        self, user: str, draft: PersonaDraft, expected: int | None, incarnation: int | None = None
+    ) -> Persona:
         """Compare-and-set of the persona. Raises ConflictError if the current number is not `expected`."""
         async with self._locks[user]:
             memory = await self._user(user)
+            self._admit(user, incarnation)
             self._apply(memory, memory.commit_persona(draft, expected))
             return memory.personas()[-1]
 
@@ -115,40 +134,35 @@ class LocalMemory:
         """The semantic memory; an empty profile of version 0 if there is none."""
         return (await self._user(user)).profile()
 
-    async def commit_profile(self, user: str, profile: Profile, expected: int) -> Profile:
+    async def commit_profile(
+        self, user: str, profile: Profile, expected: int, incarnation: int | None = None
+    ) -> Profile:
         """Compare-and-set of the profile. Raises ConflictError if the current version is not `expected`."""
         async with self._locks[user]:
             memory = await self._user(user)
+            self._admit(user, incarnation)
             self._apply(memory, memory.commit_profile(profile, expected))
             return memory.profile()
 
     async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
         """Remove every trace of the user. Raises NotFoundError for an unknown user."""
         async with self._locks[user]:
-            if not (await self._user(user)).exists:
-                raise NotFoundError("this user is unknown")
-            erased = (await self._open()).erase(user)
-            del self._users[user]
-        return ForgetReceipt(
-            user_key=user_key(user),
-            time=utc_now(),
-            interactions=erased.interactions,
-            personas=erased.personas,
-            facts=erased.facts,
-            remaining=erased.remaining,
-            audit_id="",
-            note=erased.note or "memory of this process; nothing is on disk",
-        )
+            store = await self._open()
+            try:
+                return forget_user(store, user, uuid.uuid4().hex, self._next_incarnation, lambda *_: None)
+            finally:
+                self._users.pop(user, None)
 
     async def export(self, user: str) -> tuple[str, ...]:
         """Everything stored of the user as JSON Lines. Raises NotFoundError."""
         return (await self._user(user)).export()
 
-    async def restore(self, lines: Sequence[str]) -> AppendResult:
+    async def restore(self, lines: Sequence[str], incarnations: Sequence[int] | None = None) -> AppendResult:
         """Read an export back into a memory equal to the exported one.
 
         Raises:
             InvalidInput: a line is not of the export's format.
+            ForgottenError: the user was forgotten since the incarnations.
             ConflictError: the user has another persona or profile already.
         """
         exported = parse_export(lines)
@@ -156,7 +170,7 @@ class LocalMemory:
         async with self._locks[exported.user]:
             memory = await self._user(exported.user)
             change = memory.restore(exported, memory.append(exported.stamp(items)))
-            self._apply(memory, change)
+            self._apply(memory, change, incarnations[0] if incarnations else None)
             return change.added
 
     async def summary(self, user: str) -> UserSummary | None:
@@ -187,8 +201,17 @@ class LocalMemory:
             self._users[user] = UserMemory(user, store.dim, store.load(user), self._settings)
         return self._users[user]
 
-    def _apply(self, memory: UserMemory, change: Change) -> Change:
+    def _next_incarnation(self) -> int:
+        self._incarnation += 1
+        return self._incarnation
+
+    def _admit(self, user: str, incarnation: int | None) -> None:
         assert self._store is not None
+        admit(self._store.tombstone(user_key(user)), incarnation)
+
+    def _apply(self, memory: UserMemory, change: Change, incarnation: int | None = None) -> Change:
+        assert self._store is not None
+        self._admit(memory.user, incarnation)
         commit(self._store, [change])
         memory.apply(change)
         return change

@@ -48,6 +48,7 @@ async def build_profile(
     budget: int = 400,
     limit: int = 1000,
     priority: int = 10,
+    incarnation: int | None = None,
 ) -> ProfileBuild:
     """Bring the user's profile up to date with the interactions it has not read yet, and commit it.
 
@@ -59,10 +60,14 @@ async def build_profile(
         budget: tokens that the current facts may take together, whatever the history's length.
         limit: newest interactions looked at.
         priority: of the model calls.
+        incarnation: of the user, see `Memory`, if this build is part of longer work; by default as of now.
 
     Raises:
+        ForgottenError: the user was forgotten meanwhile.
         ConflictError: another build committed first; nothing is lost, the next build reads the same interactions.
     """
+    if incarnation is None:
+        incarnation = await memory.incarnation(user)
     old = await memory.profile(user)
     known = await memory.latest(user, limit, with_truth=True)
     new = [i for i in known if old.watermark is None or i.time > old.watermark]
@@ -84,7 +89,7 @@ async def build_profile(
         covered=old.covered + len(new),
         watermark=max(i.time for i in new),
     )
-    return ProfileBuild(await memory.commit_profile(user, profile, old.version), usage, len(new))
+    return ProfileBuild(await memory.commit_profile(user, profile, old.version, incarnation), usage, len(new))
 
 
 def extract_facts(facts: list[Fact], topics: Matrix, new: Sequence[Interaction], vectors: Matrix) -> list[Fact]:

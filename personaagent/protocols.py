@@ -98,13 +98,23 @@ def likely(llm: LLM) -> Likely | None:
 
 class Memory(Protocol):
     """All users' memories. Every call touches one user only, but for what users have in common and their listing; a write
-    returns when the store has it."""
+    returns when the store has it.
 
-    async def append(self, user: str, interactions: Sequence[Interaction]) -> AppendResult:
+    Work that reads first and writes later (a turn, a build, an alignment) asks for `incarnation` before it reads anything, and
+    gives it to its writes. They raise ForgottenError if the user was forgotten since, even if the user has come back.
+    """
+
+    async def incarnation(self, user: str) -> int:
+        """Where forgetting stands: a number that grows when a user is forgotten."""
+        ...
+
+    async def append(
+        self, user: str, interactions: Sequence[Interaction], incarnation: int | None = None
+    ) -> AppendResult:
         """Add interactions; repeats (same id) change nothing, except that a truth or response may become known."""
         ...
 
-    async def feedback(self, user: str, interaction: str, truth: str) -> Interaction:
+    async def feedback(self, user: str, interaction: str, truth: str, incarnation: int | None = None) -> Interaction:
         """Set what the user really answered. Raises NotFoundError for an unknown interaction."""
         ...
 
@@ -128,7 +138,9 @@ class Memory(Protocol):
         """All versions, oldest first."""
         ...
 
-    async def commit_persona(self, user: str, draft: PersonaDraft, expected: int | None) -> Persona:
+    async def commit_persona(
+        self, user: str, draft: PersonaDraft, expected: int | None, incarnation: int | None = None
+    ) -> Persona:
         """Compare-and-set: becomes the current persona if the current number is `expected` (None: no persona yet).
 
         Raises ConflictError otherwise.
@@ -139,12 +151,17 @@ class Memory(Protocol):
         """The semantic memory; an empty profile of version 0 if there is none."""
         ...
 
-    async def commit_profile(self, user: str, profile: Profile, expected: int) -> Profile:
+    async def commit_profile(
+        self, user: str, profile: Profile, expected: int, incarnation: int | None = None
+    ) -> Profile:
         """Compare-and-set on the version; returns the stored profile with version expected + 1."""
         ...
 
     async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
-        """Remove every trace of the user. Raises NotFoundError for an unknown user."""
+        """Remove every trace of the user from memory; see `actors.forget` for everything else.
+
+        After an error the same call goes on where it broke off. Raises NotFoundError for an unknown user.
+        """
         ...
 
     async def export(self, user: str) -> tuple[str, ...]:

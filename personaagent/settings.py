@@ -85,6 +85,9 @@ class MemorySettings(Section):
     max_active_episodes: Annotated[int, Field(ge=100)] = 50_000  # above it a user is searched in Milvus
     flush_rows: Annotated[int, Field(ge=1)] = 2_000  # flush after so many unflushed rows ...
     flush_s: Annotated[float, Field(gt=0)] = 5.0  # ... or after so long, in the background
+    # On a Milvus server: how long a shard serves from RAM before it asks the store again whether it still owns its users, and
+    # how long whoever takes over from one that died waits for it.
+    lease_s: Annotated[float, Field(gt=0)] = 10.0
     retention_days: Annotated[float, Field(gt=0)] | None = None  # interactions older than that are deleted
     redact: bool = False  # needs the `privacy` extra
     encryption_key: SecretStr | None = None  # needs the `privacy` extra

@@ -31,6 +31,7 @@ __all__ = [
     "RowKey",
     "Store",
     "StoredUser",
+    "Tombstone",
     "Vector",
     "dump_json",
     "half",
@@ -155,12 +156,27 @@ class StoredUser:
 
 
 @dataclass(frozen=True, slots=True)
-class Erased:
-    """What a deletion removed, and what a read afterwards still found."""
+class Tombstone:
+    """What outlives a forgotten user: how far forgetting has come, and counts; no text and no name.
 
-    interactions: int
-    personas: int
-    facts: int
+    `incarnation` orders work: what began before the user was forgotten has a lower number and is refused. As long as
+    `done` is False something may be left, and forgetting goes on with the next opening of the store or the next call.
+    `answered` is False as long as nobody was given a receipt, because the process died that was asked.
+    """
+
+    incarnation: int
+    audit_id: str = ""
+    interactions: int = 0
+    personas: int = 0
+    facts: int = 0
+    done: bool = False
+    answered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What a deletion left behind: `remaining` entities, by a look at the store and, where it has them, its files."""
+
     remaining: int
     note: str = ""
 
@@ -321,8 +337,20 @@ class Store(Protocol):
         """Replace the profile of version `expected`, 0 for none yet; `token` and ConflictError as for personas."""
         ...
 
-    def erase(self, user: str) -> Erased:
-        """Delete everything of the user, then read back."""
+    def erase(self, key: str) -> Erased:
+        """Delete everything of the user with this key but the tombstone, then look what is left. May be repeated."""
+        ...
+
+    def tombstone(self, key: str) -> Tombstone | None:
+        """What is left of a user who was forgotten, by user key; None for one who never was."""
+        ...
+
+    def bury(self, key: str, tombstone: Tombstone) -> None:
+        """Write a tombstone in the place of an older one; it is durable when this returns."""
+        ...
+
+    def unfinished(self) -> list[str]:
+        """Keys of the users whose forgetting was begun and did not come to its end."""
         ...
 
     def users(self) -> Iterator[UserSummary]:

@@ -329,6 +329,11 @@ class AppendResult(Frozen):
     added: int
     repeated: int
     updated: int = 0  # a truth or response became known for an interaction already there
+    refused: Annotated[int, Field(exclude=True)] = 0  # of users who were forgotten after the work had begun
+
+    def __add__(self, other: AppendResult) -> AppendResult:
+        names = ("added", "repeated", "updated", "refused")
+        return AppendResult(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
 class UserSummary(Frozen):
@@ -344,7 +349,10 @@ class UserSummary(Frozen):
 
 
 class ForgetReceipt(Frozen):
-    """What `forget` removed. `remaining` is read back from the store after the deletion and must be zero."""
+    """What `forget` removed. `remaining` is looked up after the deletion, in the store and in its files, and must be zero.
+
+    `run_rows` were removed from the results of alignment runs.
+    """
 
     user_key: str
     time: datetime
@@ -354,6 +362,7 @@ class ForgetReceipt(Frozen):
     remaining: int
     audit_id: str
     note: str = ""
+    run_rows: int = 0
 
 
 class Outcome(StrEnum):

@@ -15,7 +15,7 @@ from personaagent.population import Commons
 from personaagent.portable import Exported, export_lines
 from personaagent.protocols import Matrix
 from personaagent.settings import MemorySettings
-from personaagent.store import StoredUser, Vector, summarise
+from personaagent.store import Row, StoredUser, Vector, summarise
 from personaagent.types import Interaction, Persona, PersonaDraft, Profile, Recall, RecallQuery, UserSummary
 
 __all__ = ["UserMemory"]
@@ -75,6 +75,10 @@ class UserMemory:
         if row is None:
             raise NotFoundError(f"interaction {interaction!r} does not exist")
         return row.interaction
+
+    def row(self, interaction: str) -> Row | None:
+        """The row of an interaction; None if it does not exist."""
+        return self._index.get(interaction)
 
     def interactions(self, ids: Sequence[str]) -> tuple[Interaction, ...]:
         """Those of these interactions that exist, in the order of their ids."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from personaagent.errors import ConflictError
 from personaagent.population import Population, replacing
-from personaagent.store import Erased, Ledger, Row, RowKey, StoredUser, Vector, summarise
-from personaagent.types import Persona, Profile, UserSummary
+from personaagent.store import Erased, Ledger, Row, RowKey, StoredUser, Tombstone, Vector, summarise
+from personaagent.types import Persona, Profile, UserSummary, user_key
 
 __all__ = ["VolatileStore"]
 
@@ -26,6 +26,7 @@ class VolatileStore:
     def __init__(self, dim: int) -> None:
         self._dim = dim
         self._users: dict[str, _User] = {}
+        self._tombstones: dict[str, Tombstone] = {}
         self._population: Population | None = None
 
     @property
@@ -92,11 +93,23 @@ class VolatileStore:
             raise ConflictError("the profile was replaced meanwhile; read it and try again")
         stored.profile = (token, profile)
 
-    def erase(self, user: str) -> Erased:
-        """Delete everything of the user."""
-        stored = self._users.pop(user, _User())
-        facts = len(stored.profile[1].facts) if stored.profile else 0
-        return Erased(len(stored.rows), len(stored.personas), facts, remaining=self.count(user))
+    def erase(self, key: str) -> Erased:
+        """Delete everything of the user with this key but the tombstone."""
+        for user in [u for u in self._users if user_key(u) == key]:
+            del self._users[user]
+        return Erased(remaining=0, note="memory of this process; nothing is on disk")
+
+    def tombstone(self, key: str) -> Tombstone | None:
+        """What is left of a user who was forgotten, by user key; None for one who never was."""
+        return self._tombstones.get(key)
+
+    def bury(self, key: str, tombstone: Tombstone) -> None:
+        """Write a tombstone in the place of an older one."""
+        self._tombstones[key] = tombstone
+
+    def unfinished(self) -> list[str]:
+        """Keys of the users whose forgetting was begun and did not come to its end."""
+        return [key for key, tombstone in self._tombstones.items() if not tombstone.done]
 
     def users(self) -> Iterator[UserSummary]:
         """All users with their counts."""

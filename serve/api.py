@@ -218,11 +218,10 @@ def _add_users(app: FastAPI, services: Services) -> None:
     @app.delete("/v1/users/{user}")
     async def forget(user: User) -> ForgetReceipt:
         """Remove every trace of the user."""
-        from actors.runs import erase_user
+        from actors.forget import forget_everywhere
 
-        receipt = await memory.forget(user, by="api")
-        await asyncio.to_thread(erase_user, settings.home, user)  # results of alignment runs name their users
-        return receipt
+        told = services.online.notify if services.online is not None else None
+        return await forget_everywhere(memory, settings.home, user, "api", told)
 
     @app.get("/v1/users/{user}/export", response_model=None)
     async def export(user: User) -> StreamingResponse:
@@ -258,7 +257,7 @@ def _add_users(app: FastAPI, services: Services) -> None:
         """Add one interaction or many; a repeat (same id, or same content without one) changes nothing."""
         with checked():
             interactions = InteractionsBody.model_validate(body).of(user)
-        result = await memory.append(user, interactions)
+        result = await memory.append(user, interactions, await memory.incarnation(user))
         if services.online is not None and any(i.truth is not None for i in interactions):
             services.online.notify(user)
         return {**result.model_dump(), "ids": [i.id for i in interactions]}
@@ -266,7 +265,7 @@ def _add_users(app: FastAPI, services: Services) -> None:
     @app.post("/v1/users/{user}/interactions/{interaction}/feedback")
     async def feedback(user: User, interaction: Annotated[str, Depends(segment)], body: FeedbackBody) -> Interaction:
         """Say what the user really answered or wanted."""
-        known = await memory.feedback(user, interaction, body.truth)
+        known = await memory.feedback(user, interaction, body.truth, await memory.incarnation(user))
         if services.online is not None:
             services.online.notify(user)
         return known
@@ -286,10 +285,10 @@ def _add_users(app: FastAPI, services: Services) -> None:
 def _add_personas(app: FastAPI, services: Services) -> None:
     memory = services.memory
 
-    async def current(user: str) -> Persona:
+    async def current(user: str, incarnation: int | None = None) -> Persona:
         persona = await memory.persona(user)
         if persona is None and await memory.summary(user) is not None:
-            return await services.agent.ensure_persona(user)  # imported, but never spoken to
+            return await services.agent.ensure_persona(user, incarnation)  # imported, but never spoken to
         if persona is None:
             raise NotFoundError("this user is unknown")
         return persona
@@ -308,6 +307,7 @@ def _add_personas(app: FastAPI, services: Services) -> None:
     @app.put("/v1/users/{user}/persona")
     async def put_persona(user: User, body: PersonaBody) -> Persona:
         """Write a version by hand, as one claim; starts a new user if there is none. Exemplars and struck claims stay."""
+        incarnation = await memory.incarnation(user)
         old = await memory.persona(user)
         decision = body.decision or (old.decision if old else services.settings.agent.decision)
         pinned = (old is not None and old.pinned) if body.pinned is None else body.pinned
@@ -315,31 +315,35 @@ def _add_personas(app: FastAPI, services: Services) -> None:
             draft = written(body.text, decision, old, pinned)
         number = old.number if old else None
         expected = body.expected if "expected" in body.model_fields_set else number
-        return await memory.commit_persona(user, draft, expected)
+        return await memory.commit_persona(user, draft, expected, incarnation)
 
     @app.post("/v1/users/{user}/persona/rollback")
     async def rollback(user: User, body: RollbackBody) -> Persona:
         """Make the claims, exemplars and decision of an older version current again, as a new version."""
-        now = await current(user)
+        incarnation = await memory.incarnation(user)
+        now = await current(user, incarnation)
         old = await memory.persona(user, body.number)
         if old is None:
             raise NotFoundError(f"persona version {body.number} does not exist; there are 1 to {now.number}")
-        return await memory.commit_persona(user, again(old, Origin.ROLLBACK, now.pinned, now.struck), now.number)
+        draft = again(old, Origin.ROLLBACK, now.pinned, now.struck)
+        return await memory.commit_persona(user, draft, now.number, incarnation)
 
     @app.post("/v1/users/{user}/persona/pin")
     async def pin(user: User, body: PinBody) -> Persona:
         """Protect the persona from alignment, or allow it again. A change is a new version."""
-        now = await current(user)
+        incarnation = await memory.incarnation(user)
+        now = await current(user, incarnation)
         if now.pinned == body.pinned:
             return now
-        return await memory.commit_persona(user, again(now, Origin.MANUAL, body.pinned), now.number)
+        return await memory.commit_persona(user, again(now, Origin.MANUAL, body.pinned), now.number, incarnation)
 
     async def amended(user: str, expected: int | None, change: Callable[[Persona], PersonaDraft]) -> Persona:
-        now = await current(user)
+        incarnation = await memory.incarnation(user)
+        now = await current(user, incarnation)
         if expected is not None and expected != now.number:  # numbers of claims are those of a version
             raise ConflictError(f"the persona is at version {now.number}, not {expected}; read it again")
         draft = change(now)
-        return now if draft is now else await memory.commit_persona(user, draft, now.number)
+        return now if draft is now else await memory.commit_persona(user, draft, now.number, incarnation)
 
     @app.post("/v1/users/{user}/persona/claims")
     async def add_claim(user: User, body: ClaimBody) -> Persona:

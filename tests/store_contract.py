@@ -11,8 +11,8 @@ import pytest
 from personaagent.changes import option_texts
 from personaagent.errors import ConflictError
 from personaagent.population import BINS, SIZE, Population, packed
-from personaagent.store import Row, Store, half, microseconds, pack, quantised, row_key
-from personaagent.types import Fact, Interaction, Origin, Persona, Profile, UserSummary
+from personaagent.store import Row, Store, Tombstone, half, microseconds, pack, quantised, row_key
+from personaagent.types import Fact, Interaction, Origin, Persona, Profile, UserSummary, user_key
 from tests.doubles import HashEmbedder
 
 DIM = 16
@@ -128,7 +128,7 @@ class StoreContract:
         assert store.population() == make_population(5)
         assert list(store.users()) == []
         store.put([make_row("ann", "1")])
-        store.erase("ann")
+        store.erase(user_key("ann"))
         assert store.population() == make_population(5)
 
     def test_an_unknown_user_has_nothing(self, store: Store) -> None:
@@ -201,7 +201,7 @@ class StoreContract:
             assert [p.text for p in stored.personas] == [user]
         assert sorted(s.user for s in store.users()) == sorted(HOSTILE)
         for gone, user in enumerate(HOSTILE, start=1):
-            assert store.erase(user).remaining == 0
+            assert store.erase(user_key(user)).remaining == 0
             assert sorted(s.user for s in store.users()) == sorted(HOSTILE[gone:])
 
     def test_hostile_interaction_ids(self, store: Store) -> None:
@@ -246,16 +246,36 @@ class StoreContract:
             store.put_profile(user, Profile(version=1, facts=(fact,)), 0, "a")
         store.flush()
         store.put([make_row("ann", "unflushed", arrived=9)])
-        erased = store.erase("ann")
-        assert (erased.interactions, erased.personas, erased.facts, erased.remaining) == (6, 2, 1, 0)
+        assert store.erase(user_key("ann")).remaining == 0
         assert store.load("ann") == type(store.load("ann"))()
         assert [s.user for s in store.users()] == ["bob"]
         assert len(store.load("bob").rows) == 5
         assert len(store.load("bob").personas) == 2
-        again = store.erase("ann")
-        assert (again.interactions, again.personas, again.facts, again.remaining) == (0, 0, 0, 0)
+        assert store.erase(user_key("ann")).remaining == 0
         store.put([make_row("ann", "1", "back")])
         assert [r.interaction.query for r in store.load("ann").rows] == ["back"]
+
+    def test_a_tombstone_outlives_its_user(self, store: Store) -> None:
+        key, other = user_key("ann"), user_key("bob")
+        for user in ("ann", "bob"):
+            store.put([make_row(user, "1")])
+        assert store.tombstone(key) is None
+        begun = Tombstone(incarnation=2**33 + 5, audit_id="a", interactions=1, personas=2, facts=3)
+        store.bury(key, begun)
+        assert store.tombstone(key) == begun
+        assert store.unfinished() == [key]
+        assert store.erase(key).remaining == 0
+        store.bury(key, replace(begun, done=True))
+        store.flush()
+        assert store.tombstone(key) == replace(begun, done=True)
+        assert store.tombstone(other) is None
+        assert store.unfinished() == []
+        assert [s.user for s in store.users()] == ["bob"]
+        store.put([make_row("ann", "2")])  # who comes back is known, and can be forgotten again
+        assert sorted(s.user for s in store.users()) == ["ann", "bob"]
+        store.bury(key, replace(begun, incarnation=2**34))
+        assert store.erase(key).remaining == 0
+        assert [s.user for s in store.users()] == ["bob"]
 
     def test_users_are_listed_with_counts(self, store: Store) -> None:
         store.put([make_row("ann", str(i), truth="x" if i else None, arrived=i + 1, minute=i) for i in range(3)])

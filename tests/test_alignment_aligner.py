@@ -367,6 +367,7 @@ class TestManyUsers:
                 user: str,
                 draft: PersonaDraft,
                 expected: int | None,
+                incarnation: int | None,
                 commit: Any = commit,
                 left: list[int] = left,
                 after: bool = lost_after,
@@ -374,9 +375,9 @@ class TestManyUsers:
                 if draft.origin is Origin.ALIGNED and left:
                     left.pop()
                     if after:
-                        await commit(user, draft, expected)
+                        await commit(user, draft, expected, incarnation)
                     raise UnavailableError("the shard is restarting")
-                return await commit(user, draft, expected)
+                return await commit(user, draft, expected, incarnation)
 
             world.memory.commit_persona = flaky  # type: ignore[method-assign]
             result = await one(world)

@@ -160,7 +160,7 @@ def test_an_interrupted_reshard_loses_nothing_and_goes_on(
     if at in ("copy", "rename 1"):
         assert same(everything(settings), before)  # the old store still serves, and changes
         with stores(settings) as opened:
-            opened[shard_of(user_key("ann"), 2)].erase("ann")
+            opened[shard_of(user_key("ann"), 2)].erase(user_key("ann"))
             opened[shard_of(user_key("bob"), 2)].put([make_row("bob", "late", arrived=99)])
         before = everything(settings)
         assert any(f["check"] == "leftover" for f in doctor(settings)["findings"])

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.audit import AuditLog
 from actors.batch import Batch
 from actors.memory import ShardedMemory, start_memory
 from actors.memory_shard import MemoryShard
@@ -343,15 +342,6 @@ async def test_options_are_kept_whatever_happens_to_their_row(tmp_path: Path, ro
     await shard.restore(exported, await batch(*exported.interactions), "test")
     await check({"0", "1", "2", "3"})
     await shard.close()
-
-
-def test_audit_entries_are_found_by_id(tmp_path: Path) -> None:
-    log = AuditLog(tmp_path / "audit", "shard")
-    log.write("append", "k", "me", {"added": 1})
-    log.write("forget", "k", "me", {"audit_id": "x", "interactions": 3}, sync=True)
-    (entry,) = log.find("x")
-    assert (entry["action"], entry["by"], entry["interactions"]) == ("forget", "me", 3)
-    assert log.find("y") == []
 
 
 # With a real Ray

@@ -95,7 +95,7 @@ def fill(store: Store) -> None:
     store.flush()
     store.put([make_row("bob", str(i), arrived=i) for i in range(3)])
     store.put_persona("ann", make_persona(1), "t")
-    store.erase("bob")
+    store.erase(user_key("bob"))
 
 
 def test_a_store_opened_again_holds_what_it_held(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ for i in range(10_000):
     if i % 7 == 0:
         store.flush()
     if i == 11:
-        store.erase("bob")
+        store.erase(user_key("bob"))
     if i < 5:
         store.put([make_row("bob", str(i), arrived=i)])
 """
@@ -362,7 +362,7 @@ def test_erased_text_leaves_the_files(tmp_path: Path) -> None:
     store.put_persona("ann", make_persona(1, "SECRETWORD persona"), "t")
     store.flush()
     store.put([make_row("ann", "late", "SECRETWORD late", "SECRETWORD", arrived=99)])
-    assert "rewritten" in store.erase("ann").note
+    assert "rewritten" in store.erase(user_key("ann")).note
     found = [p for p in path.rglob("*") if p.is_file() and contains(p, "SECRETWORD")]
     assert found == []
     assert any(contains(p, "BOBSWORD") for p in path.rglob("*") if p.is_file())

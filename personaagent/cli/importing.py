@@ -26,11 +26,17 @@ CHUNK = 1_000  # interactions embedded and written together
 class Target(Protocol):
     """The memory that an import writes to."""
 
-    async def append_many(self, interactions: Sequence[Interaction]) -> AppendResult:
+    async def incarnations(self) -> tuple[int, ...]:
+        """Where forgetting stands; see `Memory`."""
+        ...
+
+    async def append_many(
+        self, interactions: Sequence[Interaction], incarnations: Sequence[int] | None = None
+    ) -> AppendResult:
         """Add interactions of many users."""
         ...
 
-    async def restore(self, lines: Sequence[str]) -> AppendResult:
+    async def restore(self, lines: Sequence[str], incarnations: Sequence[int] | None = None) -> AppendResult:
         """Read one user's export back."""
         ...
 
@@ -53,6 +59,7 @@ class Imported:
     repeated: int = 0
     updated: int = 0
     skipped: int = 0
+    refused: int = 0  # of users who were forgotten while this import ran
     errors: list[tuple[int, str]] = field(default_factory=list)  # (line, reason)
 
     def count(self, result: AppendResult) -> None:
@@ -60,6 +67,7 @@ class Imported:
         self.added += result.added
         self.repeated += result.repeated
         self.updated += result.updated
+        self.refused += result.refused
 
 
 async def import_command(
@@ -112,10 +120,11 @@ async def import_interactions(
     """Append interactions in chunks, in their order. `done` counts what the memory has acknowledged."""
     chunk: list[Interaction] = []
     written = 0
+    incarnations = await memory.incarnations()
 
     async def write() -> None:
         nonlocal written
-        done.count(await memory.append_many(chunk))
+        done.count(await memory.append_many(chunk, incarnations))
         done.users.update(i.user for i in chunk)
         written += len(chunk)
         told(written)
@@ -135,12 +144,13 @@ Group = list[tuple[int, str]]  # numbered lines of one user's export
 async def import_export(memory: Target, groups: Sequence[Group], done: Imported, told: Callable[[int], None]) -> None:
     """Restore users one by one. A user who cannot be restored is an error at their first line; the others go on."""
     written = 0
+    incarnations = await memory.incarnations()
     for group in groups:
         readable = _readable(group, done)
         written += len(group)
         if readable is not None:
             try:
-                done.count(await memory.restore([line for _, line in readable]))
+                done.count(await memory.restore([line for _, line in readable], incarnations))
                 done.users.add(str(jsonlib.loads(readable[0][1])["user"]))
             except (ConflictError, InvalidInput) as e:
                 done.errors.append((group[0][0], e.message))
@@ -206,13 +216,20 @@ def _report(run: Run, file: Path, format: Format, done: Imported, seconds: float
             "repeated": done.repeated,
             "updated": done.updated,
             "skipped": done.skipped,
+            "refused": done.refused,
             "failed": len(done.errors),
             "errors": [{"line": line, "reason": reason} for line, reason in done.errors],
             "seconds": round(seconds, 3),
         }
     )
     parts = [f"{done.added} interactions of {len(done.users)} users added"]
-    for count, what in ((done.repeated, "there already"), (done.updated, "updated"), (done.skipped, "skipped")):
+    others = (
+        (done.repeated, "there already"),
+        (done.updated, "updated"),
+        (done.skipped, "skipped"),
+        (done.refused, "refused, their users were forgotten meanwhile"),
+    )
+    for count, what in others:
         parts += [f"{count} {what}"] if count else []
     run.output.show(", ".join(parts))
     if done.errors:

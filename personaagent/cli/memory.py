@@ -52,16 +52,14 @@ async def forget(
         if not typer.confirm(f"Remove everything stored of {user!r}? This cannot be undone.", err=True):
             run.output.note("nothing was removed")
             return EXIT_ERROR
-    from actors.runs import erase_user
+    from actors.forget import forget_everywhere
 
     async with run.system(run.settings(), llm=False) as system:
-        # First, because it refuses while a run is under way.
-        rows = erase_user(system.settings.home, user)
-        receipt = await system.memory.forget(user, by="operator")
-    run.output.result({**receipt.model_dump(mode="json"), "run_rows": rows})
+        receipt = await forget_everywhere(system.memory, system.settings.home, user, "operator")
+    run.output.result(receipt.model_dump(mode="json"))
     run.output.show(
         f"removed {receipt.interactions} interactions, {receipt.personas} persona versions, {receipt.facts} facts and "
-        f"{rows} rows of alignment runs; {receipt.remaining} remain"
+        f"{receipt.run_rows} rows of alignment runs; {receipt.remaining} remain"
     )
     if receipt.note:
         run.output.show(receipt.note, style="dim")

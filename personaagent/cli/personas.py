@@ -64,17 +64,16 @@ async def persona(
 
     async with run.system(settings, llm=False) as system:
         memory = system.memory
+        incarnation = await memory.incarnation(user)
         versions = await memory.personas(user)
         if not versions and action is not Action.SET:
             if await memory.summary(user) is None:
                 raise NotFoundError("this user is unknown; `personaagent users` lists those there are")
-            versions = (await system.agent.ensure_persona(user),)  # imported, but never spoken to
+            versions = (await system.agent.ensure_persona(user, incarnation),)  # imported, but never spoken to
         changed = _changed(versions, action, text, which, kind or ClaimKind.FACT, settings.agent.decision)
         if changed is not None:
-            versions = (
-                *versions,
-                await memory.commit_persona(user, changed, versions[-1].number if versions else None),
-            )
+            expected = versions[-1].number if versions else None
+            versions = (*versions, await memory.commit_persona(user, changed, expected, incarnation))
         about: dict[str, Interaction] | None = None
         if why or action is Action.WHY:
             about = await looked_up(system, user, _behind(versions[-1], which if action is Action.WHY else None))
