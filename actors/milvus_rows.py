@@ -31,6 +31,7 @@ __all__ = [
     "RECORD_FIELDS",
     "any_of",
     "anything",
+    "at_most",
     "both",
     "chunked",
     "compare",
@@ -38,6 +39,7 @@ __all__ = [
     "episode",
     "episodes_schema",
     "equals",
+    "greater",
     "join_body",
     "part_keys",
     "pk_of",
@@ -109,6 +111,16 @@ def equals(field: str, value: str | int) -> str:
 def compare(field: str, operator: str, value: int) -> str:
     """field < value and the like."""
     return f"{field} {operator} {value:d}"
+
+
+def greater(field: str, value: str) -> str:
+    """field > value, for text."""
+    return f"{field} > {json.dumps(value)}"
+
+
+def at_most(field: str, value: str) -> str:
+    """field <= value, for text."""
+    return f"{field} <= {json.dumps(value)}"
 
 
 def anything(field: str) -> str:

@@ -255,7 +255,7 @@ class MilvusStore:
         if found and not known:
             raise StoreError(f"collection {self._episodes} is there without {self._records}; restore it or drop it")
         if not known:
-            milvus.create(self._records, rows.records_schema(not self._lite))
+            milvus.create(self._records, rows.records_schema(milvus.partitions))
         milvus.load(self._records)
         stored = milvus.by_pk(self._records, [f"{META}/meta"], rows.RECORD_FIELDS)
         if stored:
@@ -264,7 +264,7 @@ class MilvusStore:
             if self._cipher is not None:
                 self._cipher.decrypt(description.get("sample", ""))  # another key is refused before anything is written
         if not found:
-            milvus.create(self._episodes, rows.episodes_schema(self.dim, not self._lite))
+            milvus.create(self._episodes, rows.episodes_schema(self.dim, milvus.partitions))
         milvus.load(self._episodes)
         if not stored:
             # Written last: a store without it was not finished, so nothing can be in it.
