@@ -26,9 +26,12 @@ from personaagent.types import user_key
 
 __all__ = [
     "BODY_BYTES",
+    "DUMMY",
     "EPISODE_FIELDS",
     "EPISODE_SCALARS",
+    "META",
     "RECORD_FIELDS",
+    "SCALARS",
     "any_of",
     "anything",
     "at_most",
@@ -53,8 +56,10 @@ __all__ = [
 BODY_BYTES = 60_000  # of one VARCHAR; Milvus allows 65,535 bytes
 EPISODE_SCALARS = ["pk", "user_key", "time", "arrived", "truth_arrived"]
 EPISODE_FIELDS = [*EPISODE_SCALARS, "parts", "body", "truth_vector", "vector"]
+SCALARS = 5_000  # rows of one call that reads neither long texts nor vectors
 RECORD_FIELDS = ["pk", "user_key", "kind", "number", "parts", "body"]
-_DUMMY = [1.0, 0.0]
+META = "store"  # stands where a user key would, for what is of nobody
+DUMMY = [1.0, 0.0]
 _OPTIONS = b'{"choices":"'  # no payload begins so: choices are a list or null
 
 Entity = dict[str, Any]
@@ -96,7 +101,7 @@ def records_schema(partitioned: bool) -> Any:
     schema.add_field("number", DataType.INT64)
     schema.add_field("parts", DataType.INT64)
     schema.add_field("body", DataType.VARCHAR, max_length=65_535)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=len(_DUMMY))
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=len(DUMMY))
     return schema
 
 
@@ -265,7 +270,7 @@ def _entity(pk: str, key: str, kind: str, number: int, parts: int, body: str) ->
         "number": number,
         "parts": parts,
         "body": Whole(body),
-        "vector": _DUMMY,
+        "vector": DUMMY,
     }
 
 

@@ -1,9 +1,9 @@
 """`personaagent.store.Store` on Milvus: an embedded Milvus Lite folder or a server, with the same behaviour.
 
-Three things differ. Milvus Lite looks at every row for any filter but `pk in [...]`, so for it the store keeps a directory
+Four things differ. Milvus Lite looks at every row for any filter but `pk in [...]`, so for it the store keeps a directory
 of primary keys in RAM (one process owns the folder, so the directory is exact). Its flushes must not run beside reads, see
 `actors.milvus_connection`. And a server, which several shards may write to, gets the user key as partition key and strong
-consistency.
+consistency. There users are listed from records of counts, see `actors.milvus_counts`.
 
 Durability: a write is in the operating system's hands when a method returns, so it survives the death of this process at
 any moment. It is on the disk after the next `flush`.
@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from actors import milvus_rows as rows
 from actors.identity import StoreIdentity, shard_of
 from actors.milvus_connection import MilvusConnection
-from actors.milvus_rows import Entity
+from actors.milvus_counts import UserCounts, enter, numbered
+from actors.milvus_rows import META, Entity
 from personaagent.errors import ConflictError, StoreError
 from personaagent.population import Population, replacing
 from personaagent.privacy import Cipher
@@ -29,7 +32,6 @@ from personaagent.types import Persona, Profile, UserSummary, user_key
 
 __all__ = ["MilvusStore"]
 
-META = "store"  # stands where a user key would
 POPULATION = f"{META}/population"
 
 
@@ -67,6 +69,9 @@ class MilvusStore:
         self._record_keys: defaultdict[str, set[str]] = defaultdict(set)  # the same for records
         self._milvus = MilvusConnection(location, [self._episodes, self._records], token, timeout)
         self._lite = self._milvus.is_lite
+        self._counts = UserCounts(  # used on a server only
+            self._milvus, self._episodes, self._records, identity, self._with_text, self._record
+        )
         try:
             self._prepare()
         except BaseException:
@@ -82,8 +87,8 @@ class MilvusStore:
 
     @property
     def unflushed(self) -> int:
-        """Rows written since the last flush."""
-        return self._milvus.unflushed
+        """Rows written since the last flush; not 0 while `flush` has something to do."""
+        return self._milvus.unflushed or int(self._counts.pending)
 
     @property
     def episodes(self) -> int:
@@ -106,10 +111,11 @@ class MilvusStore:
             batch.append(entity)
             rest += parts
         with self._milvus.writing:
-            for user in {row.user for row in items}:
-                self._name(user)
-            self._put_records(rest)
-            self._milvus.write(self._episodes, batch, self._entered)
+            users = {row.user for row in items}
+            self._name(users)
+            with self._counted(users, doubt=False):
+                self._put_records(rest)
+                self._milvus.write(self._episodes, batch, self._entered)
             self._drop_stale_parts(batch, {e["pk"] for e in rest})
 
     def get(self, keys: Sequence[RowKey]) -> dict[RowKey, Row]:
@@ -141,8 +147,9 @@ class MilvusStore:
         if self._lite:
             return self._ledger_of(key).copy()
         ledger = Ledger()
-        for e in self._milvus.pages(self._episodes, rows.equals("user_key", key), rows.EPISODE_SCALARS):
-            _enter(ledger, e)
+        where = rows.equals("user_key", key)
+        for e in self._milvus.pages(self._episodes, where, rows.EPISODE_SCALARS, size=rows.SCALARS):
+            enter(ledger, e)
         return ledger
 
     def search(
@@ -187,8 +194,11 @@ class MilvusStore:
         with self._milvus.writing:
             personas, profiles = self._versions(key, "persona"), self._versions(key, "profile")
             interactions = self.count(user)
+            if interactions and not self._lite:
+                self._name({user})  # opens the record of counts: should this be cut short, it says nothing false
             gone = {name: self._delete_user(name, key) for name in (self._episodes, self._records)}
             self._named.discard(user)
+            self._counts.drop(key)
             note = self._milvus.scrub(gone)
         return Erased(
             interactions=interactions,
@@ -198,21 +208,14 @@ class MilvusStore:
             note=note,
         )
 
-    def users(self) -> Iterator[UserSummary]:
-        """All users of this shard, read in pages."""
-        if self._lite:
-            ledgers = self._ledgers
-        else:
-            ledgers = defaultdict(Ledger)
-            for e in self._milvus.pages(self._episodes, "", rows.EPISODE_SCALARS):
-                if self._mine(e["user_key"]):
-                    _enter(ledgers[e["user_key"]], e)
-        for key, records in self._by_user(["user", "persona", "profile"]):
-            names = [json.loads(e["text"])["user"] for e in records if e["kind"] == "user"]
-            personas = [Persona.model_validate(c["persona"]) for c in _numbered(records, "persona")]
-            ledger = ledgers.get(key, Ledger())
-            if names and (len(ledger) or len(records) > 1):
-                yield summarise(names[0], ledger, personas)
+    def users(self, after: str = "", limit: int | None = None) -> Iterator[UserSummary]:
+        """Users of this shard by user key, those after a key and at most `limit`, read in pages."""
+        if not self._lite:
+            yield from self._counts.page(after, limit)
+            return
+        keys = sorted(key for key in list(self._record_keys) if key > after and key != META)
+        listed = (summary for chunk in rows.chunked(keys, 100) for summary in self._summaries(chunk))
+        yield from islice(listed, limit)
 
     def population(self) -> Population | None:
         """What users have in common; None if it was never learned. On a server it is of all shards."""
@@ -240,8 +243,13 @@ class MilvusStore:
             self._milvus.delete(self._records, [pk for pk in parts if pk not in fresh])
 
     def flush(self) -> None:
-        """Move what was written into data files. Reads of this store wait meanwhile."""
+        """Move what was written into data files. Reads of this store wait meanwhile.
+
+        A server does that by itself; there the users who were left alone for a while are counted.
+        """
         self._milvus.flush()
+        if not self._lite:
+            self._counts.settle()
 
     def close(self) -> None:
         """Give up files and connections; harmless when closed already."""
@@ -280,6 +288,8 @@ class MilvusStore:
         if self._lite:
             milvus.flush(force=True)  # what a crash left unflushed counts towards Milvus Lite's own limit
             self._read_directory()
+        else:
+            self._counts.adopt()
 
     def _read_directory(self) -> None:
         fields = rows.EPISODE_SCALARS
@@ -291,9 +301,11 @@ class MilvusStore:
 
     def _entered(self, entities: Sequence[Entity]) -> None:
         """Follow what was written into episodes."""
-        if self._lite:
-            for e in entities:
-                _enter(self._ledgers[e["user_key"]], e)
+        if not self._lite:
+            self._counts.entered(entities)
+            return
+        for e in entities:
+            enter(self._ledgers[e["user_key"]], e)
 
     def _drop_stale_parts(self, batch: list[Entity], fresh: set[str]) -> None:
         """Delete what is left of long texts that were replaced."""
@@ -336,15 +348,33 @@ class MilvusStore:
 
     # Records
 
-    def _name(self, user: str) -> None:
-        """Store what the user is called, which digests do not tell."""
-        if user in self._named:
-            return
-        key = user_key(user)
-        entity, rest = self._record(key, "user", "user", 0, json.dumps({"user": user}))
-        if not self._lite or entity["pk"] not in self._record_keys.get(key, ()):
-            self._put_records([*rest, entity])
-        self._named.add(user)
+    def _name(self, users: Collection[str]) -> None:
+        """Store what users are called, which digests do not tell, before they are changed; on a server open their counts."""
+        entities: list[Entity] = []
+        for user in users:
+            if user not in self._named:
+                key = user_key(user)
+                entity, rest = self._record(key, "user", "user", 0, json.dumps({"user": user}))
+                if not self._lite or entity["pk"] not in self._record_keys.get(key, ()):
+                    entities += [*rest, entity]
+        if not self._lite:
+            entities += self._counts.opening(users)
+        if entities:
+            self._put_records(entities)
+        self._named.update(users)
+        if not self._lite:
+            self._counts.opened(users)
+
+    @contextmanager
+    def _counted(self, users: Collection[str], doubt: bool = True) -> Iterator[None]:
+        """A change of users whose counts are open; `doubt`: of more than rows that `_entered` is told of."""
+        try:
+            yield
+        except BaseException:
+            self._counts.doubt(users)
+            raise
+        if doubt:
+            self._counts.doubt(users)
 
     def _claim(self, user: str, kind: str, number: int, content: dict[str, Any]) -> None:
         """Add a numbered record unless there is one of that number.
@@ -355,16 +385,17 @@ class MilvusStore:
         """
         key, token = user_key(user), content["token"]
         with self._milvus.writing:
-            self._name(user)
+            self._name({user})
             if not self._claimed(key, kind, number, token):
                 name = f"{kind}/{number:08d}/{token}"
                 entity, rest = self._record(key, name, kind, number, json.dumps(content))
-                self._put_records([*rest, entity])
-                try:
-                    self._claimed(key, kind, number, token)
-                except ConflictError:
-                    self._delete_records(key, [entity])
-                    raise
+                with self._counted({user}):
+                    self._put_records([*rest, entity])
+                    try:
+                        self._claimed(key, kind, number, token)
+                    except ConflictError:
+                        self._delete_records(key, [entity])
+                        raise
 
     def _claimed(self, key: str, kind: str, number: int, token: str) -> bool:
         """Whether this attempt has the number. Raises ConflictError if another one has."""
@@ -376,23 +407,23 @@ class MilvusStore:
 
     def _versions(self, key: str, kind: str) -> list[dict[str, Any]]:
         """Contents of a user's numbered records of a kind, by number."""
-        return _numbered(self._records_of(key, kind), kind)
+        return numbered(self._records_of(key, kind), kind)
 
-    def _by_user(self, kinds: Sequence[str]) -> Iterator[tuple[str, list[Entity]]]:
-        """The records of these kinds of all users of this shard, user by user."""
-        if self._lite:
-            for keys in rows.chunked(sorted(k for k in list(self._record_keys) if k != META), 100):
-                pks = [pk for key in keys for pk in list(self._record_keys.get(key, ())) if _kind(pk) in kinds]
-                yield from self._grouped(self._milvus.by_pk(self._records, pks, rows.RECORD_FIELDS))
-        else:
-            found = self._milvus.pages(self._records, rows.any_of("kind", kinds), rows.RECORD_FIELDS)
-            yield from self._grouped([e for e in found if self._mine(e["user_key"])])
-
-    def _grouped(self, entities: list[Entity]) -> Iterator[tuple[str, list[Entity]]]:
+    def _summaries(self, keys: Sequence[str]) -> list[UserSummary]:
+        """The summaries of these users of Milvus Lite, in their order."""
+        pks = {key: list(self._record_keys.get(key, ())) for key in keys}
+        wanted = [pk for key in keys for pk in pks[key] if _kind(pk) in ("user", "persona")]
         groups: defaultdict[str, list[Entity]] = defaultdict(list)
-        for entity in self._with_text(entities):
+        for entity in self._with_text(self._milvus.by_pk(self._records, wanted, rows.RECORD_FIELDS)):
             groups[entity["user_key"]].append(entity)
-        yield from groups.items()
+        found = []
+        for key in keys:
+            names = [json.loads(e["text"])["user"] for e in groups[key] if e["kind"] == "user"]
+            ledger = self._ledger_of(key)
+            if names and (len(ledger) or any(_kind(pk) in ("persona", "profile") for pk in pks[key])):
+                personas = [Persona.model_validate(c["persona"]) for c in numbered(groups[key], "persona")]
+                found.append(summarise(names[0], ledger, personas))
+        return found
 
     def _records_of(self, key: str, kind: str, text: bool = True) -> list[Entity]:
         """A user's records of a kind, with their whole text unless that is not needed."""
@@ -453,23 +484,6 @@ class MilvusStore:
         self._milvus.delete(self._records, pks)
         for pk in pks:
             self._record_keys.get(pk[:32], set()).discard(pk)
-
-
-def _enter(ledger: Ledger, e: Entity) -> None:
-    ledger.put(bytes.fromhex(e["pk"][32:]), e["time"], e["arrived"], e["truth_arrived"])
-
-
-def _numbered(records: Iterable[Entity], kind: str) -> list[dict[str, Any]]:
-    """Contents of numbered records, by number; of two of a number, which only a crash amid a conflict leaves, the earlier."""
-    numbered: dict[int, dict[str, Any]] = {}
-    for entity in records:
-        if entity["kind"] != kind:
-            continue
-        content = json.loads(entity["text"])
-        other = numbered.setdefault(entity["number"], content)
-        if str(content[kind].get("time", "")) < str(other[kind].get("time", "")):
-            numbered[entity["number"]] = content
-    return [numbered[number] for number in sorted(numbered)]
 
 
 def _kind(pk: str) -> str:

@@ -14,8 +14,8 @@ from typing import Any
 
 from actors import milvus_rows as rows
 from actors.milvus_connection import MilvusConnection
-from actors.milvus_rows import Entity
-from actors.milvus_store import META, MilvusStore
+from actors.milvus_rows import META, Entity
+from actors.milvus_store import MilvusStore
 from personaagent.errors import StoreError
 from personaagent.types import Persona, Profile, user_key
 
@@ -36,6 +36,8 @@ class UpkeepStore(MilvusStore):
     def alone(self) -> UpkeepStore:
         """This store as the only shard of its users, so that what it lists is all of a server's users."""
         self._identity = replace(self._identity, shards=1, shard=0)
+        if not self._lite:
+            self._counts.everyone()
         return self
 
     # Single interactions
@@ -48,7 +50,9 @@ class UpkeepStore(MilvusStore):
                 if old := ledger.older(cutoff):
                     by_key[key] = old
         else:
-            for e in self._milvus.pages(self._episodes, rows.compare("time", "<", cutoff), ["pk", "user_key"]):
+            for e in self._milvus.pages(
+                self._episodes, rows.compare("time", "<", cutoff), ["pk", "user_key"], size=rows.SCALARS
+            ):
                 if self._mine(e["user_key"]):
                     by_key[e["user_key"]].append(bytes.fromhex(e["pk"][32:]))
         names = self._milvus.by_pk(self._records, [f"{key}/user" for key in by_key], rows.RECORD_FIELDS)
@@ -61,7 +65,10 @@ class UpkeepStore(MilvusStore):
         with self._milvus.writing:
             owners = set(pks)
             parts = [e["pk"] for e in self._records_of(key, "part", text=False) if str(e["pk"]).split("/")[0] in owners]
-            self._milvus.delete(self._episodes, pks)
+            if not self._lite:
+                self._name({user})
+            with self._counted({user}):
+                self._milvus.delete(self._episodes, pks)
             if self._lite:
                 left = self._ledger_of(key).without(frozenset(digests))
                 if len(left):
@@ -107,7 +114,9 @@ class UpkeepStore(MilvusStore):
             if self._lite:
                 pks = [str(row[0]) for row in self._milvus.scan(collection, ["pk"])]
             else:
-                pks = [str(e["pk"]) for e in self._milvus.pages(collection, rows.anything("pk"), ["pk"])]
+                pks = [
+                    str(e["pk"]) for e in self._milvus.pages(collection, rows.anything("pk"), ["pk"], size=rows.SCALARS)
+                ]
             for pk in pks:
                 if not pk.startswith(f"{META}/"):
                     listed[pk[:32]][which].append(pk)
@@ -136,10 +145,12 @@ class UpkeepStore(MilvusStore):
         """Store what the user is called."""
         with self._milvus.writing:
             self._named.discard(user)
-            self._name(user)
+            self._name({user})
 
     def restamp_shards(self, shards: int) -> None:
         """Change the number of shards that the store says it has."""
+        if not self._lite:
+            self._counts.unstamp()
         stored = self._milvus.by_pk(self._records, [f"{META}/meta"], rows.RECORD_FIELDS)
         content = {**json.loads(stored[0]["body"]), "shards": shards}
         entity, _ = rows.record(META, "meta", "meta", 0, json.dumps(content))

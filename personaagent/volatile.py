@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from personaagent.errors import ConflictError
 from personaagent.population import Population, replacing
 from personaagent.store import Erased, Ledger, Row, RowKey, StoredUser, Vector, summarise
-from personaagent.types import Persona, Profile, UserSummary
+from personaagent.types import Persona, Profile, UserSummary, user_key
 
 __all__ = ["VolatileStore"]
 
@@ -98,9 +98,10 @@ class VolatileStore:
         facts = len(stored.profile[1].facts) if stored.profile else 0
         return Erased(len(stored.rows), len(stored.personas), facts, remaining=self.count(user))
 
-    def users(self) -> Iterator[UserSummary]:
-        """All users with their counts."""
-        for user in list(self._users):
+    def users(self, after: str = "", limit: int | None = None) -> Iterator[UserSummary]:
+        """Users with their counts by user key, those after a key and at most `limit`."""
+        listed = sorted((user for user in list(self._users) if user_key(user) > after), key=user_key)
+        for user in listed[:limit]:
             yield summarise(user, self.ledger(user), self.load(user, rows=False).personas)
 
     def population(self) -> Population | None:

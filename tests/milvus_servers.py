@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -126,10 +127,8 @@ class StandaloneServer:
         """Kill it without warning, and its wrapper."""
         if self._process is None:
             return
-        try:
+        with contextlib.suppress(ProcessLookupError):  # both ended by themselves
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # both ended by themselves
         self._process.wait()
         self._process = None
         for _ in range(100):  # the child is not ours to wait for; until it is gone its port is taken
