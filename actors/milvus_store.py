@@ -247,9 +247,9 @@ class MilvusStore:
 
         A server does that by itself; there the users who were left alone for a while are counted.
         """
-        self._milvus.flush()
         if not self._lite:
             self._counts.settle()
+        self._milvus.flush()
 
     def close(self) -> None:
         """Give up files and connections; harmless when closed already."""
