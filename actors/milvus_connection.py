@@ -46,6 +46,7 @@ DIRTY_ROWS = 20_000
 RECONNECT = {f"grpc.{name}_reconnect_backoff_ms": ms for name, ms in {"initial": 200, "min": 200, "max": 2_000}.items()}
 # Milvus Lite's server takes the client's keep-alive pings for abuse and hangs up; in one process nobody needs them.
 NO_PINGS = {"grpc.keepalive_time_ms": 2**31 - 1, "grpc.keepalive_permit_without_calls": False}
+LOAD_TIMEOUT_S = 120.0  # a large collection takes a server a while to load, and it answers others meanwhile
 LITE_TIMEOUT_S = 300.0  # it is in this process: slow means that the machine is busy, not that it is away
 STRONG = "Strong"  # said with every read: the default of a collection is whoever's who made it
 AWAY = "the Milvus server does not answer; check memory.uri and that it runs"
@@ -100,7 +101,7 @@ class MilvusConnection:
     @property
     def partitions(self) -> bool:
         """Whether a collection may have a partition key here: upserts of older servers get it wrong."""
-        return not self.is_lite and (self._version is None or self._version >= PARTITIONED)
+        return self._version is not None and self._version >= PARTITIONED
 
     @property
     def unflushed(self) -> int:
@@ -127,7 +128,11 @@ class MilvusConnection:
                 index.add_index("vector", index_type="AUTOINDEX", metric_type="COSINE")
             try:
                 client.create_collection(
-                    collection, schema=schema, index_params=index, consistency_level=STRONG, timeout=self._timeout
+                    collection,
+                    schema=schema,
+                    index_params=index,
+                    consistency_level=STRONG,
+                    timeout=max(self._timeout, LOAD_TIMEOUT_S),
                 )
             except MilvusException:
                 if not client.has_collection(collection, timeout=self._timeout):
@@ -138,12 +143,13 @@ class MilvusConnection:
         if not self.is_lite:
             with self._errors():
                 described = self._usable().describe_collection(collection, timeout=self._timeout)
-                if not self.partitions and any(field.get("is_partition_key") for field in described["fields"]):
+                old = self._version is not None and self._version < PARTITIONED
+                if old and any(field.get("is_partition_key") for field in described["fields"]):
                     raise StoreError(
                         f"collection {collection} has a partition key, which servers before {_dotted(PARTITIONED)} get"
                         " wrong; update the Milvus server, or choose another memory.collection"
                     )
-                self._usable().load_collection(collection, timeout=self._timeout)
+                self._usable().load_collection(collection, timeout=max(self._timeout, LOAD_TIMEOUT_S))
 
     def scan(self, collection: str, fields: Sequence[str]) -> list[tuple[Any, ...]]:
         """Scalar fields of all rows of an embedded collection."""
@@ -269,9 +275,9 @@ class MilvusConnection:
             self._dirty_rows += len(batch)
 
     def delete_where(self, collection: str, where: str) -> None:
-        """Delete what a filter matches."""
-        with self._changing() as client:
-            client.delete(collection, filter=where, timeout=self._timeout)
+        """Delete what a filter matches on a server, by primary key: the first servers of 2.3 take no other filter."""
+        with self.writing:
+            self.delete(collection, [_pk(e) for e in self.pages(collection, where, ["pk"], size=rows.SCALARS)])
 
     def flush(self, force: bool = False) -> None:
         """Move what was written into data files; `force` even if nothing is known to be unflushed.
@@ -376,12 +382,12 @@ class MilvusConnection:
 
 
 def _version(text: str) -> tuple[int, ...] | None:
-    """The version a server tells, None if it tells none (`milvus-lite server`, a cloud); one that is too old is refused."""
-    found = None if text.startswith("milvus_lite") else re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+    """The version a server tells; one that is too old is refused. None if it tells none (builds for tests, a cloud)."""
+    found = re.match(r"(?:v|milvus_lite-)?(\d+)\.(\d+)\.(\d+)", text)
     if found is None:
-        logger.info("the Milvus server tells no version that could be checked (%.40s)", text)
+        logger.warning("the Milvus server tells no version that could be checked: %.40s", text)
         return None
-    version = tuple(int(n or 0) for n in found.groups())
+    version = tuple(map(int, found.groups()))
     if version < OLDEST:
         raise StoreError(
             f"the Milvus server is of version {text[:40]}; the oldest that works is {_dotted(OLDEST)}, update the server"

@@ -35,8 +35,9 @@ from personaagent.settings import MemorySettings, Settings
 from personaagent.store import Store, StoredUser, microseconds, pack
 from personaagent.types import Decision, Fact, Interaction, Origin, Persona, Profile, user_key, utc_now
 from tests.doubles import HashEmbedder
+from tests.milvus_servers import LiteServer
 from tests.store_contract import DIM, START, StoreContract, make_persona, make_population, make_row
-from tests.test_milvus_store import Server, contains, server
+from tests.test_milvus_store import contains, server
 
 __all__ = ["server"]  # a fixture
 
@@ -191,7 +192,7 @@ def test_a_store_in_use_or_absent_is_refused(tmp_path: Path) -> None:
                 call()
 
 
-def test_a_store_migrates_to_a_server(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_migrates_to_a_server(tmp_path: Path, server: LiteServer, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = home(tmp_path, shards=2, collection="migrated")
     before = fill(settings)
     real = UpkeepStore.put_persona
@@ -421,7 +422,7 @@ async def test_a_shard_expires_by_itself(tmp_path: Path) -> None:
 # What users have in common
 
 
-def test_what_users_have_in_common_moves_and_stays_in_order(tmp_path: Path, server: Server) -> None:
+def test_what_users_have_in_common_moves_and_stays_in_order(tmp_path: Path, server: LiteServer) -> None:
     settings = home(tmp_path, shards=2, collection="commons")
     fill(settings)
     with stores(settings) as (one, other):

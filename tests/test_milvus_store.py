@@ -18,7 +18,7 @@ from actors import milvus_rows as rows
 from actors.identity import StoreIdentity, shard_of
 from actors.milvus_store import MilvusStore
 from personaagent.errors import StoreError, UnavailableError
-from personaagent.store import Store
+from personaagent.store import Store, row_key
 from personaagent.types import user_key
 from personaagent.volatile import VolatileStore
 from tests.milvus_servers import LiteServer, StandaloneServer
@@ -417,3 +417,66 @@ def test_shards_of_one_server_list_their_own_users(server: LiteServer) -> None:
     assert shards[0].search("user 1", EMBEDDER.encode(["q"])[0], 5, **ALWAYS)  # type: ignore[arg-type]
     for shard in shards:
         shard.close()
+
+
+@pytest.mark.parametrize(
+    ("version", "works", "partitions"),
+    [
+        ("v2.2.16-lite", False, False),
+        ("2.2.9", False, False),
+        ("v2.3.5-lite", True, False),
+        ("v2.4.0", True, True),
+        ("2.6.1-dev", True, True),
+        ("v10.0.0", True, True),
+        ("milvus_lite-3.2.2", True, True),
+        ("v2.2-testing-20230824-68-ga34a9d6-lite", True, False),  # what the 2.3.0 of PyPI says
+        ("Zilliz Cloud", True, False),
+        ("", True, False),
+    ],
+)
+def test_a_server_that_is_too_old_is_refused(
+    server: LiteServer, monkeypatch: pytest.MonkeyPatch, version: str, works: bool, partitions: bool
+) -> None:
+    monkeypatch.setattr("actors.milvus_connection.MilvusClient.get_server_version", lambda *_, **__: version)
+    if not works:
+        with pytest.raises(StoreError, match=r"the oldest that works is 2\.3\.0"):
+            on_server(server)
+        return
+    store = on_server(server)
+    described = store._milvus._client.describe_collection(store._episodes)  # type: ignore[union-attr]
+    assert any(field.get("is_partition_key") for field in described["fields"]) == partitions
+    store.close()
+
+
+def test_partitions_that_a_server_gets_wrong_are_refused(server: LiteServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_server(server, collection="partitioned").close()
+    monkeypatch.setattr("actors.milvus_connection.MilvusClient.get_server_version", lambda *_, **__: "v2.3.5")
+    with pytest.raises(StoreError, match="has a partition key"):
+        on_server(server, collection="partitioned")
+
+
+@pytest.mark.parametrize("size", [2, 3, 10, 60, 200])
+@pytest.mark.parametrize("where", ["lite", "real"])
+def test_pages_hold_every_row_once(where: str, size: int, request: pytest.FixtureRequest) -> None:
+    """Milvus Lite's server sends the first rows that were written, a real one the first by primary key."""
+    server = request.getfixturevalue("server" if where == "lite" else "milvus")
+    store = on_server(server, collection="pages")
+    ids = [f"{n:03d}" for n in range(60)]
+    if not store.count("ann"):
+        for n in (2, 0, 1):  # keys in no order of writing, and twice
+            store.put([make_row("ann", id, arrived=1) for id in ids[n::3]])
+            store.put([make_row("ann", id, truth="x", arrived=1) for id in ids[n::6]])
+        store.put([make_row(f"{n}", "1") for n in range(20)])
+    found = [e["pk"] for e in store._milvus.pages(store._episodes, "", ["pk"], size=size)]
+    assert (found, len(found)) == (sorted(set(found)), 80)
+    key = user_key("ann")
+    hers = [e["pk"] for e in store._milvus.pages(store._episodes, rows.equals("user_key", key), ["pk"], size=size)]
+    assert hers == sorted(rows.pk_of("ann", row_key("ann", id)[1]) for id in ids)
+    after = hers[20]
+    assert hers[21:] == [
+        e["pk"]
+        for e in store._milvus.pages(
+            store._episodes, rows.equals("user_key", key), ["pk", "truth_arrived"], after=after, size=size
+        )
+    ]
+    store.close()
