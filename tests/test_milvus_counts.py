@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +16,8 @@ from pydantic import SecretStr
 
 from actors import milvus_rows as rows
 from actors.identity import shard_of
-from actors.milvus_counts import IDLE_S
+from actors.milvus_connection import MilvusConnection
+from actors.milvus_counts import IDLE_S, UserCounts
 from actors.milvus_upkeep import UpkeepStore
 from personaagent.errors import StoreError
 from personaagent.privacy import Cipher
@@ -44,7 +47,7 @@ class Opened:
     def __call__(self, **changes: Any) -> UpkeepStore:
         cipher = changes.pop("cipher", None)
         identity = replace(IDENTITY, encrypted=cipher is not None, **changes)
-        self.stores.append(UpkeepStore(self.uri, identity, collection=self.name, timeout=5, cipher=cipher))
+        self.stores.append(UpkeepStore(self.uri, identity, collection=self.name, timeout=30, cipher=cipher))
         return self.stores[-1]
 
 
@@ -300,3 +303,50 @@ def test_counts_of_an_encrypted_store_name_nobody(opened: Opened) -> None:
         assert not any("ann smith" in json.dumps(e) for e in found)
         assert [s.user for s in store.users()] == ["ann smith"]
         assert [s.user for s in opened(cipher=cipher).users()] == ["ann smith"]
+
+
+class ManyUsers:
+    """A stand-in for a server with counted users, which answers as a real one does and counts the rows it sends."""
+
+    pages = MilvusConnection.pages
+    count = MilvusConnection.count
+
+    def __init__(self, users: int, shards: int) -> None:
+        self.sent = 0
+        self.shards: list[list[tuple[str, str]]] = [[] for _ in range(shards)]
+        for key, user in sorted((user_key(f"user {n}"), f"user {n}") for n in range(users)):
+            self.shards[shard_of(key, shards)].append((key, user))
+
+    def query(self, collection: str, where: str, fields: list[str], limit: int | None = None) -> list[Any]:
+        asked = re.fullmatch(
+            r'\(\(kind == "counts"\) and \(number == (\d+)\)\) and \(pk > "(.*?)"\)(?: and \(pk <= "(.*?)"\))?', where
+        )
+        assert asked is not None, f"{collection} is read by {where}"
+        number, after, last = int(asked[1]), asked[2], asked[3] or "~"
+        found = [(key, user) for key, user in self.shards[number] if after < f"{key}/counts" <= last]
+        if fields == ["count(*)"]:
+            return [{"count(*)": len(found)}]
+        self.sent += len(found[:limit])
+        return [self.entity(key, user, number) for key, user in found[:limit]]
+
+    @staticmethod
+    def entity(key: str, user: str, number: int) -> dict[str, Any]:
+        body = {"version": 1, "summary": {"user": user, "interactions": 50, "truths": 9, "persona": 1}}
+        names = {"pk": f"{key}/counts", "user_key": key, "kind": "counts"}
+        return {**names, "number": number, "parts": 0, "body": json.dumps(body)}
+
+
+@pytest.mark.parametrize("users", [1_000, 100_000])
+def test_a_page_reads_as_many_rows_as_it_has_users(users: int) -> None:
+    server = ManyUsers(users, 16)
+    identity = replace(IDENTITY, shards=16, shard=3)
+    texts = partial(map, lambda e: {**e, "text": e["body"]})
+    counts = UserCounts(server, "episodes", "records", identity, texts, rows.record)  # type: ignore[arg-type]
+    first = list(counts.page("", 20))
+    second = list(counts.page(user_key(first[-1].user), 20))
+    assert server.sent == 40
+    expected = [user for _, user in server.shards[3]]
+    assert [s.user for s in (*first, *second)] == expected[:40]
+    server.sent = 0
+    assert [s.user for s in counts.page("", None)] == expected
+    assert server.sent == len(expected)
