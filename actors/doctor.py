@@ -110,6 +110,7 @@ def _repair(store: UpkeepStore, checkup: Checkup, duplicates: bool, audit: Audit
         return gone  # whose it is must be known for the rest
     name = user
     mend("nameless", lambda: store.name(name))
+    mend("listing", lambda: store.recount(name))
     mend("empty", lambda: store.drop_records([f"{checkup.key}/{kind}" for kind in ("user", "counts")]))
     if duplicates and checkup.duplicates:
 

@@ -416,6 +416,18 @@ def _away(text: str) -> bool:
         "retry",
         "closed channel",
         "timeout",
+        # Of servers that are just starting, or whose parts are:
+        "deadline exceeded",
+        "not ready",
+        "not healthy",
+        "initializing",
+        "recovering",
+        "not fully loaded",
+        "no available shard",
+        "shard leader",
+        "channel not available",
+        "node offline",
+        "node not match",
     )
     return any(sign in text.casefold() for sign in signs)
 

@@ -147,6 +147,13 @@ class UpkeepStore(MilvusStore):
             self._named.discard(user)
             self._name({user})
 
+    def recount(self, user: str) -> None:
+        """Have the user's interactions counted anew when they are next listed; Milvus Lite counts them at any time."""
+        if not self._lite:
+            with self._milvus.writing:
+                self._counts.drop(user_key(user))
+                self._name({user})
+
     def restamp_shards(self, shards: int) -> None:
         """Change the number of shards that the store says it has."""
         if not self._lite:

@@ -15,6 +15,7 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
+from actors import milvus_rows as rows
 from actors import moving
 from actors.identity import shard_of
 from actors.maintenance import doctor, expire, migrate, reshard
@@ -226,6 +227,23 @@ def test_a_store_migrates_to_a_server(tmp_path: Path, server: LiteServer, monkey
 
 
 # Doctor
+
+
+def test_wrong_counts_of_a_server_are_found_and_counted_anew(tmp_path: Path, server: LiteServer) -> None:
+    """As they are where the version before, which keeps none, wrote to the store once more."""
+    settings = home(tmp_path, shards=1, collection="miscounted", uri=server.uri)
+    with stores(settings) as (store,):
+        for user in ("ann", "bob"):
+            store.put([make_row(user, "1"), make_row(user, "2", arrived=2)])
+        store._counts.settle(idle=0)
+        entity, _ = rows.episode(row := make_row("ann", "3", arrived=3), rows.row_text(row))
+        store._milvus.write(store._episodes, [entity])
+        assert {s.user: s.interactions for s in store.users()} == {"ann": 2, "bob": 2}
+    assert checks(doctor(settings)) == {"listing"}
+    assert doctor(settings, fix=True)["remaining"] == 0
+    with stores(settings) as (store,):
+        assert {s.user: s.interactions for s in store.users()} == {"ann": 3, "bob": 2}
+    assert checks(doctor(settings)) == set()
 
 
 def checks(found: dict[str, Any], problem: bool = True) -> set[str]:
