@@ -10,8 +10,6 @@ was just written.
 
 from __future__ import annotations
 
-import logging
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,17 +23,11 @@ from pymilvus.exceptions import MilvusException
 from actors import milvus_rows as rows
 from actors.lite import Gate, LiteEngine, check_disk
 from actors.milvus_rows import Entity, chunked
+from actors.milvus_servers import PARTITIONED, dotted, is_away, is_unloaded, line_of, version_of
 from personaagent.errors import StoreError, UnavailableError
 from personaagent.store import Vector
 
-__all__ = ["OLDEST", "MilvusConnection"]
-
-logger = logging.getLogger(__name__)
-
-OLDEST = (2, 3, 0)  # of servers; before it there is neither `upsert` nor `count(*)`
-# Before it an upsert takes the wrong field for the partition key, and the row is never found under its own
-# (milvus-io/milvus#30772); some versions then also kept the row that was replaced (#31548).
-PARTITIONED = (2, 4, 0)
+__all__ = ["MilvusConnection"]
 
 WRITE_ROWS = 1_000  # of one call
 WRITE_BYTES = 8 * 2**20  # of one call; servers take 64 MB
@@ -88,7 +80,7 @@ class MilvusConnection:
                     uri=uri, token=token, timeout=self._timeout, dedicated=True, grpc_options=options
                 )
                 if self._lite is None:
-                    self._version = _version(str(self._client.get_server_version(timeout=self._timeout)))
+                    self._version = version_of(str(self._client.get_server_version(timeout=self._timeout)))
         except BaseException:
             self.close()
             raise
@@ -146,7 +138,7 @@ class MilvusConnection:
                 old = self._version is not None and self._version < PARTITIONED
                 if old and any(field.get("is_partition_key") for field in described["fields"]):
                     raise StoreError(
-                        f"collection {collection} has a partition key, which servers before {_dotted(PARTITIONED)} get"
+                        f"collection {collection} has a partition key, which servers before {dotted(PARTITIONED)} get"
                         " wrong; update the Milvus server, or choose another memory.collection"
                     )
                 self._usable().load_collection(collection, timeout=max(self._timeout, LOAD_TIMEOUT_S))
@@ -297,8 +289,9 @@ class MilvusConnection:
                     except BaseException as e:
                         # What it was writing is now neither in memory nor in a data file, only in its log; a later flush
                         # would delete the log. Only a start from the log mends that.
+                        said = line_of(e)
                         self._broken = (
-                            f"the store could not be flushed ({_line(e)}); free some space, it then recovers by itself"
+                            f"the store could not be flushed ({said}); free some space, it then recovers by itself"
                         )
                         raise
             self._dirty_rows = self._dirty_bytes = 0
@@ -339,7 +332,7 @@ class MilvusConnection:
             try:
                 return call(client)
             except MilvusException as e:
-                if self.is_lite or not _unloaded(_line(e)):
+                if self.is_lite or not is_unloaded(line_of(e)):
                     raise
                 # A server that was restarted may have to be told to load its collections.
                 for name in self._collections:
@@ -373,63 +366,16 @@ class MilvusConnection:
         try:
             yield
         except (MilvusException, grpc.RpcError) as e:
-            text = _line(e)
-            if not self.is_lite and (isinstance(e, grpc.RpcError) or _away(text)):
+            text = line_of(e)
+            if not self.is_lite and (isinstance(e, grpc.RpcError) or is_away(text)):
                 raise UnavailableError(AWAY) from e
             if "No space left" in text:
                 raise StoreError("the disk is full; free some space, then try again") from e
             raise StoreError(f"Milvus refused: {text}") from e
 
 
-def _version(text: str) -> tuple[int, ...] | None:
-    """The version a server tells; one that is too old is refused. None if it tells none (builds for tests, a cloud)."""
-    found = re.match(r"(?:v|milvus_lite-)?(\d+)\.(\d+)\.(\d+)", text)
-    if found is None:
-        logger.warning("the Milvus server tells no version that could be checked: %.40s", text)
-        return None
-    version = tuple(map(int, found.groups()))
-    if version < OLDEST:
-        raise StoreError(
-            f"the Milvus server is of version {text[:40]}; the oldest that works is {_dotted(OLDEST)}, update the server"
-        )
-    return version
-
-
-def _dotted(version: tuple[int, ...]) -> str:
-    return ".".join(map(str, version))
-
-
 def _pk(entity: Entity) -> str:
     return str(entity["pk"])
-
-
-def _unloaded(text: str) -> bool:
-    return "released" in text or "not loaded" in text
-
-
-def _away(text: str) -> bool:
-    signs = (
-        "unavailable",
-        "deadline_exceeded",
-        "fail connecting",
-        "failed to connect",
-        "retry",
-        "closed channel",
-        "timeout",
-        # Of servers that are just starting, or whose parts are:
-        "deadline exceeded",
-        "not ready",
-        "not healthy",
-        "initializing",
-        "recovering",
-        "not fully loaded",
-        "no available shard",
-        "shard leader",
-        "channel not available",
-        "node offline",
-        "node not match",
-    )
-    return any(sign in text.casefold() for sign in signs)
 
 
 def _batches(entities: Sequence[Entity]) -> Iterator[tuple[list[Entity], int]]:
@@ -449,8 +395,3 @@ def _batches(entities: Sequence[Entity]) -> Iterator[tuple[list[Entity], int]]:
 
 def _bytes(entity: Entity) -> int:
     return 300 + 3 * len(entity["body"]) + len(entity.get("truth_vector", "")) + 4 * len(entity["vector"])
-
-
-def _line(error: BaseException) -> str:
-    text = getattr(error, "message", None) or str(error)
-    return " ".join(str(text).split())[:300] or type(error).__name__

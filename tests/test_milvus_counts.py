@@ -23,7 +23,7 @@ from personaagent.errors import StoreError
 from personaagent.privacy import Cipher
 from personaagent.store import StoredUser
 from personaagent.types import Origin, Profile, UserSummary, user_key
-from tests.milvus_servers import LiteServer
+from tests.milvus_servers import LiteServer, StandaloneServer
 from tests.store_contract import make_persona, make_row
 from tests.test_milvus_store import IDENTITY
 
@@ -350,3 +350,31 @@ def test_a_page_reads_as_many_rows_as_it_has_users(users: int) -> None:
     server.sent = 0
     assert [s.user for s in counts.page("", None)] == expected
     assert server.sent == len(expected)
+
+
+def test_a_real_server_lists_the_same_whatever_became_of_its_collections(milvus: StandaloneServer) -> None:
+    opened = Opened(milvus.uri)
+    store = opened()
+    fill(store)
+    expected = listed(store)
+    assert expected[USERS[0]].interactions == 5
+    store._counts.settle(idle=0)
+    for name in (store._episodes, store._records):  # as somebody else may, or a restart
+        store._milvus._client.release_collection(name)  # type: ignore[union-attr]
+    assert listed(store) == expected
+    reads = Reads(store)
+    pages = [page := list(store.users(limit=4))]
+    while len(page) == 4:
+        pages.append(page := list(store.users(user_key(page[-1].user), 4)))
+    assert [s.user for page in pages for s in page] == list(expected)
+    assert dict(reads.rows) == {"records": len(expected)}
+    for name in (store._episodes, store._records):
+        store._milvus._client.flush(name)  # type: ignore[union-attr]
+        store._milvus._client.compact(name)  # type: ignore[union-attr]
+    store.put([make_row(USERS[1], "1", truth="again", arrived=9)])
+    forget_counts(store)
+    again = opened()
+    assert listed(again)[USERS[1]].interactions == 5
+    assert list(listed(again)) == list(expected)
+    for store in opened.stores:
+        store.close()
