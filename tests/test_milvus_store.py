@@ -36,8 +36,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiteServer]:
 
 def on_server(server: LiteServer | StandaloneServer, **changes: object) -> MilvusStore:
     name = str(changes.pop("collection", f"t{uuid.uuid4().hex}"))
-    timeout = 5 if isinstance(server, LiteServer) else 60  # seconds
-    return MilvusStore(server.uri, replace(IDENTITY, **changes), collection=name, timeout=timeout)  # type: ignore[arg-type]
+    identity = replace(IDENTITY, **changes)  # type: ignore[arg-type]
+    if isinstance(server, LiteServer):
+        return MilvusStore(server.uri, identity, collection=name, timeout=5)
+    for _ in range(5):  # a machine that does other work may not let the client connect in the seconds that it takes
+        try:
+            return MilvusStore(server.uri, identity, collection=name, timeout=60)
+        except UnavailableError:
+            continue
+    return MilvusStore(server.uri, identity, collection=name, timeout=60)
 
 
 class TestVolatileStore(StoreContract):
