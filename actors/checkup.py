@@ -65,6 +65,7 @@ class Checkup:
     old_profiles: list[str] = field(default_factory=list)  # keys of records that a newer version replaced
     orphans: list[str] = field(default_factory=list)  # keys of parts that belong to nothing
     duplicates: dict[str, str] = field(default_factory=dict)  # id -> the earlier interaction that says the same
+    listed: dict[str, Any] | None = None  # what a server's record of counts says, unless it is open
     unreadable: int = 0
     findings: list[Finding] = field(default_factory=list)
     _parts: dict[str, str] = field(default_factory=dict)
@@ -154,6 +155,8 @@ class Checkup:
                         self._tell("records", "a name that is not this user's", [entity["pk"]])
                 elif entity["kind"] == "persona":
                     numbers[entity["number"]].append(Persona.model_validate(content["persona"]))
+                elif entity["kind"] == "counts":
+                    self.listed = content.get("summary")
                 elif entity["kind"] == "profile":
                     profiles.append((entity["number"], entity, Profile.model_validate(content["profile"])))
             except (ValueError, KeyError, TypeError):
@@ -186,6 +189,11 @@ class Checkup:
             self._tell("wrong shard", "this user belongs to another shard's file", [])
         if self.user is not None and (counted := self.store.count(self.user)) != episodes:
             self._tell("count", f"{episodes} interactions are stored, the store counts {counted}", [])
+        if self.listed is not None and not self.unreadable:
+            found = (episodes, self.personas[-1].number if self.personas else None)
+            if (said := (self.listed.get("interactions"), self.listed.get("persona"))) != found:
+                detail = f"{said[0]} interactions and persona {said[1]} are listed, {found[0]} and {found[1]} stored"
+                self._tell("listing", detail, [])
 
     def _chain(self) -> None:
         numbers = [p.number for p in self.personas]

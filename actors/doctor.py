@@ -110,7 +110,8 @@ def _repair(store: UpkeepStore, checkup: Checkup, duplicates: bool, audit: Audit
         return  # whose it is must be known for the rest
     name = user
     mend("nameless", lambda: store.name(name))
-    mend("empty", lambda: store.drop_records([f"{checkup.key}/user"]))
+    mend("listing", lambda: store.recount(name))
+    mend("empty", lambda: store.drop_records([f"{checkup.key}/{kind}" for kind in ("user", "counts")]))
     if duplicates and checkup.duplicates:
 
         def remove() -> None:

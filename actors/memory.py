@@ -212,10 +212,22 @@ class ShardedMemory:
         answer: UserSummary | None = await self._of(user, "summary", user)
         return answer
 
-    async def users(self) -> tuple[UserSummary, ...]:
-        """Counts of all users, in no particular order."""
-        listed = await asyncio.gather(*(self._ask(n, "users") for n in range(len(self._shards))))
-        return tuple(summary for users in listed for summary in users)
+    async def users(self, after: str = "", limit: int | None = None) -> tuple[UserSummary, ...]:
+        """Counts of users, shard by shard and within each by user key; those after a key and at most `limit`.
+
+        A key tells its shard, so that a page is asked of one shard, or of two where one ends.
+        """
+        if limit is None and not after:
+            listed = await asyncio.gather(*(self._ask(n, "users") for n in range(len(self._shards))))
+            return tuple(summary for users in listed for summary in users)
+        first = shard_of(after, len(self._shards)) if after else 0
+        found: list[UserSummary] = []
+        for shard in range(first, len(self._shards)):
+            left = None if limit is None else limit - len(found)
+            if left is not None and left <= 0:
+                break
+            found += await self._ask(shard, "users", after if shard == first else "", left)
+        return tuple(found)
 
     async def population(self) -> Population | None:
         """What users have in common; None if it was never learned."""

@@ -206,10 +206,10 @@ class MemoryShard:
                 raise NotFoundError("this user is unknown")
             return await self._run(memory.export)
 
-    async def users(self) -> tuple[UserSummary, ...]:
-        """Counts of all users of this shard, read from the store."""
+    async def users(self, after: str = "", limit: int | None = None) -> tuple[UserSummary, ...]:
+        """Counts of this shard's users by user key, those after a key and at most `limit`, read from the store."""
         store = await self._current()
-        return await self._run(lambda: tuple(store.users()))
+        return await self._run(lambda: tuple(store.users(after, limit)))
 
     async def population(self) -> Population | None:
         """What users have in common, read from the store; None if it was never learned."""

@@ -2,6 +2,10 @@
 
 It knows collections, primary keys and filters, but not what they stand for. Reads may come from many threads at once and
 never wait for writes; writes run one after the other; in Milvus Lite a flush waits for reads and holds them off.
+
+Of a server it uses only what every version since `OLDEST` does in the same way: queries, upserts and deletes at strong
+consistency. `query_iterator` is not among them: with some versions it reads at a time that the client chose and misses what
+was just written.
 """
 
 from __future__ import annotations
@@ -16,8 +20,10 @@ import grpc  # type: ignore[import-untyped]
 from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
+from actors import milvus_rows as rows
 from actors.lite import Gate, LiteEngine, check_disk
-from actors.milvus_rows import Entity, any_of, chunked
+from actors.milvus_rows import Entity, chunked
+from actors.milvus_servers import PARTITIONED, dotted, is_away, is_unloaded, line_of, version_of
 from personaagent.errors import StoreError, UnavailableError
 from personaagent.store import Vector
 
@@ -25,14 +31,16 @@ __all__ = ["MilvusConnection"]
 
 WRITE_ROWS = 1_000  # of one call
 WRITE_BYTES = 8 * 2**20  # of one call; servers take 64 MB
-READ_ROWS = 500  # of one call
+READ_ROWS = 500  # of one call; with vectors and texts of 64 KB they fit what a server sends
 DIRTY_BYTES = 48 * 2**20  # flush before Milvus Lite does so by itself at 128 MB, which would not wait for readers
 DIRTY_ROWS = 20_000
 # A server that was away is tried again soon; by default the wait grows to two minutes.
 RECONNECT = {f"grpc.{name}_reconnect_backoff_ms": ms for name, ms in {"initial": 200, "min": 200, "max": 2_000}.items()}
 # Milvus Lite's server takes the client's keep-alive pings for abuse and hangs up; in one process nobody needs them.
 NO_PINGS = {"grpc.keepalive_time_ms": 2**31 - 1, "grpc.keepalive_permit_without_calls": False}
+LOAD_TIMEOUT_S = 120.0  # a large collection takes a server a while to load, and it answers others meanwhile
 LITE_TIMEOUT_S = 300.0  # it is in this process: slow means that the machine is busy, not that it is away
+STRONG = "Strong"  # said with every read: the default of a collection is whoever's who made it
 AWAY = "the Milvus server does not answer; check memory.uri and that it runs"
 
 T = TypeVar("T")
@@ -48,7 +56,7 @@ class MilvusConnection:
         timeout: seconds after which a server counts as away.
 
     Raises (every method too):
-        StoreError: the folder is damaged or in use, or Milvus refused.
+        StoreError: the folder is damaged or in use, the server is older than `OLDEST`, or Milvus refused.
         UnavailableError: the server does not answer.
     """
 
@@ -58,6 +66,7 @@ class MilvusConnection:
         self._timeout = timeout if self._path is None else LITE_TIMEOUT_S
         self._lite = LiteEngine(self._path) if self._path is not None else None
         self._client: MilvusClient | None = None
+        self._version: tuple[int, ...] | None = None  # of a server that tells it
         self.writing = threading.RLock()  # held by whoever needs several writes in a row
         self._gate = Gate()
         self._dirty_rows = self._dirty_bytes = 0
@@ -70,6 +79,8 @@ class MilvusConnection:
                 self._client = MilvusClient(
                     uri=uri, token=token, timeout=self._timeout, dedicated=True, grpc_options=options
                 )
+                if self._lite is None:
+                    self._version = version_of(str(self._client.get_server_version(timeout=self._timeout)))
         except BaseException:
             self.close()
             raise
@@ -78,6 +89,11 @@ class MilvusConnection:
     def is_lite(self) -> bool:
         """Whether this is an embedded folder that no other process has open."""
         return self._path is not None
+
+    @property
+    def partitions(self) -> bool:
+        """Whether a collection may have a partition key here: upserts of older servers get it wrong."""
+        return self._version is not None and self._version >= PARTITIONED
 
     @property
     def unflushed(self) -> int:
@@ -104,17 +120,28 @@ class MilvusConnection:
                 index.add_index("vector", index_type="AUTOINDEX", metric_type="COSINE")
             try:
                 client.create_collection(
-                    collection, schema=schema, index_params=index, consistency_level="Strong", timeout=self._timeout
+                    collection,
+                    schema=schema,
+                    index_params=index,
+                    consistency_level=STRONG,
+                    timeout=max(self._timeout, LOAD_TIMEOUT_S),
                 )
             except MilvusException:
                 if not client.has_collection(collection, timeout=self._timeout):
                     raise
 
     def load(self, collection: str) -> None:
-        """Make a server's collection searchable."""
+        """Make a server's collection searchable. Raises StoreError if this server cannot work with it."""
         if not self.is_lite:
             with self._errors():
-                self._usable().load_collection(collection, timeout=self._timeout)
+                described = self._usable().describe_collection(collection, timeout=self._timeout)
+                old = self._version is not None and self._version < PARTITIONED
+                if old and any(field.get("is_partition_key") for field in described["fields"]):
+                    raise StoreError(
+                        f"collection {collection} has a partition key, which servers before {dotted(PARTITIONED)} get"
+                        " wrong; update the Milvus server, or choose another memory.collection"
+                    )
+                self._usable().load_collection(collection, timeout=max(self._timeout, LOAD_TIMEOUT_S))
 
     def scan(self, collection: str, fields: Sequence[str]) -> list[tuple[Any, ...]]:
         """Scalar fields of all rows of an embedded collection."""
@@ -127,33 +154,58 @@ class MilvusConnection:
         """The entities with these primary keys, in no particular order."""
         found: list[Entity] = []
         for batch in chunked(pks, READ_ROWS):
-            found += self.query(collection, any_of("pk", batch), fields)
+            found += self.query(collection, rows.any_of("pk", batch), fields)
         return found
 
     def query(self, collection: str, where: str, fields: list[str], **options: Any) -> list[Entity]:
         """The entities a filter matches."""
         return self._read(
             lambda client: list(
-                client.query(collection, filter=where, output_fields=fields, timeout=self._timeout, **options)
+                client.query(
+                    collection,
+                    filter=where,
+                    output_fields=fields,
+                    timeout=self._timeout,
+                    consistency_level=STRONG,
+                    **options,
+                )
             )
         )
 
-    def pages(self, collection: str, where: str, fields: list[str]) -> Iterator[Entity]:
-        """The entities a filter matches on a server, fetched page by page."""
-        pages = self._read(
-            lambda client: client.query_iterator(
-                collection, filter=where, output_fields=fields, batch_size=READ_ROWS, timeout=self._timeout
-            )
-        )
-        try:
-            while True:
-                with self._errors():
-                    page = pages.next()
-                if not page:
-                    return
+    def pages(
+        self, collection: str, where: str, fields: list[str], *, after: str = "", size: int = READ_ROWS
+    ) -> Iterator[Entity]:
+        """The entities of a server that a filter matches, by primary key, fetched as they are asked for.
+
+        No version promises which rows a query with a limit returns: real servers send the first by primary key, Milvus
+        Lite's the first that were written. So a page that is full counts only if no other row lies in its range of keys;
+        otherwise a smaller range is asked for. A page that is not full is whole whatever its order.
+
+        Args:
+            collection: where to look.
+            where: the filter; "" for all.
+            fields: which fields; "pk" has to be among them.
+            after: only primary keys greater than that.
+            size: rows of one call.
+        """
+        bounds: list[str] = []  # ends of the ranges to be read, the nearest last; behind them the range is open
+        while True:
+            span = [rows.greater("pk", after), *([rows.at_most("pk", bounds[-1])] if bounds else [])]
+            page = self.query(collection, rows.both(*filter(None, [where, *span])), fields, limit=size)
+            page.sort(key=_pk)
+            if len(page) >= size:
+                last = _pk(page[-1])
+                span = [rows.greater("pk", after), rows.at_most("pk", last)]
+                if self.count(collection, rows.both(*filter(None, [where, *span]))) > len(page):
+                    bounds.append(_pk(page[(len(page) - 1) // 2]))
+                    continue
+            elif bounds:
+                last = bounds.pop()
+            else:
                 yield from page
-        finally:
-            pages.close()
+                return
+            yield from page
+            after = last
 
     def count(self, collection: str, where: str) -> int:
         """How many entities a filter matches."""
@@ -176,6 +228,7 @@ class MilvusConnection:
                 output_fields=fields,
                 search_params={"metric_type": "COSINE"},
                 timeout=self._timeout,
+                consistency_level=STRONG,
             )
         )
         return [{**hit["entity"], "pk": hit["pk"]} for hit in found[0]]
@@ -214,9 +267,9 @@ class MilvusConnection:
             self._dirty_rows += len(batch)
 
     def delete_where(self, collection: str, where: str) -> None:
-        """Delete what a filter matches."""
-        with self._changing() as client:
-            client.delete(collection, filter=where, timeout=self._timeout)
+        """Delete what a filter matches on a server, by primary key: the first servers of 2.3 take no other filter."""
+        with self.writing:
+            self.delete(collection, [_pk(e) for e in self.pages(collection, where, ["pk"], size=rows.SCALARS)])
 
     def flush(self, force: bool = False) -> None:
         """Move what was written into data files; `force` even if nothing is known to be unflushed.
@@ -236,8 +289,9 @@ class MilvusConnection:
                     except BaseException as e:
                         # What it was writing is now neither in memory nor in a data file, only in its log; a later flush
                         # would delete the log. Only a start from the log mends that.
+                        said = line_of(e)
                         self._broken = (
-                            f"the store could not be flushed ({_line(e)}); free some space, it then recovers by itself"
+                            f"the store could not be flushed ({said}); free some space, it then recovers by itself"
                         )
                         raise
             self._dirty_rows = self._dirty_bytes = 0
@@ -292,7 +346,7 @@ class MilvusConnection:
             try:
                 return call(client)
             except MilvusException as e:
-                if self.is_lite or not _unloaded(_line(e)):
+                if self.is_lite or not is_unloaded(line_of(e)):
                     raise
                 # A server that was restarted may have to be told to load its collections.
                 for name in self._collections:
@@ -326,29 +380,16 @@ class MilvusConnection:
         try:
             yield
         except (MilvusException, grpc.RpcError) as e:
-            text = _line(e)
-            if not self.is_lite and (isinstance(e, grpc.RpcError) or _away(text)):
+            text = line_of(e)
+            if not self.is_lite and (isinstance(e, grpc.RpcError) or is_away(text)):
                 raise UnavailableError(AWAY) from e
             if "No space left" in text:
                 raise StoreError("the disk is full; free some space, then try again") from e
             raise StoreError(f"Milvus refused: {text}") from e
 
 
-def _unloaded(text: str) -> bool:
-    return "released" in text or "not loaded" in text
-
-
-def _away(text: str) -> bool:
-    signs = (
-        "unavailable",
-        "deadline_exceeded",
-        "fail connecting",
-        "failed to connect",
-        "retry",
-        "closed channel",
-        "timeout",
-    )
-    return any(sign in text.casefold() for sign in signs)
+def _pk(entity: Entity) -> str:
+    return str(entity["pk"])
 
 
 def _batches(entities: Sequence[Entity]) -> Iterator[tuple[list[Entity], int]]:
@@ -368,8 +409,3 @@ def _batches(entities: Sequence[Entity]) -> Iterator[tuple[list[Entity], int]]:
 
 def _bytes(entity: Entity) -> int:
     return 300 + 3 * len(entity["body"]) + len(entity.get("truth_vector", "")) + 4 * len(entity["vector"])
-
-
-def _line(error: BaseException) -> str:
-    text = getattr(error, "message", None) or str(error)
-    return " ".join(str(text).split())[:300] or type(error).__name__

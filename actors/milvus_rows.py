@@ -26,11 +26,15 @@ from personaagent.types import user_key
 
 __all__ = [
     "BODY_BYTES",
+    "DUMMY",
     "EPISODE_FIELDS",
     "EPISODE_SCALARS",
+    "META",
     "RECORD_FIELDS",
+    "SCALARS",
     "any_of",
     "anything",
+    "at_most",
     "both",
     "chunked",
     "compare",
@@ -39,6 +43,7 @@ __all__ = [
     "episode",
     "episodes_schema",
     "equals",
+    "greater",
     "join_body",
     "part_keys",
     "pk_of",
@@ -52,8 +57,10 @@ __all__ = [
 BODY_BYTES = 60_000  # of one VARCHAR; Milvus allows 65,535 bytes
 EPISODE_SCALARS = ["pk", "user_key", "time", "arrived", "truth_arrived"]
 EPISODE_FIELDS = [*EPISODE_SCALARS, "parts", "body", "truth_vector", "vector"]
+SCALARS = 5_000  # rows of one call that reads neither long texts nor vectors
 RECORD_FIELDS = ["pk", "user_key", "kind", "number", "parts", "body"]
-_DUMMY = [1.0, 0.0]
+META = "store"  # stands where a user key would, for what is of nobody
+DUMMY = [1.0, 0.0]
 _OPTIONS = b'{"choices":"'  # no payload begins so: choices are a list or null
 
 Entity = dict[str, Any]
@@ -95,7 +102,7 @@ def records_schema(partitioned: bool) -> Any:
     schema.add_field("number", DataType.INT64)
     schema.add_field("parts", DataType.INT64)
     schema.add_field("body", DataType.VARCHAR, max_length=65_535)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=len(_DUMMY))
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=len(DUMMY))
     return schema
 
 
@@ -115,6 +122,16 @@ def compare(field: str, operator: str, value: int) -> str:
 def differs(field: str, value: str) -> str:
     """field != value."""
     return f"{field} != {json.dumps(value)}"
+
+
+def greater(field: str, value: str) -> str:
+    """field > value, for text."""
+    return f"{field} > {json.dumps(value)}"
+
+
+def at_most(field: str, value: str) -> str:
+    """field <= value, for text."""
+    return f"{field} <= {json.dumps(value)}"
 
 
 def anything(field: str) -> str:
@@ -259,7 +276,7 @@ def _entity(pk: str, key: str, kind: str, number: int, parts: int, body: str) ->
         "number": number,
         "parts": parts,
         "body": Whole(body),
-        "vector": _DUMMY,
+        "vector": DUMMY,
     }
 
 

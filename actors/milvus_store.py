@@ -1,9 +1,9 @@
 """`personaagent.store.Store` on Milvus: an embedded Milvus Lite folder or a server, with the same behaviour.
 
-Three things differ. Milvus Lite looks at every row for any filter but `pk in [...]`, so for it the store keeps a directory
+Four things differ. Milvus Lite looks at every row for any filter but `pk in [...]`, so for it the store keeps a directory
 of primary keys in RAM (one process owns the folder, so the directory is exact). Its flushes must not run beside reads, see
 `actors.milvus_connection`. And a server, which several shards may write to, gets the user key as partition key and strong
-consistency.
+consistency. There users are listed from records of counts, see `actors.milvus_counts`.
 
 Durability: a write is in the operating system's hands when a method returns, so it survives the death of this process at
 any moment. It is on the disk after the next `flush`.
@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from actors import milvus_rows as rows
 from actors.identity import StoreIdentity, shard_of
 from actors.milvus_connection import MilvusConnection
-from actors.milvus_rows import Entity
+from actors.milvus_counts import UserCounts, enter, numbered
+from actors.milvus_rows import META, Entity
 from actors.tenure import Owner
 from personaagent.errors import ConflictError, StoreError
 from personaagent.population import Population, replacing
@@ -31,7 +34,6 @@ from personaagent.types import Persona, Profile, UserSummary, user_key
 
 __all__ = ["MilvusStore"]
 
-META = "store"  # stands where a user key would
 FORGETTING, FORGOTTEN = "forgetting", "forgotten"  # kinds of tombstones
 TOMBSTONE = "/tombstone"  # follows the user key in theirs
 POPULATION = f"{META}/population"
@@ -73,6 +75,9 @@ class MilvusStore:
         self._owner: Owner | None = None  # the same
         self._milvus = MilvusConnection(location, [self._episodes, self._records], token, timeout)
         self._lite = self._milvus.is_lite
+        self._counts = UserCounts(  # used on a server only
+            self._milvus, self._episodes, self._records, identity, self._with_text, self._record
+        )
         try:
             self._prepare()
         except BaseException:
@@ -88,8 +93,8 @@ class MilvusStore:
 
     @property
     def unflushed(self) -> int:
-        """Rows written since the last flush."""
-        return self._milvus.unflushed
+        """Rows written since the last flush; not 0 while `flush` has something to do."""
+        return self._milvus.unflushed or int(self._counts.pending)
 
     @property
     def episodes(self) -> int:
@@ -112,10 +117,11 @@ class MilvusStore:
             batch.append(entity)
             rest += parts
         with self._milvus.writing:
-            for user in {row.user for row in items}:
-                self._name(user)
-            self._put_records(rest)
-            self._milvus.write(self._episodes, batch, self._entered)
+            users = {row.user for row in items}
+            self._name(users)
+            with self._counted(users, doubt=False):
+                self._put_records(rest)
+                self._milvus.write(self._episodes, batch, self._entered)
             self._drop_stale_parts(batch, {e["pk"] for e in rest})
 
     def get(self, keys: Sequence[RowKey]) -> dict[RowKey, Row]:
@@ -147,8 +153,9 @@ class MilvusStore:
         if self._lite:
             return self._ledger_of(key).copy()
         ledger = Ledger()
-        for e in self._milvus.pages(self._episodes, rows.equals("user_key", key), rows.EPISODE_SCALARS):
-            _enter(ledger, e)
+        where = rows.equals("user_key", key)
+        for e in self._milvus.pages(self._episodes, where, rows.EPISODE_SCALARS, size=rows.SCALARS):
+            enter(ledger, e)
         return ledger
 
     def search(
@@ -190,9 +197,11 @@ class MilvusStore:
     def erase(self, key: str) -> Erased:
         """Delete everything of the user with this key but the tombstone, then look what is left. May be repeated."""
         with self._milvus.writing:
+            # First: should this break off, counts and name are taken from the store again, and not from here.
+            self._named.discard(key)
+            self._counts.drop(key)
             for name in (self._episodes, self._records):
                 self._delete_user(name, key)
-            self._named.discard(key)
             in_files, note = self._milvus.scrub([key])
         kept = rows.both(rows.differs("kind", FORGETTING), rows.differs("kind", FORGOTTEN))
         mine = rows.equals("user_key", key)
@@ -224,7 +233,9 @@ class MilvusStore:
     def unfinished(self) -> list[str]:
         """Keys of the users of this shard whose forgetting was begun and did not come to its end."""
         if not self._lite:
-            found = self._milvus.pages(self._records, rows.equals("kind", FORGETTING), ["pk", "user_key"])
+            found = self._milvus.pages(
+                self._records, rows.equals("kind", FORGETTING), ["pk", "user_key"], size=rows.SCALARS
+            )
             self._unfinished = {e["user_key"] for e in found if self._mine(e["user_key"])}
         return sorted(self._unfinished)
 
@@ -252,21 +263,14 @@ class MilvusStore:
             self._milvus.write(self._records, [entity])
             self._owner = owner
 
-    def users(self) -> Iterator[UserSummary]:
-        """All users of this shard, read in pages."""
-        if self._lite:
-            ledgers = self._ledgers
-        else:
-            ledgers = defaultdict(Ledger)
-            for e in self._milvus.pages(self._episodes, "", rows.EPISODE_SCALARS):
-                if self._mine(e["user_key"]):
-                    _enter(ledgers[e["user_key"]], e)
-        for key, records in self._by_user(["user", "persona", "profile"]):
-            names = [json.loads(e["text"])["user"] for e in records if e["kind"] == "user"]
-            personas = [Persona.model_validate(c["persona"]) for c in _numbered(records, "persona")]
-            ledger = ledgers.get(key, Ledger())
-            if names and (len(ledger) or len(records) > 1):
-                yield summarise(names[0], ledger, personas)
+    def users(self, after: str = "", limit: int | None = None) -> Iterator[UserSummary]:
+        """Users of this shard by user key, those after a key and at most `limit`, read in pages."""
+        if not self._lite:
+            yield from self._counts.page(after, limit)
+            return
+        keys = sorted(key for key in list(self._record_keys) if key > after and key != META)
+        listed = (summary for chunk in rows.chunked(keys, 100) for summary in self._summaries(chunk))
+        yield from islice(listed, limit)
 
     def population(self) -> Population | None:
         """What users have in common; None if it was never learned. On a server it is of all shards."""
@@ -294,7 +298,12 @@ class MilvusStore:
             self._milvus.delete(self._records, [pk for pk in parts if pk not in fresh])
 
     def flush(self) -> None:
-        """Move what was written into data files. Reads of this store wait meanwhile."""
+        """Move what was written into data files. Reads of this store wait meanwhile.
+
+        A server does that by itself; there the users who were left alone for a while are counted.
+        """
+        if not self._lite:
+            self._counts.settle()
         self._milvus.flush()
 
     def close(self) -> None:
@@ -309,7 +318,7 @@ class MilvusStore:
         if found and not known:
             raise StoreError(f"collection {self._episodes} is there without {self._records}; restore it or drop it")
         if not known:
-            milvus.create(self._records, rows.records_schema(not self._lite))
+            milvus.create(self._records, rows.records_schema(milvus.partitions))
         milvus.load(self._records)
         stored = milvus.by_pk(self._records, [f"{META}/meta"], rows.RECORD_FIELDS)
         if stored:
@@ -318,7 +327,7 @@ class MilvusStore:
             if self._cipher is not None:
                 self._cipher.decrypt(description.get("sample", ""))  # another key is refused before anything is written
         if not found:
-            milvus.create(self._episodes, rows.episodes_schema(self.dim, not self._lite))
+            milvus.create(self._episodes, rows.episodes_schema(self.dim, milvus.partitions))
         milvus.load(self._episodes)
         if not stored:
             # Written last: a store without it was not finished, so nothing can be in it.
@@ -334,6 +343,8 @@ class MilvusStore:
         if self._lite:
             milvus.flush(force=True)  # what a crash left unflushed counts towards Milvus Lite's own limit
             self._read_directory()
+        else:
+            self._counts.adopt()
 
     def _read_directory(self) -> None:
         fields = rows.EPISODE_SCALARS
@@ -351,9 +362,11 @@ class MilvusStore:
 
     def _entered(self, entities: Sequence[Entity]) -> None:
         """Follow what was written into episodes."""
-        if self._lite:
-            for e in entities:
-                _enter(self._ledgers[e["user_key"]], e)
+        if not self._lite:
+            self._counts.entered(entities)
+            return
+        for e in entities:
+            enter(self._ledgers[e["user_key"]], e)
 
     def _drop_stale_parts(self, batch: list[Entity], fresh: set[str]) -> None:
         """Delete what is left of long texts that were replaced."""
@@ -396,15 +409,33 @@ class MilvusStore:
 
     # Records
 
-    def _name(self, user: str) -> None:
-        """Store what the user is called, which digests do not tell."""
-        key = user_key(user)
-        if key in self._named:
-            return
-        entity, rest = self._record(key, "user", "user", 0, json.dumps({"user": user}))
-        if not self._lite or entity["pk"] not in self._record_keys.get(key, ()):
-            self._put_records([*rest, entity])
-        self._named.add(key)
+    def _name(self, users: Collection[str]) -> None:
+        """Store what users are called, which digests do not tell, before they are changed; on a server open their counts."""
+        entities: list[Entity] = []
+        keys = {user_key(user): user for user in users}
+        for key, user in keys.items():
+            if key not in self._named:
+                entity, rest = self._record(key, "user", "user", 0, json.dumps({"user": user}))
+                if not self._lite or entity["pk"] not in self._record_keys.get(key, ()):
+                    entities += [*rest, entity]
+        if not self._lite:
+            entities += self._counts.opening(users)
+        if entities:
+            self._put_records(entities)
+        self._named.update(keys)
+        if not self._lite:
+            self._counts.opened(users)
+
+    @contextmanager
+    def _counted(self, users: Collection[str], doubt: bool = True) -> Iterator[None]:
+        """A change of users whose counts are open; `doubt`: of more than rows that `_entered` is told of."""
+        try:
+            yield
+        except BaseException:
+            self._counts.doubt(users)
+            raise
+        if doubt:
+            self._counts.doubt(users)
 
     def _claim(self, user: str, kind: str, number: int, content: dict[str, Any]) -> None:
         """Add a numbered record unless there is one of that number.
@@ -415,16 +446,17 @@ class MilvusStore:
         """
         key, token = user_key(user), content["token"]
         with self._milvus.writing:
-            self._name(user)
+            self._name({user})
             if not self._claimed(key, kind, number, token):
                 name = f"{kind}/{number:08d}/{token}"
                 entity, rest = self._record(key, name, kind, number, json.dumps(content))
-                self._put_records([*rest, entity])
-                try:
-                    self._claimed(key, kind, number, token)
-                except ConflictError:
-                    self._delete_records(key, [entity])
-                    raise
+                with self._counted({user}):
+                    self._put_records([*rest, entity])
+                    try:
+                        self._claimed(key, kind, number, token)
+                    except ConflictError:
+                        self._delete_records(key, [entity])
+                        raise
 
     def _claimed(self, key: str, kind: str, number: int, token: str) -> bool:
         """Whether this attempt has the number. Raises ConflictError if another one has."""
@@ -436,23 +468,23 @@ class MilvusStore:
 
     def _versions(self, key: str, kind: str) -> list[dict[str, Any]]:
         """Contents of a user's numbered records of a kind, by number."""
-        return _numbered(self._records_of(key, kind), kind)
+        return numbered(self._records_of(key, kind), kind)
 
-    def _by_user(self, kinds: Sequence[str]) -> Iterator[tuple[str, list[Entity]]]:
-        """The records of these kinds of all users of this shard, user by user."""
-        if self._lite:
-            for keys in rows.chunked(sorted(k for k in list(self._record_keys) if k != META), 100):
-                pks = [pk for key in keys for pk in list(self._record_keys.get(key, ())) if _kind(pk) in kinds]
-                yield from self._grouped(self._milvus.by_pk(self._records, pks, rows.RECORD_FIELDS))
-        else:
-            found = self._milvus.pages(self._records, rows.any_of("kind", kinds), rows.RECORD_FIELDS)
-            yield from self._grouped([e for e in found if self._mine(e["user_key"])])
-
-    def _grouped(self, entities: list[Entity]) -> Iterator[tuple[str, list[Entity]]]:
+    def _summaries(self, keys: Sequence[str]) -> list[UserSummary]:
+        """The summaries of these users of Milvus Lite, in their order."""
+        pks = {key: list(self._record_keys.get(key, ())) for key in keys}
+        wanted = [pk for key in keys for pk in pks[key] if _kind(pk) in ("user", "persona")]
         groups: defaultdict[str, list[Entity]] = defaultdict(list)
-        for entity in self._with_text(entities):
+        for entity in self._with_text(self._milvus.by_pk(self._records, wanted, rows.RECORD_FIELDS)):
             groups[entity["user_key"]].append(entity)
-        yield from groups.items()
+        found = []
+        for key in keys:
+            names = [json.loads(e["text"])["user"] for e in groups[key] if e["kind"] == "user"]
+            ledger = self._ledger_of(key)
+            if names and (len(ledger) or any(_kind(pk) in ("persona", "profile") for pk in pks[key])):
+                personas = [Persona.model_validate(c["persona"]) for c in numbered(groups[key], "persona")]
+                found.append(summarise(names[0], ledger, personas))
+        return found
 
     def _records_of(self, key: str, kind: str, text: bool = True) -> list[Entity]:
         """A user's records of a kind, with their whole text unless that is not needed."""
@@ -523,23 +555,6 @@ def _tombstone(entity: Entity) -> Tombstone:
     """The tombstone of a record; never encrypted, since it tells no more than its key."""
     content = json.loads(entity["body"])
     return Tombstone(incarnation=int(entity["number"]), done=entity["kind"] == FORGOTTEN, **content)
-
-
-def _enter(ledger: Ledger, e: Entity) -> None:
-    ledger.put(bytes.fromhex(e["pk"][32:]), e["time"], e["arrived"], e["truth_arrived"])
-
-
-def _numbered(records: Iterable[Entity], kind: str) -> list[dict[str, Any]]:
-    """Contents of numbered records, by number; of two of a number, which only a crash amid a conflict leaves, the earlier."""
-    numbered: dict[int, dict[str, Any]] = {}
-    for entity in records:
-        if entity["kind"] != kind:
-            continue
-        content = json.loads(entity["text"])
-        other = numbered.setdefault(entity["number"], content)
-        if str(content[kind].get("time", "")) < str(other[kind].get("time", "")):
-            numbered[entity["number"]] = content
-    return [numbered[number] for number in sorted(numbered)]
 
 
 def _kind(pk: str) -> str:

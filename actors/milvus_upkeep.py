@@ -14,8 +14,8 @@ from typing import Any
 
 from actors import milvus_rows as rows
 from actors.milvus_connection import MilvusConnection
-from actors.milvus_rows import Entity
-from actors.milvus_store import FORGETTING, FORGOTTEN, META, TOMBSTONE, MilvusStore
+from actors.milvus_rows import META, Entity
+from actors.milvus_store import FORGETTING, FORGOTTEN, TOMBSTONE, MilvusStore
 from actors.tenure import Owner
 from personaagent.errors import StoreError
 from personaagent.store import Tombstone
@@ -32,6 +32,8 @@ class UpkeepStore(MilvusStore):
     def alone(self) -> UpkeepStore:
         """This store as the only shard of its users, so that what it lists is all of a server's users."""
         self._identity = replace(self._identity, shards=1, shard=0)
+        if not self._lite:
+            self._counts.everyone()
         return self
 
     # Single interactions
@@ -44,7 +46,9 @@ class UpkeepStore(MilvusStore):
                 if old := ledger.older(cutoff):
                     by_key[key] = old
         else:
-            for e in self._milvus.pages(self._episodes, rows.compare("time", "<", cutoff), ["pk", "user_key"]):
+            for e in self._milvus.pages(
+                self._episodes, rows.compare("time", "<", cutoff), ["pk", "user_key"], size=rows.SCALARS
+            ):
                 if self._mine(e["user_key"]):
                     by_key[e["user_key"]].append(bytes.fromhex(e["pk"][32:]))
         names = self._milvus.by_pk(self._records, [f"{key}/user" for key in by_key], rows.RECORD_FIELDS)
@@ -57,7 +61,10 @@ class UpkeepStore(MilvusStore):
         with self._milvus.writing:
             owners = set(pks)
             parts = [e["pk"] for e in self._records_of(key, "part", text=False) if str(e["pk"]).split("/")[0] in owners]
-            self._milvus.delete(self._episodes, pks)
+            if not self._lite:
+                self._name({user})
+            with self._counted({user}):
+                self._milvus.delete(self._episodes, pks)
             if self._lite:
                 left = self._ledger_of(key).without(frozenset(digests))
                 if len(left):
@@ -138,7 +145,9 @@ class UpkeepStore(MilvusStore):
             if self._lite:
                 pks = [str(row[0]) for row in self._milvus.scan(collection, ["pk"])]
             else:
-                pks = [str(e["pk"]) for e in self._milvus.pages(collection, rows.anything("pk"), ["pk"])]
+                pks = [
+                    str(e["pk"]) for e in self._milvus.pages(collection, rows.anything("pk"), ["pk"], size=rows.SCALARS)
+                ]
             for pk in pks:
                 if not pk.startswith(f"{META}/") and not pk.endswith(TOMBSTONE):  # neither belongs to a user there is
                     listed[pk[:32]][which].append(pk)
@@ -166,7 +175,14 @@ class UpkeepStore(MilvusStore):
         """Store what the user is called."""
         with self._milvus.writing:
             self._named.discard(user_key(user))
-            self._name(user)
+            self._name({user})
+
+    def recount(self, user: str) -> None:
+        """Have the user's interactions counted anew when they are next listed; Milvus Lite counts them at any time."""
+        if not self._lite:
+            with self._milvus.writing:
+                self._counts.drop(user_key(user))
+                self._name({user})
 
     def buried(self) -> Iterator[tuple[str, Tombstone]]:
         """All tombstones, with the keys of their users; on a server of all shards."""
@@ -174,7 +190,9 @@ class UpkeepStore(MilvusStore):
             keys = [key for key, pks in list(self._record_keys.items()) if key + TOMBSTONE in pks]
         else:
             kinds = rows.any_of("kind", [FORGETTING, FORGOTTEN])
-            keys = [e["user_key"] for e in self._milvus.pages(self._records, kinds, ["pk", "user_key"])]
+            keys = [
+                e["user_key"] for e in self._milvus.pages(self._records, kinds, ["pk", "user_key"], size=rows.SCALARS)
+            ]
         for chunk in rows.chunked(sorted(keys), 500):
             yield from self.tombstones(chunk).items()
 
@@ -200,6 +218,8 @@ class UpkeepStore(MilvusStore):
     def restamp_shards(self, shards: int) -> None:
         """Change the number of shards that the store says it has."""
         self.go_on_above(self.epoch(), shards)
+        if not self._lite:
+            self._counts.unstamp()
         stored = self._milvus.by_pk(self._records, [f"{META}/meta"], rows.RECORD_FIELDS)
         content = {**json.loads(stored[0]["body"]), "shards": shards}
         entity, _ = rows.record(META, "meta", "meta", 0, json.dumps(content))

@@ -166,9 +166,9 @@ class View:
         """See `Memory`."""
         return await self._base.summary(self._memory_as.get(user, user))
 
-    async def users(self) -> tuple[UserSummary, ...]:
+    async def users(self, after: str = "", limit: int | None = None) -> tuple[UserSummary, ...]:
         """See `Memory`."""
-        return await self._base.users()
+        return await self._base.users(after, limit)
 
     async def population(self) -> Population | None:
         """See `Memory`."""

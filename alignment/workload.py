@@ -35,6 +35,7 @@ from personaagent.types import (
     RecallQuery,
     Usage,
     UserSummary,
+    user_key,
 )
 
 __all__ = ["MadeUpMemory", "ScriptedEmbedder", "ScriptedEngine", "made_up_length", "made_up_name", "made_up_user"]
@@ -245,9 +246,10 @@ class MadeUpMemory:
         """See `Memory`."""
         return await (await self._of(user)).summary(user)
 
-    async def users(self) -> tuple[UserSummary, ...]:
+    async def users(self, after: str = "", limit: int | None = None) -> tuple[UserSummary, ...]:
         """Of the users held at the moment."""
-        found = [await memory.summary(user) for user, memory in list(self._users.items())]
+        held = sorted((user for user in list(self._users) if user_key(user) > after), key=user_key)[:limit]
+        found = [await self._users[user].summary(user) for user in held]
         return tuple(s for s in found if s is not None)
 
     async def population(self) -> Population | None:

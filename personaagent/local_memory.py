@@ -177,9 +177,9 @@ class LocalMemory:
         """Counts of one user, or None for an unknown one."""
         return (await self._user(user)).summary()
 
-    async def users(self) -> tuple[UserSummary, ...]:
-        """Counts of all users, in no particular order."""
-        return tuple((await self._open()).users())
+    async def users(self, after: str = "", limit: int | None = None) -> tuple[UserSummary, ...]:
+        """Counts of users by user key, those after a key and at most `limit`."""
+        return tuple((await self._open()).users(after, limit))
 
     async def population(self) -> Population | None:
         """What users have in common; None if it was never learned."""

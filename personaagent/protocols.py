@@ -172,8 +172,13 @@ class Memory(Protocol):
         """Counts of one user, or None for an unknown one."""
         ...
 
-    async def users(self) -> tuple[UserSummary, ...]:
-        """Counts of all users, in no particular order."""
+    async def users(self, after: str = "", limit: int | None = None) -> tuple[UserSummary, ...]:
+        """Counts of users, in an order that stays.
+
+        Args:
+            after: only users behind this one in the order: the key (`types.user_key`) of the last user of a page.
+            limit: how many at most; None for all. A page of fewer is the last one.
+        """
         ...
 
     async def population(self) -> Population | None:

@@ -353,8 +353,13 @@ class Store(Protocol):
         """Keys of the users whose forgetting was begun and did not come to its end."""
         ...
 
-    def users(self) -> Iterator[UserSummary]:
-        """All users, read in pages."""
+    def users(self, after: str = "", limit: int | None = None) -> Iterator[UserSummary]:
+        """Users in the order of their keys (`types.user_key`), read in pages.
+
+        Args:
+            after: only users whose key is greater: that of the last user of the page before.
+            limit: how many at most; None for all.
+        """
         ...
 
     def population(self) -> Population | None:

@@ -39,6 +39,7 @@ __all__ = [
     "Recall",
     "RecallQuery",
     "UserId",
+    "UserPage",
     "UserSummary",
     "interaction_id",
     "user_key",
@@ -346,6 +347,13 @@ class UserSummary(Frozen):
     pinned: bool = False
     last_time: datetime | None = None
     truths_since_alignment: int = 0
+
+
+class UserPage(Frozen):
+    """Some users, and the cursor that asks for those behind them; None if there are no more."""
+
+    users: tuple[UserSummary, ...]
+    next: str | None = None
 
 
 class ForgetReceipt(Frozen):

@@ -111,9 +111,10 @@ class VolatileStore:
         """Keys of the users whose forgetting was begun and did not come to its end."""
         return [key for key, tombstone in self._tombstones.items() if not tombstone.done]
 
-    def users(self) -> Iterator[UserSummary]:
-        """All users with their counts."""
-        for user in list(self._users):
+    def users(self, after: str = "", limit: int | None = None) -> Iterator[UserSummary]:
+        """Users with their counts by user key, those after a key and at most `limit`."""
+        listed = sorted((user for user in list(self._users) if user_key(user) > after), key=user_key)
+        for user in listed[:limit]:
             yield summarise(user, self.ledger(user), self.load(user, rows=False).personas)
 
     def population(self) -> Population | None:

@@ -33,7 +33,9 @@ from personaagent.types import (
     Profile,
     RecallQuery,
     UserId,
+    UserPage,
     UserSummary,
+    user_key,
 )
 
 from .http import Gate, checked, decoded, error_response, failure, install_errors
@@ -203,9 +205,13 @@ def _add_users(app: FastAPI, services: Services) -> None:
     memory, settings = services.memory, services.settings
 
     @app.get("/v1/users")
-    async def list_users() -> dict[str, list[UserSummary]]:
-        """Counts of all users, without any text."""
-        return {"users": sorted(await memory.users(), key=lambda u: u.user)}
+    async def list_users(
+        after: Annotated[str, Query(pattern="^([0-9a-f]{32})?$")] = "",
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> UserPage:
+        """Counts of a page of users, without any text; `next` is the cursor of the page behind, null on the last one."""
+        found = await memory.users(after, limit)
+        return UserPage(users=found, next=user_key(found[-1].user) if len(found) == limit else None)
 
     @app.get("/v1/users/{user}")
     async def summary(user: User) -> UserSummary:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.milvus_servers import StandaloneServer, standalone_reason
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
@@ -26,6 +28,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 2 if item.get_closest_marker("cluster") else 1 if item.get_closest_marker("model") else 0
 
     items.sort(key=tier)
+
+
+@pytest.fixture(scope="session")
+def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandaloneServer]:
+    """A real Milvus server, one for all tests that do not kill it."""
+    if (reason := standalone_reason()) is not None:
+        pytest.skip(reason)
+    server = StandaloneServer(tmp_path_factory.mktemp("standalone"))
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -293,6 +293,27 @@ class StoreContract:
             UserSummary(user="bob", interactions=0, truths=0, persona=1, pinned=True),
         ]
 
+    def test_users_come_in_pages(self, store: Store) -> None:
+        users = [f"user {n}" for n in range(23)]
+        store.put([make_row(user, str(i), arrived=i) for user in users for i in range(3)])
+        store.put_persona("user 7", make_persona(1), "t")
+        expected = sorted(users, key=user_key)
+        for size in (1, 4, 23, 50):
+            found: list[UserSummary] = []
+            while page := list(store.users(user_key(found[-1].user) if found else "", size)):
+                assert len(page) <= size
+                found += page
+            assert [s.user for s in found] == expected
+            assert {s.interactions for s in found} == {3}
+        assert [s.user for s in store.users()] == expected
+        assert [s.user for s in store.users(limit=2)] == expected[:2]
+        assert list(store.users(limit=0)) == []
+        store.put([make_row(expected[0], "more", truth="x", arrived=9)])
+        store.put_persona(expected[1], make_persona(1), "t")
+        store.erase(user_key(expected[2]))
+        first, second, third = store.users(limit=3)
+        assert (first.interactions, first.truths, second.persona, third.user) == (4, 1, 1, expected[3])
+
     def test_the_ledger_knows_the_order(self, store: Store) -> None:
         store.put(
             [

@@ -15,6 +15,7 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
+from actors import milvus_rows as rows
 from actors import moving
 from actors.identity import shard_of
 from actors.maintenance import doctor, expire, migrate, reshard
@@ -35,8 +36,9 @@ from personaagent.settings import MemorySettings, Settings
 from personaagent.store import Store, StoredUser, microseconds, pack
 from personaagent.types import Decision, Fact, Interaction, Origin, Persona, Profile, user_key, utc_now
 from tests.doubles import HashEmbedder
+from tests.milvus_servers import LiteServer
 from tests.store_contract import DIM, START, StoreContract, make_persona, make_population, make_row
-from tests.test_milvus_store import Server, contains, server
+from tests.test_milvus_store import contains, server
 
 __all__ = ["server"]  # a fixture
 
@@ -191,7 +193,7 @@ def test_a_store_in_use_or_absent_is_refused(tmp_path: Path) -> None:
                 call()
 
 
-def test_a_store_migrates_to_a_server(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_migrates_to_a_server(tmp_path: Path, server: LiteServer, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = home(tmp_path, shards=2, collection="migrated")
     before = fill(settings)
     real = UpkeepStore.put_persona
@@ -225,6 +227,23 @@ def test_a_store_migrates_to_a_server(tmp_path: Path, server: Server, monkeypatc
 
 
 # Doctor
+
+
+def test_wrong_counts_of_a_server_are_found_and_counted_anew(tmp_path: Path, server: LiteServer) -> None:
+    """As they are where the version before, which keeps none, wrote to the store once more."""
+    settings = home(tmp_path, shards=1, collection="miscounted", uri=server.uri)
+    with stores(settings) as (store,):
+        for user in ("ann", "bob"):
+            store.put([make_row(user, "1"), make_row(user, "2", arrived=2)])
+        store._counts.settle(idle=0)
+        entity, _ = rows.episode(row := make_row("ann", "3", arrived=3), rows.row_text(row))
+        store._milvus.write(store._episodes, [entity])
+        assert {s.user: s.interactions for s in store.users()} == {"ann": 2, "bob": 2}
+    assert checks(doctor(settings)) == {"listing"}
+    assert doctor(settings, fix=True)["remaining"] == 0
+    with stores(settings) as (store,):
+        assert {s.user: s.interactions for s in store.users()} == {"ann": 3, "bob": 2}
+    assert checks(doctor(settings)) == set()
 
 
 def checks(found: dict[str, Any], problem: bool = True) -> set[str]:
@@ -421,7 +440,7 @@ async def test_a_shard_expires_by_itself(tmp_path: Path) -> None:
 # What users have in common
 
 
-def test_what_users_have_in_common_moves_and_stays_in_order(tmp_path: Path, server: Server) -> None:
+def test_what_users_have_in_common_moves_and_stays_in_order(tmp_path: Path, server: LiteServer) -> None:
     settings = home(tmp_path, shards=2, collection="commons")
     fill(settings)
     with stores(settings) as (one, other):

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,57 +14,37 @@ from pathlib import Path
 
 import pytest
 
+from actors import milvus_rows as rows
 from actors.identity import StoreIdentity, shard_of
 from actors.milvus_store import MilvusStore
 from personaagent.errors import StoreError, UnavailableError
-from personaagent.store import Store
+from personaagent.store import Store, row_key
 from personaagent.types import user_key
 from personaagent.volatile import VolatileStore
+from tests.milvus_servers import LiteServer, StandaloneServer
 from tests.store_contract import ALWAYS, DIM, EMBEDDER, StoreContract, assert_same, make_persona, make_row
 
 IDENTITY = StoreIdentity(embedder="test", dim=DIM, shards=1, tenant="default", shard=0)
 
 
-class Server:
-    """`milvus-lite server` on loopback: the real Milvus protocol in a process of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._folder = folder
-        self.start()
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "milvus_lite", "server", "--host", "127.0.0.1"]
-        self._process = subprocess.Popen(
-            [*command, "--port", str(self.port), "--data-dir", str(self._folder)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.05)
-        raise TimeoutError("the Milvus server did not start")
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("milvus") / "data")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiteServer]:
+    server = LiteServer(tmp_path_factory.mktemp("milvus") / "data")
     yield server
     server.stop()
 
 
-def on_server(server: Server, **changes: object) -> MilvusStore:
+def on_server(server: LiteServer | StandaloneServer, **changes: object) -> MilvusStore:
     name = str(changes.pop("collection", f"t{uuid.uuid4().hex}"))
-    return MilvusStore(server.uri, replace(IDENTITY, **changes), collection=name, timeout=5)  # type: ignore[arg-type]
+    identity = replace(IDENTITY, **changes)  # type: ignore[arg-type]
+    if isinstance(server, LiteServer):
+        return MilvusStore(server.uri, identity, collection=name, timeout=5)
+    for _ in range(5):  # a machine that does other work may not let the client connect in the seconds that it takes
+        try:
+            return MilvusStore(server.uri, identity, collection=name, timeout=60)
+        except UnavailableError:
+            continue
+    return MilvusStore(server.uri, identity, collection=name, timeout=60)
 
 
 class TestVolatileStore(StoreContract):
@@ -84,8 +63,22 @@ class TestMilvusLite(StoreContract):
 
 class TestMilvusServer(StoreContract):
     @pytest.fixture
-    def store(self, server: Server) -> Iterator[Store]:
+    def store(self, server: LiteServer) -> Iterator[Store]:
         store = on_server(server)
+        yield store
+        store.close()
+
+
+class TestRealMilvusServer(StoreContract):
+    """One pair of collections for all tests, emptied before each: to make and load new ones takes a real server seconds."""
+
+    @pytest.fixture
+    def store(self, milvus: StandaloneServer) -> Iterator[Store]:
+        store = on_server(milvus, collection="contract")
+        for name in (store._episodes, store._records):
+            store._milvus.delete_where(name, rows.anything("pk"))
+        store.close()
+        store = on_server(milvus, collection="contract")
         yield store
         store.close()
 
@@ -117,6 +110,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from actors.milvus_store import MilvusStore
+from tests.milvus_servers import LiteServer, StandaloneServer
 from tests.store_contract import make_persona, make_row
 from tests.test_milvus_store import IDENTITY
 
@@ -183,7 +177,7 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, acknowledged: int
 )
 @pytest.mark.parametrize("where", ["lite", "server"])
 def test_another_store_than_expected_is_refused(
-    tmp_path: Path, server: Server, where: str, change: dict[str, object], words: str
+    tmp_path: Path, server: LiteServer, where: str, change: dict[str, object], words: str
 ) -> None:
     name = f"t{uuid.uuid4().hex}"
 
@@ -380,13 +374,13 @@ def contains(path: Path, word: str) -> bool:
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path / "data")
+def own_server(tmp_path: Path) -> Iterator[LiteServer]:
+    server = LiteServer(tmp_path / "data")
     yield server
     server.stop()
 
 
-def test_a_server_that_is_away_is_named_and_comes_back(own_server: Server) -> None:
+def test_a_server_that_is_away_is_named_and_comes_back(own_server: LiteServer) -> None:
     store = on_server(own_server, collection="away")
     store.put([make_row("ann", "1")])
     own_server.stop()
@@ -406,7 +400,7 @@ def test_a_server_that_is_away_is_named_and_comes_back(own_server: Server) -> No
     store.close()
 
 
-def test_two_shards_that_believe_in_one_user_do_not_both_commit(server: Server) -> None:
+def test_two_shards_that_believe_in_one_user_do_not_both_commit(server: LiteServer) -> None:
     one = on_server(server, collection="split")
     two = on_server(server, collection="split")
     one.put_persona("ann", make_persona(1), "a")
@@ -419,7 +413,7 @@ def test_two_shards_that_believe_in_one_user_do_not_both_commit(server: Server) 
     two.close()
 
 
-def test_shards_of_one_server_list_their_own_users(server: Server) -> None:
+def test_shards_of_one_server_list_their_own_users(server: LiteServer) -> None:
     shards = [on_server(server, collection="shared", shards=2, shard=n) for n in range(2)]
     users = [f"user {n}" for n in range(20)]
     for user in users:
@@ -430,3 +424,66 @@ def test_shards_of_one_server_list_their_own_users(server: Server) -> None:
     assert shards[0].search("user 1", EMBEDDER.encode(["q"])[0], 5, **ALWAYS)  # type: ignore[arg-type]
     for shard in shards:
         shard.close()
+
+
+@pytest.mark.parametrize(
+    ("version", "works", "partitions"),
+    [
+        ("v2.2.16-lite", False, False),
+        ("2.2.9", False, False),
+        ("v2.3.5-lite", True, False),
+        ("v2.4.0", True, True),
+        ("2.6.1-dev", True, True),
+        ("v10.0.0", True, True),
+        ("milvus_lite-3.2.2", True, True),
+        ("v2.2-testing-20230824-68-ga34a9d6-lite", True, False),  # what the 2.3.0 of PyPI says
+        ("Zilliz Cloud", True, False),
+        ("", True, False),
+    ],
+)
+def test_a_server_that_is_too_old_is_refused(
+    server: LiteServer, monkeypatch: pytest.MonkeyPatch, version: str, works: bool, partitions: bool
+) -> None:
+    monkeypatch.setattr("actors.milvus_connection.MilvusClient.get_server_version", lambda *_, **__: version)
+    if not works:
+        with pytest.raises(StoreError, match=r"the oldest that works is 2\.3\.0"):
+            on_server(server)
+        return
+    store = on_server(server)
+    described = store._milvus._client.describe_collection(store._episodes)  # type: ignore[union-attr]
+    assert any(field.get("is_partition_key") for field in described["fields"]) == partitions
+    store.close()
+
+
+def test_partitions_that_a_server_gets_wrong_are_refused(server: LiteServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_server(server, collection="partitioned").close()
+    monkeypatch.setattr("actors.milvus_connection.MilvusClient.get_server_version", lambda *_, **__: "v2.3.5")
+    with pytest.raises(StoreError, match="has a partition key"):
+        on_server(server, collection="partitioned")
+
+
+@pytest.mark.parametrize("size", [2, 3, 10, 60, 200])
+@pytest.mark.parametrize("where", ["lite", "real"])
+def test_pages_hold_every_row_once(where: str, size: int, request: pytest.FixtureRequest) -> None:
+    """Milvus Lite's server sends the first rows that were written, a real one the first by primary key."""
+    server = request.getfixturevalue("server" if where == "lite" else "milvus")
+    store = on_server(server, collection="pages")
+    ids = [f"{n:03d}" for n in range(60)]
+    if not store.count("ann"):
+        for n in (2, 0, 1):  # keys in no order of writing, and twice
+            store.put([make_row("ann", id, arrived=1) for id in ids[n::3]])
+            store.put([make_row("ann", id, truth="x", arrived=1) for id in ids[n::6]])
+        store.put([make_row(f"{n}", "1") for n in range(20)])
+    found = [e["pk"] for e in store._milvus.pages(store._episodes, "", ["pk"], size=size)]
+    assert (found, len(found)) == (sorted(set(found)), 80)
+    key = user_key("ann")
+    hers = [e["pk"] for e in store._milvus.pages(store._episodes, rows.equals("user_key", key), ["pk"], size=size)]
+    assert hers == sorted(rows.pk_of("ann", row_key("ann", id)[1]) for id in ids)
+    after = hers[20]
+    assert hers[21:] == [
+        e["pk"]
+        for e in store._milvus.pages(
+            store._episodes, rows.equals("user_key", key), ["pk", "truth_arrived"], after=after, size=size
+        )
+    ]
+    store.close()

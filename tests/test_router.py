@@ -467,6 +467,25 @@ async def test_unknown_users_are_404_and_stay_unknown(world: World) -> None:
     assert await world.memory.users() == ()
 
 
+async def test_users_are_listed_in_pages(world: World) -> None:
+    users = sorted((f"user {n}" for n in range(7)), key=user_key)
+    for user in users:
+        await world.post(user, "/interactions", {"query": "q", "truth": "t"})
+    found: list[str] = []
+    cursor: str | None = ""
+    pages = 0
+    while cursor is not None:
+        page = (await world.http.get("/v1/users", params={"limit": 3, "after": cursor})).json()
+        found += [u["user"] for u in page["users"]]
+        cursor, pages = page["next"], pages + 1
+    assert (found, pages) == (users, 3)
+    whole = (await world.http.get("/v1/users")).json()
+    assert ([u["user"] for u in whole["users"]], whole["next"]) == (users, None)
+    assert whole["users"][0]["truths"] == 1
+    for wrong in ({"limit": 0}, {"limit": 1_001}, {"after": "user 1"}):
+        assert_error(await world.http.get("/v1/users", params=wrong), 422, "invalid_input")
+
+
 async def test_interactions_one_or_many(world: World) -> None:
     one = {"query": "tea or coffee?", "truth": "tea"}
     first = (await world.post("anna", "/interactions", one)).json()
