@@ -130,7 +130,7 @@ class MemoryShard:
 
     async def flush(self) -> None:
         """Flush the store now."""
-        await self._run((await self._opened()).flush)
+        await self._run((await self._current()).flush)
 
     async def close(self) -> None:
         """Finish what is under way, flush and close the store. The shard opens it again if it is called again."""
@@ -529,6 +529,8 @@ class MemoryShard:
             if store.broken is not None:
                 if await self._reopen(store):
                     return  # the next opening starts another one of this
+            elif store.is_shared and (tenure is None or tenure.lapsed):
+                continue  # on a server a flush writes counts of users, which only their owner may
             elif store.unflushed >= self._settings.flush_rows or (
                 store.unflushed and now - flushed >= self._settings.flush_s
             ):

@@ -62,7 +62,9 @@ class UpkeepStore(MilvusStore):
             owners = set(pks)
             parts = [e["pk"] for e in self._records_of(key, "part", text=False) if str(e["pk"]).split("/")[0] in owners]
             if not self._lite:
-                self._name({user})
+                pks = [e["pk"] for e in self._milvus.by_pk(self._episodes, pks, ["pk"])]
+                if pks:  # or the user was forgotten meanwhile, and not even the name may come back
+                    self._name({user})
             with self._counted({user}):
                 self._milvus.delete(self._episodes, pks)
             if self._lite:

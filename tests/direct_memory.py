@@ -100,8 +100,8 @@ class DirectMemory:
     async def summary(self, user: str) -> UserSummary | None:
         return await self.shard.summary(user)
 
-    async def users(self) -> tuple[UserSummary, ...]:
-        return await self.shard.users()
+    async def users(self, after: str = "", limit: int | None = None) -> tuple[UserSummary, ...]:
+        return await self.shard.users(after, limit)
 
     async def population(self) -> Any:
         return await self.shard.population()

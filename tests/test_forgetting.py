@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import uuid
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,6 +38,7 @@ from personaagent.types import (
     user_key,
 )
 from tests.direct_memory import DirectMemory
+from tests.milvus_servers import StandaloneServer
 from tests.test_memory_shard import EMBEDDER, START, batch, config, interaction
 
 SECRET = "SECRET"
@@ -51,6 +54,14 @@ def found(folder: Path, needle: str = SECRET) -> list[str]:
             texts += [str(table[name].to_pylist()).encode() for name in table.column_names if name != "vector"]
         hits += [str(path.relative_to(folder)) for text in texts if needle.encode() in text]
     return hits
+
+
+def copied(folder: Path) -> tuple[Path, bytes]:
+    """A data file of interactions with a secret in it, and its bytes; the engine may merge it into another one meanwhile."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            path = next(folder / name for name in found(folder) if "_episodes/" in name and name.endswith(".parquet"))
+            return path, path.read_bytes()
 
 
 def fact(text: str, evidence: str = "1") -> Fact:
@@ -147,6 +158,48 @@ async def test_a_kill_at_any_step_leaves_nothing_in_the_end(
     assert found(tmp_path / "store") == []
 
 
+@pytest.mark.timeout(300)
+async def test_a_kill_at_any_step_leaves_nothing_on_a_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, milvus: StandaloneServer
+) -> None:
+    """One pair of collections for all steps: to make new ones takes a real server seconds."""
+    settings = config(tmp_path, uri=milvus.uri, collection=f"t{uuid.uuid4().hex}", lease_s=0.1)
+    for number, user in enumerate(("ann", "eve", "joe", "mia")):
+        shard = MemoryShard(settings)
+        for name in (user, "bob"):
+            await shard.append(name, await batch(*(interaction(str(i), name, query=SECRET) for i in range(3))), "test")
+        await shard.commit_persona(user, PersonaDraft(text=SECRET, origin=Origin.MANUAL), None, user, "test")
+        await shard.commit_profile(user, Profile(facts=(fact(SECRET),)), 0, user, "test")
+        store = shard._store
+        assert store is not None
+        if number % 2:  # counts that are stored, and counts that are followed in RAM
+            store._counts.settle(idle=0)
+        assert {s.user: (s.interactions, s.persona) for s in await shard.users()} == {user: (3, 1), "bob": (3, None)}
+        with monkeypatch.context() as patch:
+            done = kill_at(patch, number, after=False)
+            with pytest.raises(Killed):
+                await shard.forget(user, "user", "first")
+            crash(shard)
+        assert len(done) == number
+        shard = MemoryShard(settings)
+        assert {s.user for s in await shard.users()} == ({"bob"} if done else {user, "bob"})
+        receipt = await shard.forget(user, "user", "second")
+        assert (receipt.interactions, receipt.personas, receipt.facts, receipt.remaining) == (3, 1, 1, 0)
+        with pytest.raises(NotFoundError):
+            await shard.forget(user, "user", "third")
+        store = shard._store
+        assert store is not None
+        assert set(store.directory()) == {user_key("bob")}
+        assert sorted(key for key, _ in store.buried()) == sorted(
+            map(user_key, ("ann", "eve", "joe", "mia")[: number + 1])
+        )
+        await shard.append(user, await batch(interaction("back", user, query="hello")), "test")
+        assert {s.user: s.interactions for s in await shard.users()} == {user: 1, "bob": 3}
+        assert (await shard.forget(user, "user", "fourth")).interactions == 1
+        assert [s.user for s in await shard.users()] == ["bob"]
+        await shard.close()
+
+
 async def test_a_full_disk_leaves_no_receipt_and_the_next_call_finishes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,8 +242,7 @@ async def test_a_look_at_the_files_decides_about_the_receipt(tmp_path: Path, mon
     shard = MemoryShard(config(tmp_path, flush_s=1000))
     await told(shard)
     await shard.flush()
-    kept = next(tmp_path / "store" / name for name in found(tmp_path / "store") if "_episodes/" in name)
-    content = kept.read_bytes()
+    kept, content = copied(tmp_path / "store")
     erase = MilvusStore._delete_user
 
     def leave_a_copy(store: MilvusStore, collection: str, key: str) -> None:

@@ -230,6 +230,12 @@ async def test_the_lease_is_renewed_before_a_read_has_to(tmp_path: Path, monkeyp
             break
         await asyncio.sleep(0.02)
     assert ((await shard.stats())["active_users"], tenure.aging) == (0, False)
+    flushed: list[bool] = []  # on a server that would write counts, which are the new owner's by now
+    monkeypatch.setattr(type(store), "unflushed", 1)
+    monkeypatch.setattr(store, "flush", lambda: flushed.append(True))
+    await asyncio.sleep(0.3)
+    assert flushed == []
+    monkeypatch.undo()
     await shard.close()
 
 
