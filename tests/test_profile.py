@@ -131,7 +131,7 @@ async def test_the_first_persona_states_the_profile_within_its_budget() -> None:
     counted = Claim(text="answers with a number", kind=ClaimKind.WRITES, sources=("i1",))
     # Beside claims, what only repeats a request and its answer is left to recall; what a model concluded is not.
     assert initial_persona(profile, Decision(), budget=100, claims=[counted]).claims == (counted,)
-    said = profile.facts[0].model_copy(update={"text": "likes numbers", "source": "model", "id": "x"})
+    said = profile.current[0].model_copy(update={"text": "likes numbers", "source": "model", "id": "x"})
     more = profile.model_copy(update={"facts": (said, *profile.facts)})
     first = initial_persona(more, Decision(), budget=100, claims=[counted])
     assert first.text == "This user answers with a number.\n- likes numbers"
