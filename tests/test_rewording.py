@@ -128,6 +128,26 @@ async def test_nothing_is_judged_on_what_it_was_made_from() -> None:
         assert request.answer not in [m.text for m in request.messages if m.role == "assistant"]
 
 
+class Picky(LikelyLLM):
+    """To whom the words of one user's persona make that user's answers less likely, though they help everybody else."""
+
+    def _one(self, request: LikelihoodRequest) -> Likelihood:
+        found = super()._one(request)
+        if "zzz" in request.answer and any(m.role == "assistant" for m in request.messages):
+            return found.model_copy(update={"logprob": -6.0 * found.tokens})
+        return found
+
+
+async def test_what_helps_the_others_is_not_forced_on_whom_it_harms() -> None:
+    users = {f"u{n}": [style] * 8 for n, style in enumerate([*STYLES.values()] * 2)}
+    memory, results = await align({**users, "zed": ["zzz {} and so on zzz"] * 8}, Picky())
+    assert sum(r.outcome is Outcome.ACCEPTED for r in results.values()) >= 5
+    assert results["zed"].outcome is Outcome.REJECTED, results["zed"]
+    persona = await memory.persona("zed")
+    assert persona is not None
+    assert persona.number == 1
+
+
 @pytest.mark.parametrize("count", [0, 1])
 async def test_too_few_answers_are_no_reason(count: int) -> None:
     _, results = await align({"ann": [STYLES["ann"]] * count, "ben": [STYLES["ben"]] * 8})
