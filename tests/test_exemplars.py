@@ -8,8 +8,9 @@ from hypothesis import given, settings
 
 from personaagent.exemplars import choose_exemplars
 from personaagent.types import Interaction
+from tests.synthetic_secrets import SECRETS
 from tests.test_counting import _interactions, chooser, said, writer
-from tests.test_safety import MARKUP, ORDERS, SECRETS
+from tests.test_safety import MARKUP, ORDERS
 
 START = datetime(2025, 1, 6, 8, tzinfo=UTC)
 
