@@ -7,11 +7,13 @@ Three to eight interactions seldom tell a good wording from a lucky one; those o
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtr, stdtrit
 
 from alignment.prequential import posterior
 
@@ -22,16 +24,38 @@ Float = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is known of a user's mean gain: nats, their standard deviation, and how many interactions and others it rests on."""
+    """What is known of a user's mean gain: nats, their standard deviation, and how many interactions and others it rests on.
+
+    `own` and `own_error` are what the user's own interactions say by themselves, the latter with `freedom` degrees of freedom.
+    """
 
     mean: float
     error: float
     items: int
     users: int
+    own: float = 0.0
+    own_error: float = math.inf
+    freedom: int = 0
 
     def above(self, least: float, caution: float) -> bool:
-        """Whether the gain exceeds `least` by more than `caution` standard deviations."""
+        """Whether the gain exceeds `least` by more than `caution` standard deviations.
+
+        Without others the deviation is estimated from a handful of numbers, and Student's distribution says how many of these
+        are as improbable.
+        """
+        if not math.isfinite(self.error):
+            return False
+        if not self.users and self.freedom:
+            return self.own + float(stdtrit(self.freedom, ndtr(-caution))) * self.own_error > least
         return self.mean - caution * self.error > least
+
+    @property
+    def denied(self) -> bool:
+        """Whether the user's own interactions clearly say the opposite of a gain.
+
+        A prior that many users agree on is narrow enough to drown what few interactions of somebody unlike them say.
+        """
+        return self.own + self.own_error < 0.0
 
 
 @dataclass
@@ -67,7 +91,15 @@ class Pool:
         for row, gains in zip(table, others, strict=True):
             row[: len(gains), 0] = gains
         found = posterior(own[:, None], table)
-        return Estimate(float(found.mean[0]), float(found.error[0]), len(own), int(found.users[0]))
+        return Estimate(
+            float(found.mean[0]),
+            float(found.error[0]),
+            len(own),
+            int(found.users[0]),
+            float(found.own[0]),
+            float(found.own_error[0]),
+            int(found.freedom[0]),
+        )
 
 
 class Place:

@@ -95,12 +95,17 @@ class Fitted:
 class Posterior(NamedTuple):
     """Mean and standard deviation of a user's mean gain under each reading, (r,), and how many others it rests on, (r,).
 
-    Where nothing is known the mean is 0 and the deviation infinite.
+    Where nothing is known the mean is 0 and the deviation infinite. `own` and `own_error` are the mean of the user's own
+    gains and its standard error, (r,), in which the others' means have no say, and `freedom` the degrees of freedom of
+    that error.
     """
 
     mean: Float
     error: Float
     users: Ints
+    own: Float
+    own_error: Float
+    freedom: Ints
 
 
 async def foretell(
@@ -242,7 +247,8 @@ def posterior(own: Float, others: Float) -> Posterior:
     total = precision + weight
     mean = np.where(total > 0, (precision * np.where(usable, mu, 0.0) + weight * mine) / np.maximum(total, TINY), 0.0)
     with np.errstate(divide="ignore"):
-        return Posterior(mean, 1.0 / np.sqrt(total), np.where(usable, users, 0))
+        own_error, degrees = _own_error(own, pooled, freedom)
+        return Posterior(mean, 1.0 / np.sqrt(total), np.where(usable, users, 0), mine, own_error, degrees)
 
 
 def _prior(means: Float, counts: Ints, within: Float) -> tuple[Float, Float]:
@@ -269,3 +275,14 @@ def _own_variance(own: Float, pooled: Float) -> Float:
     if len(own) >= FEW:
         return np.asarray(alone)
     return np.where(np.isfinite(pooled), np.maximum(pooled, squares / max(degrees, 1)), alone)
+
+
+def _own_error(own: Float, pooled: Float, freedom: Ints) -> tuple[Float, Ints]:
+    """Standard error of the mean of the user's own gains and its degrees of freedom, (r,); infinite where nothing tells it."""
+    n = len(own)
+    squares = ((own - own.mean(axis=0)) ** 2).sum(axis=0) if n else np.zeros(own.shape[1])
+    alone = squares / (n - 1) if n > 1 else np.full(own.shape[1], np.inf)
+    shared = np.isfinite(pooled) & (n < FEW)
+    variance = np.where(shared, np.maximum(pooled, squares / max(n - 1, 1)), alone)
+    error = np.sqrt(np.maximum(variance, TINY) / n) if n else np.full(own.shape[1], np.inf)
+    return error, np.where(shared, freedom, max(n - 1, 0))

@@ -9,6 +9,8 @@ new wording must
 - clearly more so than another user's wording does: what would suit anybody is not a persona, and
 - leave general requests alone.
 
+Whatever the cohort gains, a user whose own answers became clearly less likely keeps the words they have.
+
 Clearly means that the gain exceeds the boundary of `anytime`, in standard deviations of its posterior. A user is aligned again as
 interactions come, and each time partly on the same ones; a bound for one look would be passed by luck sooner or later. This one
 holds for all looks together: if feedback says nothing about the users, the second gain has mean zero, and no more than a share
@@ -172,12 +174,17 @@ class Rewording:
         found = await gate.join(user, judged)
         gain, harm, personal, served = found["gain"], found["general"], found.get("personal"), found["served"]
         result = Reworded(None, "", gain, personal, harm, count, wordings.refused)
+        if not gain.items:
+            return replace(result, reason="none of the user's answers could be measured")
+        if gain.denied:
+            return replace(result, reason=f"the user's own answers became less likely, by {_own(gain)}")
         if not gain.above(self._min_gain, caution):
             return replace(result, reason=f"the answers became likelier by {_said(gain)}, which may be luck")
-        if personal is not None and not personal.above(0.0, caution):
+        if personal is not None and (personal.denied or not personal.above(0.0, caution)):
             return replace(result, reason=f"better than another user's words by {_said(personal)}, which may be luck")
-        if served.mean < -served.error:
-            return replace(result, reason=f"beside what is recalled the answers became less likely, by {_said(served)}")
+        if served.mean < -served.error or served.denied:
+            lost = _own(served) if served.denied else _said(served)
+            return replace(result, reason=f"beside what is recalled the answers became less likely, by {lost}")
         if harm.mean < -HARM:
             return replace(
                 result, reason=f"right answers to general requests lost against wrong ones, by {_said(harm)}"
@@ -280,6 +287,10 @@ def _said(estimate: Estimate) -> str:
         return f"what {estimate.items} answers alone cannot tell"
     rest = f", with {estimate.users} other users" if estimate.users else ""
     return f"{estimate.mean:+.3f} nats per token (± {estimate.error:.3f}) on {estimate.items} answers{rest}"
+
+
+def _own(estimate: Estimate) -> str:
+    return f"{estimate.own:+.3f} nats per token (± {estimate.own_error:.3f}) on {estimate.items} answers alone"
 
 
 def finite(value: float) -> float | None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 
 from alignment.edits import Edit, apply
 from alignment.splits import repetitions
-from personaagent.claims import Claim, Exemplar, independent, same_claim, silenced
+from personaagent.claims import Claim, Exemplar, independent, quotations, same_claim, silenced
 from personaagent.counting import counted_claims
 from personaagent.exemplars import choose_exemplars
+from personaagent.features import normalised
 from personaagent.persona import made
 from personaagent.safety import objection
 from personaagent.types import Interaction, Origin, PersonaDraft
@@ -68,7 +69,7 @@ class Wordings:
         self._history = history
         self._repetitions = repetitions(history)
         self.others = names
-        self._edits: dict[str, Edit] = {}
+        self._edits: dict[str, tuple[Edit, Claim | None]] = {}  # and the claim that it changes
         self._times = {i.id: i.time for i in history}
         self._counted: dict[frozenset[str], tuple[Claim, ...]] = {}
         self.refused: Counter[str] = Counter()
@@ -76,7 +77,9 @@ class Wordings:
     def edit(self, edit: Edit) -> str:
         """Add a model's edit to the candidates; the name of the candidate, on top of what counting finds."""
         name = f"edit {len(self._edits) + 1}"
-        self._edits[name] = edit
+        listed = self.candidate(BOTH).claims
+        about = listed[edit.number - 1] if edit.number is not None and 1 <= edit.number <= len(listed) else None
+        self._edits[name] = edit, about
         return name
 
     @property
@@ -100,13 +103,25 @@ class Wordings:
         """
         own, left = self.own(without), self._same(without)
         claims = own.claims if name == EXEMPLARS else self._merged(own.claims, left)
-        if name in self._edits and not left & set(self._edits[name].sources):
-            claims = apply(claims, self._edits[name], self._times)
+        if name in self._edits and not left & set(self._edits[name][0].sources):
+            claims = self._edited(claims, *self._edits[name])
         claims = tuple(c for c in claims if c.text not in dropped or c.pinned or c.origin == "person")
         if name == CLAIMS:
             return replace(own, claims=claims)
         kept = [i for i in self._history if i.id not in left]
         return Wording(claims, choose_exemplars(kept))
+
+    def _edited(self, claims: tuple[Claim, ...], edit: Edit, about: Claim | None) -> tuple[Claim, ...]:
+        """Claims after an edit of one of them, which may have another number here, other words, or not be there at all."""
+        if about is None:
+            return apply(claims, edit, self._times)
+        places = [n for n, c in enumerate(claims, 1) if same_claim(c.text, about.text)]
+        places += [n for n, c in enumerate(claims, 1) if c.origin == about.origin and silenced(c, (about.text,))]
+        if places:
+            return apply(claims, edit.model_copy(update={"number": places[0]}), self._times)
+        if edit.action == "strike":
+            return claims
+        return apply(claims, edit.model_copy(update={"action": "add", "number": None}), self._times)
 
     def _merged(self, claims: Sequence[Claim], left: frozenset[str]) -> tuple[Claim, ...]:
         """People's and pinned claims, then what counting finds now, then what a model wrote and was seen to help."""
@@ -128,13 +143,18 @@ class Wordings:
             found = counted_claims([i for i in self._history if i.id not in left])
             sound = []
             for claim in found:
-                reason = objection(claim.text, self.others)
+                reason = objection(claim.text, self._quoted_by(claim))
                 if reason is None:
                     sound.append(claim)
                 elif not left:
                     self.refused[reason] += 1
             self._counted[left] = tuple(sound)
         return self._counted[left]
+
+    def _quoted_by(self, claim: Claim) -> list[str]:
+        """Other users whose names a counted claim quotes; its other words are ours, whoever is called "writes" or "short"."""
+        said = [normalised(text) for text in quotations(claim.text)]
+        return [name for name in self.others if any(normalised(name) in text for text in said)] if said else []
 
     def _same(self, interaction: Interaction | None) -> frozenset[str]:
         """An interaction and those that asked the same in the same words."""

@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -22,10 +23,12 @@ __all__ = [
     "Claim",
     "ClaimKind",
     "Exemplar",
+    "claim_key",
     "independent",
     "oldest",
     "ordered",
     "prose",
+    "quotations",
     "render",
     "rendered",
     "same_claim",
@@ -39,6 +42,13 @@ MAX_SOURCES = 64
 _QUOTES = str.maketrans("", "", "“”")
 _QUOTED = re.compile("“([^”]*)”")
 _ON_REQUEST = " when a request says"
+_SAYS = "says"
+# The same of a user under other names: with a few more texts a word that is often said is one that texts end with.
+_ALIKE = (
+    (re.compile(r"\b(?:begins|ends|signs off) with(?= “)"), _SAYS),
+    (re.compile(r"\banswers in a word or two\b"), "writes messages of about 2 words"),
+    (re.compile(r"(?<=messages of about )(\d+) characters\b"), r"\1 words"),
+)
 _DEGREES = frozenset(("short", "long", "very", "often", "always", "sometimes", "nearly", "mostly"))
 
 
@@ -145,7 +155,13 @@ def prose(text: str, person: bool, sources: Sequence[str] = ()) -> tuple[Claim, 
 
 def same_claim(one: str, other: str) -> bool:
     """Whether two texts are the same claim."""
-    return normalised(one).rstrip(".!") == normalised(other).rstrip(".!")
+    return claim_key(one) == claim_key(other)
+
+
+@lru_cache(maxsize=1024)
+def claim_key(text: str) -> str:
+    """What texts of the same claim have in common; quotation marks only help people to read it."""
+    return normalised(text.translate(_QUOTES)).rstrip(".!")
 
 
 def silenced(claim: Claim, struck: Collection[str]) -> bool:
@@ -153,27 +169,42 @@ def silenced(claim: Claim, struck: Collection[str]) -> bool:
 
     Counting words the same thing in another way as the counts change ("short messages of about 11 words", then "of about
     13"), so of counted claims only what they are about is compared: the words around numbers and lists, and whether they
-    quote anything in common.
+    quote anything in common. What a person pinned is no news to them.
     """
     if any(same_claim(claim.text, text) for text in struck):
         return True
-    if claim.origin != "counted" or (claim.kind is ClaimKind.FACT and "“" in claim.text):
+    if claim.pinned or claim.origin != "counted" or (claim.kind is ClaimKind.FACT and "“" in claim.text):
         return False
     frame, quoted = _about(claim.text)
     others = (_about(text) for text in struck)
     return any(
-        (quoted & theirs or not (quoted or theirs)) and (frame.startswith(other) or other.startswith(frame))
+        (_again(frame, quoted, theirs) or not (quoted or theirs))
+        and (frame.startswith(other) or other.startswith(frame))
         for other, theirs in others
         if other
     )
 
 
+def _again(frame: str, quoted: Collection[str], struck: Collection[str]) -> bool:
+    """Whether something quoted was struck, or is a longer form of it; of phrases, also a shorter one."""
+    pairs = [(f" {new} ", f" {old} ") for new in quoted for old in struck]
+    return any(old in new or (frame == _SAYS and new in old) for new, old in pairs)
+
+
+@lru_cache(maxsize=1024)
 def _about(text: str) -> tuple[str, frozenset[str]]:
     """What a counted claim is about: its words without quotations, lists, numbers and degrees, and what it quotes."""
+    for pattern, word in _ALIKE:
+        text = pattern.sub(word, text)
     text = text.split(_ON_REQUEST)[0]
     quoted = frozenset(normalised(q) for q in _QUOTED.findall(text))
     bare = re.sub(r"\([^()]*\)|[\d.,:]+", " ", _QUOTED.sub(" ", text))
     return " ".join(w for w in normalised(bare).split() if w not in _DEGREES), quoted
+
+
+def quotations(text: str) -> list[str]:
+    """What a counted claim quotes of the user's texts, choices and requests."""
+    return _QUOTED.findall(text)
 
 
 def independent(claims: Sequence[Claim], interactions: Collection[str]) -> tuple[Claim, ...]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from personaagent.base import Frozen
@@ -78,11 +78,9 @@ def copied(answer: str, sources: Sequence[Said], allowed: Sequence[str] = ()) ->
     truths = [_plain(s.truth) for s in sources]
     free = [_plain(text) for text in allowed]
     lengths = [_weight(word) for word in said]
-    places: dict[str, list[int]] = defaultdict(list)
-    for at, word in enumerate(said):
-        places[word].append(at)
-    found = [_runs(places, len(said), truth) for truth in truths]
-    explained = _explained(found, [_runs(places, len(said), text) for text in free], len(said))
+    index = _Runs(said)
+    found = [index.within(truth) for truth in truths]
+    explained = _explained(found, [index.within(text) for text in free], len(said))
     before = [0.0]  # before[n]: words among the first n that nothing explains
     for length, known in zip(lengths, explained, strict=True):
         before.append(before[-1] + (0.0 if known else length))
@@ -110,19 +108,63 @@ def copying(copies: Sequence[Copy]) -> Copying:
     return Copying(mean, sum(c.words >= BOUND for c in copies) / n, sum(bool(c.names) for c in copies) / n, n)
 
 
-def _runs(places: Mapping[str, Sequence[int]], size: int, text: Sequence[str]) -> list[int]:
-    """For every word of the answer, the longest run that ends with it and stands in `text`.
-
-    The usual table of the longest common substring, of which only cells of equal words are visited: many fewer in a
-    language, so that a long text costs little.
+class _Runs:
+    """All runs of an answer's words, as a suffix automaton (Blumer et al. 1985): a text is looked up in time in proportion to it,
+    also one that says the same word ten thousand times.
     """
-    longest = [0] * size
-    row: dict[int, int] = {}
-    for word in text:
-        row = {at: row.get(at - 1, 0) + 1 for at in places.get(word, ())}
-        for at, run in row.items():
-            longest[at] = max(longest[at], run)
-    return longest
+
+    def __init__(self, said: Sequence[str]) -> None:
+        self._next: list[dict[str, int]] = [{}]
+        self._link = [-1]
+        self._length = [0]
+        self._ends: list[int] = []  # the state of everything up to a word
+        last = 0
+        for word in said:
+            last = self._add(last, word)
+            self._ends.append(last)
+        self._order = sorted(range(1, len(self._length)), key=self._length.__getitem__)
+
+    def _add(self, last: int, word: str) -> int:
+        new = self._state({}, self._length[last] + 1, 0)
+        at = last
+        while at >= 0 and word not in self._next[at]:
+            self._next[at][word] = new
+            at = self._link[at]
+        if at >= 0:
+            old = self._next[at][word]
+            if self._length[old] > self._length[at] + 1:
+                copy = self._state(dict(self._next[old]), self._length[at] + 1, self._link[old])
+                while at >= 0 and self._next[at].get(word) == old:
+                    self._next[at][word] = copy
+                    at = self._link[at]
+                self._link[old] = old = copy
+            self._link[new] = old
+        return new
+
+    def _state(self, following: dict[str, int], length: int, link: int) -> int:
+        self._next.append(following)
+        self._length.append(length)
+        self._link.append(link)
+        return len(self._length) - 1
+
+    def within(self, text: Sequence[str]) -> list[int]:
+        """For every word of the answer, the longest run that ends with it and stands in `text`."""
+        longest = [0] * len(self._length)  # of each state
+        state = run = 0
+        for word in text:
+            while state and word not in self._next[state]:
+                state = self._link[state]
+                run = self._length[state]
+            if word in self._next[state]:
+                state = self._next[state][word]
+                run += 1
+                longest[state] = max(longest[state], run)
+        for state in reversed(self._order):  # what stands there has its ends there, too
+            if longest[state]:
+                longest[self._link[state]] = self._length[self._link[state]]
+        for state in self._order:
+            longest[state] = max(longest[state], longest[self._link[state]])
+        return [longest[state] for state in self._ends]
 
 
 def _explained(found: Sequence[Sequence[int]], free: Sequence[Sequence[int]], size: int) -> list[bool]:

@@ -1,17 +1,20 @@
 """Which exchanges of a user's own show best how they write.
 
-A pure function of the interactions; it knows nothing of prompts or of what a model makes of an exemplar.
+A pure function of the interactions; it knows nothing of what a model makes of an exemplar. An exemplar is repeated in every
+prompt, where a recalled episode comes and goes, so what may not stand in a claim may not stand in one either.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from statistics import median
 
 from personaagent.claims import Exemplar
 from personaagent.counting import habits_of_writing, newest_first
 from personaagent.features import normalised, parts
+from personaagent.safety import danger
 from personaagent.types import Interaction, Kind
 
 __all__ = ["choose_exemplars"]
@@ -29,7 +32,8 @@ def choose_exemplars(interactions: Sequence[Interaction], most: int = 3, longest
         longest: characters of a request and its truth together.
     """
     texts = [i for i in newest_first(interactions) if i.kind is Kind.TEXT]
-    fit = [i for i in texts if len(i.query) + len(i.truth or "") <= longest and i.query]
+    short = [i for i in texts if len(i.query) + len(i.truth or "") <= longest and i.query]
+    fit = [i for i in short if _harmless(i.query) and _harmless(i.truth or "")]
     if not fit:
         return ()
     habits = habits_of_writing(interactions)
@@ -50,6 +54,12 @@ def choose_exemplars(interactions: Sequence[Interaction], most: int = 3, longest
         alike = {i.id: max((_alike(words[i.id], words[c.id]) for c in chosen), default=0.0) for i in left}
         chosen.append(max(left, key=lambda i: (worth[i.id] - LIKE * alike[i.id], i.time, i.id)))
     return tuple(Exemplar(source=i.id, query=i.query, truth=i.truth or "") for i in chosen)
+
+
+@lru_cache(maxsize=4096)
+def _harmless(text: str) -> bool:
+    """Whether a text may stand in every prompt from now on: no secret, no order to the system, no marks of its prompts."""
+    return danger(text) is None
 
 
 def _alike(one: tuple[frozenset[str], frozenset[str]], other: tuple[frozenset[str], frozenset[str]]) -> float:

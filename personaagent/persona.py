@@ -5,6 +5,7 @@ Everything here is pure: a change gives a new draft, and whoever asked for it co
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from personaagent.claims import (
     Claim,
     ClaimKind,
     Exemplar,
+    claim_key,
     ordered,
     prose,
     render,
@@ -24,6 +26,7 @@ from personaagent.claims import (
     silenced,
 )
 from personaagent.errors import InvalidInput, NotFoundError
+from personaagent.safety import danger
 from personaagent.types import Decision, Fact, Origin, PersonaDraft, Profile
 
 __all__ = [
@@ -92,19 +95,19 @@ def made(
         origin: where the version comes from.
         exemplars: in the order in which they are shown.
         struck: claims that must not come back.
-        budget: tokens of the text. Claims that do not fit are left out, from the end; what a person pinned or wrote is the last
-            to go. None: no limit.
+        budget: tokens of the text. Claims that do not fit are left out, from the end; what a person pinned or wrote stays in
+            any case. None: no limit.
         pinned: whether alignment must leave the whole persona alone.
     """
-    different: list[Claim] = []
+    different: dict[str, Claim] = {}
     for claim in claims:
-        if claim.shown and not silenced(claim, struck) and not any(same_claim(claim.text, c.text) for c in different):
-            different.append(claim)
-    kept: list[Claim] = []
-    for claim in sorted(different, key=lambda c: not (c.pinned or c.origin == "person")):
-        if budget is None or tokens(render([*kept, claim])) <= budget:
-            kept.append(claim)
-    shown = ordered([c for c in different if c in kept])
+        if claim.shown and not silenced(claim, struck):
+            different.setdefault(claim_key(claim.text), claim)
+    kept = {key: claim for key, claim in different.items() if claim.pinned or claim.origin == "person"}
+    for key, claim in different.items():
+        if budget is None or tokens(render([*kept.values(), claim])) <= budget:
+            kept[key] = claim
+    shown = ordered([claim for key, claim in different.items() if key in kept])
     sources = dict.fromkeys([*(s for c in shown for s in c.sources), *(e.source for e in exemplars)])
     return PersonaDraft(
         text=render(shown) or prompts.NEW_USER,
@@ -125,13 +128,14 @@ def initial_persona(
 
     Args:
         profile: the user's semantic memory; its current facts become claims. Those that only repeat what was asked and
-            wanted do so only where nothing else is known: recall shows them where they fit.
+            wanted do so only where nothing else is known: recall shows them where they fit. What may not stand in a persona
+            (`safety.danger`) is left out.
         decision: how memory enters their answers.
         budget: length of a persona in tokens. The first one takes half of it, so that alignment can add to it.
         claims: what else is known, and comes first.
     """
     known = [f for f in profile.current if f.text.strip() and (f.source == "model" or not claims)]
-    facts = [stated(fact) for fact in ranked(known)]
+    facts = [stated(fact) for fact in ranked(known) if danger(fact.text) is None]
     return made([*claims, *facts], decision, Origin.INITIAL, budget=budget // 2)
 
 
@@ -169,10 +173,10 @@ def add(draft: PersonaDraft, text: str, kind: ClaimKind = ClaimKind.FACT) -> Per
     """A draft that says this, too, on a person's word. Something struck is so no longer.
 
     Raises:
-        InvalidInput: the text is empty or too long, or a claim says so already.
+        InvalidInput: the text is empty, too long or may not stand in a persona (`safety.danger`), or a claim says so already.
     """
     line = " ".join(text.split())
-    if not line:
+    if all(c.isspace() or unicodedata.category(c) == "Cf" for c in line):
         raise InvalidInput("a claim cannot be empty")
     for number, known in enumerate(standing(draft), 1):
         if known.shown and same_claim(known.text, line):
@@ -181,6 +185,8 @@ def add(draft: PersonaDraft, text: str, kind: ClaimKind = ClaimKind.FACT) -> Per
         claim = Claim(text=line, kind=kind, origin="person")
     except ValidationError as e:
         raise InvalidInput(f"claim: {e.errors()[0]['msg'].removeprefix('Value error, ')}") from e
+    if (reason := danger(line)) is not None:
+        raise InvalidInput(f"this may not stand in a persona: {reason}")
     struck = tuple(s for s in draft.struck if not same_claim(s, line))
     return _amended(draft, (*standing(draft), claim), struck)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from personaagent.claims import ClaimKind
 from personaagent.languages import EVERYDAY
 from personaagent.tally import Found, above, found
-from personaagent.written import Written, is_letter, often, share_and_bound, tokens
+from personaagent.written import Written, is_letter, often, share_and_bound
 
 __all__ = ["edge", "fond"]
 
@@ -65,7 +65,7 @@ def _calm(word: str) -> str:
 def _asked(run: Iterable[str], texts: Sequence[Written]) -> bool:
     """Whether the words come from the requests: then they tell what was asked, not how the user writes."""
     content = [w for w in run if w not in EVERYDAY]
-    return bool(content) and any(all(w in set(tokens(t.at.query)) for t in texts) for w in content)
+    return bool(content) and any(all(w in t.asked for t in texts) for w in content)
 
 
 def _quoted(text: str, words: int, first: bool) -> tuple[str, bool]:
@@ -91,7 +91,7 @@ def fond(texts: Sequence[Written], said: set[str]) -> list[Found]:
         least = 0.2 if len(run) > 1 or run[0] in _MARKED else 0.3
         ids = {t.at.id for t in where}
         enough = share_and_bound([(t, t.at.id in ids) for t in texts], least)
-        if enough is None or _asked(run, where) or not _different([t.at.query for t in where]):
+        if enough is None or _asked(run, where) or not _different(where):
             continue
         ranked.append((enough[1] * (1 + 0.2 * len(run)), run, where))
     ranked.sort(key=lambda r: (-r[0], r[1]))
@@ -136,9 +136,9 @@ def _telling(run: tuple[str, ...], texts: int) -> bool:
     return run[0] not in _ENDLESS and run[-1] not in _ENDLESS and any(w not in EVERYDAY and w.isalpha() for w in run)
 
 
-def _different(requests: Sequence[str]) -> bool:
+def _different(texts: Sequence[Written]) -> bool:
     """Whether some two requests have little in common: what recurs in answers to one subject tells of the subject."""
-    bags = [{w for w in tokens(r) if w not in EVERYDAY} for r in dict.fromkeys(requests)]
+    bags = [asked - EVERYDAY for asked in {t.at.query: t.asked for t in texts}.values()]
     return any(len(one & other) < 0.15 * len(one | other) for one in bags[:4] for other in bags)
 
 

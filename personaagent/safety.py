@@ -19,7 +19,7 @@ from personaagent import prompts
 from personaagent.orders import is_order
 from personaagent.secret import holds_secret
 
-__all__ = ["LONGEST", "objection", "repeats_prompt", "repetitive", "words"]
+__all__ = ["LONGEST", "danger", "objection", "repeats_prompt", "repetitive", "words"]
 
 LONGEST = 400  # characters of a claim that a model wrote
 PROMPT_RUN = 6  # words
@@ -29,15 +29,16 @@ QUOTE_RUN_UNSPACED = 14  # characters of scripts without spaces
 
 _MARKUP = re.compile(
     r"<\||\|>|<</?sys>>|\[/?inst\]|</?s>|</?(?:system|assistant|user|human|tool|function|think|instructions?|prompt|persona|"
-    r"message|im_|start_of_|end_of_|begin_of_|eot)\w*[^<>\n]{0,40}>|```|\{\{|\{%|!\[[^\]]*\]\(|"
-    r"[\"'](?:tool_calls?|arguments|function|parameters)[\"']\s*:|\[/?(?:system|assistant|user|tool)\]|#{2,}\s*[^\W\d_]",
+    r"message|im_|start_of_|end_of_|begin_of_|eot)\w*[^<>\n]{0,40}>|```|\{\{|\{%|!\[[^\]]{0,80}\]\(|"
+    r"[\"'](?:tool_calls?|arguments|function|parameters)[\"']\s*:|\[/?(?:system|assistant|user|tool)\]|(?<!#)#{2,}+\s*[^\W\d_]",
     re.IGNORECASE,
 )
 _ROLE = re.compile(
-    r"(?:\A|[\n.!?;\"'“”(])[\W_]*(?:system|assistant|user|human|developer|tool|ai|benutzer|utilisateur|usuario|sistema|système)"
+    r"(?<![^\W_])(?:system|assistant|user|human|developer|tool|ai|benutzer|utilisateur|usuario|sistema|système)"
     r"(?:[ _](?:message|prompt|note|override))?[*_#\]\s]*[:：]",
     re.IGNORECASE,
 )
+_BEGINS = frozenset("\n.!?;\"'“”(")  # after which a sentence begins
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _UNITS = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
@@ -56,17 +57,9 @@ def objection(text: str, names: Collection[str] = (), quoted: Sequence[str] = ()
         return "empty"
     if len(text) > limit:
         return "too long"
-    if _hidden(text):
-        return "hidden characters"
-    if _MARKUP.search(plain) or _ROLE.search(unicodedata.normalize("NFKC", text)):
-        return "markup"
-    if holds_secret(plain):
-        return "a secret"
-    if _disguised(plain):
-        return "disguised letters"
+    if (reason := danger(text)) is not None:
+        return reason
     folded = plain.casefold()
-    if is_order(folded):
-        return "an order to the system"
     if any(len(name) > 2 and _has_name(folded, _plain(name).casefold()) for name in names):
         return "names another user"
     if sum(unicodedata.category(c)[0] in "LM" for c in plain) < max(2, len(plain) // 3):
@@ -79,6 +72,23 @@ def objection(text: str, names: Collection[str] = (), quoted: Sequence[str] = ()
     if repetitive(text, said) or _stuck(said):
         return "repetitive"
     return None
+
+
+def danger(text: str) -> str | None:
+    """Why nobody's words may stand in a persona, be they the user's own or another person's; None if they may.
+
+    It takes no more than time in proportion to the text.
+    """
+    if _hidden(text):
+        return "hidden characters"
+    plain = _plain(text)
+    if _MARKUP.search(plain) or _speaks_as(unicodedata.normalize("NFKC", text)):
+        return "markup"
+    if holds_secret(plain):
+        return "a secret"
+    if _disguised(plain):
+        return "disguised letters"
+    return "an order to the system" if is_order(plain.casefold()) else None
 
 
 def words(text: str) -> list[str]:
@@ -143,6 +153,17 @@ def _runs(said: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
 
 def _has_name(folded: str, name: str) -> bool:
     return name in folded and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", folded) is not None
+
+
+def _speaks_as(text: str) -> bool:
+    """Whether a sentence begins like a line of a conversation's record: "System: ..."."""
+    for role in _ROLE.finditer(text):
+        at = role.start()
+        while at and not text[at - 1].isalnum() and text[at - 1] not in _BEGINS:
+            at -= 1
+        if at == 0 or text[at - 1] in _BEGINS:
+            return True
+    return False
 
 
 def _plain(text: str) -> str:

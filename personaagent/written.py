@@ -31,17 +31,24 @@ class Written:
     length: int  # words of the whole, or characters where words are not spaced
     sentences: int
     spaced: bool
+    asked: frozenset[str]  # words of the request, as far as they are read
 
 
 def read(interaction: Interaction, weight: float) -> Written:
     """The truth of an interaction as it is counted."""
     whole = (interaction.truth or "").strip()
-    text = whole if len(whole) <= HEAD + TAIL else f"{whole[:HEAD]} {whole[-TAIL:]}"
+    text = _ends(whole)
     spaced = 3 * unspaced(text) < len(text)
     sentences = sum(any(c.isalnum() for c in piece) for piece in _SENTENCE.split(text))
     length = len(whole.split()) if spaced else len(whole)
     raw = tuple(_raw(text))
-    return Written(interaction, weight, text, raw, tuple(map(_plain, raw)), length, max(1, sentences), spaced)
+    asked = frozenset(tokens(_ends(interaction.query)))
+    return Written(interaction, weight, text, raw, tuple(map(_plain, raw)), length, max(1, sentences), spaced, asked)
+
+
+def _ends(text: str) -> str:
+    """What is read of a text."""
+    return text if len(text) <= HEAD + TAIL else f"{text[:HEAD]} {text[-TAIL:]}"
 
 
 def tokens(text: str) -> Iterable[str]:

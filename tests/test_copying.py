@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personaagent.copying import BOUND, Copy, Said, copied, copying
+from personaagent.copying import BOUND, Copy, Said, _Runs, copied, copying
 
 SAM = Said(
     "Sam invites me to dinner on Friday at seven. Write my reply.", "Dear Sam, I shall come at seven. Yours, Grace"
@@ -148,3 +148,26 @@ def test_an_answer_that_was_given_is_a_copy_of_itself_until_it_is_a_habit(answer
     once = copied(answer, [Said("", answer)])
     assert once.share == (1.0 if once.words else pytest.approx(once.share))
     assert copied(answer, [Said("", t) for t in (answer, answer, *others)]).words <= 1
+
+
+@given(st.lists(st.sampled_from("ab c"), max_size=9), st.lists(st.sampled_from("abcd "), max_size=12))
+def test_runs_are_those_of_the_table(said: list[str], text: list[str]) -> None:
+    places = range(len(said))
+    table = [
+        max(
+            (
+                k
+                for k in range(1, at + 2)
+                if any(text[j : j + k] == said[at + 1 - k : at + 1] for j in range(len(text)))
+            ),
+            default=0,
+        )
+        for at in places
+    ]
+    assert _Runs(said).within(text) == table
+
+
+def test_one_word_again_and_again_takes_no_time() -> None:
+    """A table of all equal words has 80 million cells here for each text."""
+    assert copied("ha " * 400, [Said("Funny?", "ha " * 20_000)] * 3).words == 0  # what two texts say is a habit
+    assert copied("ha " * 400, [Said("Funny?", "ha " * 20_000)]).words == 400

@@ -3,11 +3,14 @@ from __future__ import annotations
 import random
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given, settings
 
 from personaagent.exemplars import choose_exemplars
 from personaagent.types import Interaction
+from tests.synthetic_secrets import SECRETS
 from tests.test_counting import _interactions, chooser, said, writer
+from tests.test_safety import MARKUP, ORDERS
 
 START = datetime(2025, 1, 6, 8, tzinfo=UTC)
 
@@ -57,3 +60,12 @@ def test_any_history_gives_exemplars_of_its_own(made: list[Interaction]) -> None
 def test_time_zones_do_not_matter() -> None:
     late = said("see you in the park", 0).model_copy(update={"time": START + timedelta(days=3)})
     assert choose_exemplars([late])[0].source == late.id
+
+
+@pytest.mark.parametrize("bad", [*ORDERS[:8], *MARKUP, *SECRETS])
+@pytest.mark.parametrize("asked", [True, False])
+def test_what_may_not_stand_in_a_prompt_is_no_exemplar(bad: str, asked: bool) -> None:
+    """A user's own words, or what somebody sent them, would come back in every prompt."""
+    plain = [said(f"we meet at number {n} then", n, f"Where is stop {n} of the tour?") for n in range(3)]
+    worse = said("fine then", 9, bad) if asked else said(bad, 9, "What do you say?")
+    assert {e.source for e in choose_exemplars([*plain, worse])} == {i.id for i in plain}

@@ -6,6 +6,8 @@ import asyncio
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from alignment.pooled import Pool
 from personaagent.tasks import together
@@ -47,6 +49,28 @@ async def test_luck_passes_as_seldom_as_promised() -> None:
         passed += sum(mean - 1.645 * error > 0 for mean, error in found.values())
         total += len(found)
     assert passed / total < 0.1
+
+
+@given(st.floats(-3.0, -0.2), st.integers(1, 8), st.floats(0.1, 2.0), st.floats(0.01, 0.15), st.integers(0, 1000))
+def test_a_cohort_does_not_drown_what_ones_own_answers_deny(
+    loss: float, items: int, gain: float, noise: float, seed: int
+) -> None:
+    """Users who agree are a narrow prior; somebody unlike them is still served by their own answers."""
+    rng = np.random.default_rng(seed)
+    own = loss + noise * rng.uniform(-1, 1, (items, 1))
+    others = rng.normal(gain, noise, (10, 6, 1))
+    pool = Pool(1)
+    pool._gains["both"] = {f"u{n}": row[:, 0] for n, row in enumerate(others)}
+    assert pool._estimate("ann", "both", own[:, 0]).denied
+    assert not pool._estimate("ann", "both", -own[:, 0]).denied
+    assert not pool._estimate("ann", "both", np.zeros(0)).denied
+
+
+@pytest.mark.parametrize("items", [4, 6, 9, 12])
+def test_a_deviation_from_few_numbers_passes_no_more_than_a_known_one(items: int) -> None:
+    rng = np.random.default_rng(items)
+    passed = [Pool(1)._estimate("ann", "both", rng.standard_normal(items)).above(0.0, 1.645) for _ in range(2_000)]
+    assert np.mean(passed) < 0.065
 
 
 async def test_who_fails_does_not_keep_the_others() -> None:

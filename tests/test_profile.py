@@ -129,8 +129,10 @@ async def test_the_first_persona_states_the_profile_within_its_budget() -> None:
     assert all(c.kind is ClaimKind.FACT and c.sources and c.since for c in draft.claims)
     assert set(draft.sources) == {s for c in draft.claims for s in c.sources}
     counted = Claim(text="answers with a number", kind=ClaimKind.WRITES, sources=("i1",))
-    first = initial_persona(profile, Decision(), budget=100, claims=[counted])
-    assert first.claims[0] == counted
-    assert first.text.startswith("- answers with a number\n- ")
-    assert tokens(first.text) <= 50
+    # Beside claims, what only repeats a request and its answer is left to recall; what a model concluded is not.
+    assert initial_persona(profile, Decision(), budget=100, claims=[counted]).claims == (counted,)
+    said = profile.current[0].model_copy(update={"text": "likes numbers", "source": "model", "id": "x"})
+    more = profile.model_copy(update={"facts": (said, *profile.facts)})
+    first = initial_persona(more, Decision(), budget=100, claims=[counted])
+    assert first.text == "This user answers with a number.\n- likes numbers"
     assert initial_persona(Profile(), Decision()).text == prompts.NEW_USER

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.aligner import Aligner
-from alignment.rewording import anytime, judges
+from alignment.likelihoods import Likelihoods
+from alignment.pooled import Estimate, Place, Pool
+from alignment.rewording import Rewording, anytime, judges
+from alignment.wording import Wordings
 from personaagent.agent import Agent
 from personaagent.general import GENERAL
 from personaagent.local_memory import LocalMemory
+from personaagent.prompts import NEW_USER
 from personaagent.settings import AgentSettings, AlignmentSettings
-from personaagent.types import AlignmentResult, Decision, Interaction, Likelihood, LikelihoodRequest, Outcome, Usage
+from personaagent.types import (
+    AlignmentResult,
+    Decision,
+    Interaction,
+    Likelihood,
+    LikelihoodRequest,
+    Origin,
+    Outcome,
+    PersonaDraft,
+    Usage,
+)
 from tests.agent_doubles import FakeLLM
 from tests.doubles import HashEmbedder
 
@@ -126,6 +143,43 @@ async def test_nothing_is_judged_on_what_it_was_made_from() -> None:
     await align({user: [style] * 8 for user, style in STYLES.items()}, llm)
     for request in llm.asked:
         assert request.answer not in [m.text for m in request.messages if m.role == "assistant"]
+
+
+class Rising:
+    """A measure to which every further wording is better."""
+
+    async def of(self, pairs: Sequence[object], recall: bool = True) -> npt.NDArray[np.float64]:
+        return np.arange(len(pairs), dtype=np.float64)
+
+    async def general(self, drafts: Sequence[object], asked: Sequence[object]) -> npt.NDArray[np.float64]:
+        return np.zeros((len(drafts), len(asked)))
+
+
+class Told(Place):
+    """A gate that knows already."""
+
+    def __init__(self, found: dict[str, Estimate]) -> None:
+        super().__init__(Pool(1))
+        self.found = found
+
+    async def join(self, user: str, gains: Mapping[str, object], shared: object = None) -> dict[str, Estimate]:
+        return self.found
+
+
+@pytest.mark.parametrize("denied", [None, "gain", "served", "personal"])
+async def test_what_helps_the_others_is_not_forced_on_whom_it_harms(denied: str | None) -> None:
+    clear = Estimate(mean=1.0, error=0.01, items=6, users=8, own=1.0, own_error=0.1, freedom=30)
+    found = dict.fromkeys(("gain", "served", "personal", "general"), clear)
+    if denied is not None:
+        found[denied] = replace(clear, own=-1.0)
+    history = [said("ann", n, STYLES["ann"]) for n in range(8)]
+    persona = PersonaDraft(text=NEW_USER, origin=Origin.INITIAL)
+    search = Rewording(cast(Likelihoods, Rising()), 0.0, 0.05, 300)
+    ended = await search.run(persona, Wordings(persona, history), history, Pool(1).place(), Told(found))
+    assert (ended.wording is None) == (denied is not None), ended.reason
+    nothing = {name: replace(e, items=0, own=0.0, own_error=np.inf) for name, e in found.items()}
+    ended = await search.run(persona, Wordings(persona, history), history, Pool(1).place(), Told(nothing))
+    assert ended.wording is None
 
 
 @pytest.mark.parametrize("count", [0, 1])

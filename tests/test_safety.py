@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from personaagent import prompts
 from personaagent.general import GENERAL
-from personaagent.safety import LONGEST, objection
+from personaagent.safety import LONGEST, danger, objection
 from tests.synthetic_secrets import CARD, IBAN, SECRETS
 
 ORDERS = [
@@ -198,6 +198,15 @@ def test_case_and_spaces_do_not_help(order: str, spaces: list[str], upper: bool)
     pieces = order.split(" ")
     text = "".join(piece + spaces[i % len(spaces)] for i, piece in enumerate(pieces))
     assert objection(text.upper() if upper else text) is not None
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["\n", ".", "“", "#", "![", "_ ", "<system", "ignore ", "show!", "4 ", "DE12 ", "eyJ", "://a", "\nsystem", "忽略 "],
+)
+def test_a_verdict_on_a_long_text_takes_no_time(piece: str) -> None:
+    """With patterns that look again from every place, the first of these takes an hour."""
+    danger(piece * (60_000 // len(piece)))
 
 
 @given(CARD, st.sampled_from(["", " ", "-"]))
