@@ -29,6 +29,14 @@ PORTS = (
     "data-coord-port",
     "data-node-port",
 )
+# The etcd inside it always listens on 2379 and 2380, unless a file says otherwise: of two servers the second would not start.
+ETCD = """\
+listen-client-urls: http://127.0.0.1:{client}
+advertise-client-urls: http://127.0.0.1:{client}
+listen-peer-urls: http://127.0.0.1:{peers}
+initial-advertise-peer-urls: http://127.0.0.1:{peers}
+initial-cluster: default=http://127.0.0.1:{peers}
+"""
 
 
 def free_port() -> int:
@@ -100,6 +108,8 @@ class StandaloneServer:
         for key, value in QUICK.items():
             options += ["--extra-config", f"{key}={value}"]
         self._folder.mkdir(parents=True, exist_ok=True)
+        own = self._folder / "etcd.yaml"
+        own.write_text(ETCD.format(client=free_port(), peers=free_port()), "utf-8")
         said = self._folder / "wrapper.log"
         with said.open("w") as log:
             self._process = subprocess.Popen(
@@ -116,7 +126,7 @@ class StandaloneServer:
                 stderr=subprocess.STDOUT,
                 text=True,
                 start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "ETCD_CONFIG_PATH": str(own)},
             )
         deadline = time.monotonic() + START_S
         while "Process:" not in said.read_text("utf-8"):
