@@ -52,7 +52,7 @@ class Writer(threading.Thread):
                 [make_row(self.user, str(self.rows), truth="x" if self.rows % 2 else None, arrived=self.rows)]
             )
             self.rows += 1
-            if self.rows % 10 == 0:
+            if self.rows % 6 == 0:
                 number = self.personas + 1
                 try:
                     self.store.put_persona(self.user, make_persona(number), f"token {number}")
@@ -71,12 +71,12 @@ def test_what_was_acknowledged_survives_a_server_that_is_killed(killed: Standalo
     for writer in writers:
         writer.start()
     try:
-        wait_for(lambda: all(w.rows >= 25 for w in writers), writers)
+        wait_for(lambda: all(w.rows >= 12 for w in writers), writers)
         killed.stop()
         wait_for(lambda: any(w.refused for w in writers), writers)
         killed.start()
         before = [w.rows for w in writers]
-        wait_for(lambda: all(w.rows >= b + 10 for w, b in zip(writers, before, strict=True)), writers)
+        wait_for(lambda: all(w.rows >= b + 6 for w, b in zip(writers, before, strict=True)), writers)
     finally:
         for writer in writers:
             writer.done.set()
