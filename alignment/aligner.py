@@ -49,6 +49,7 @@ from personaagent.types import (
     Usage,
     user_key,
 )
+from personaagent.wrapping import Wrapping
 
 __all__ = ["Aligner"]
 
@@ -162,14 +163,7 @@ class Aligner:
             log.debug("alignment of user %s failed", user_key(user), exc_info=True)
             name = e.code if isinstance(e, PersonaAgentError) else type(e).__name__
             result = AlignmentResult(user=user, outcome=Outcome.FAILED, reason=f"error: {name}")
-        cost = {
-            "calls": budget.calls,
-            "prompt_tokens": budget.prompt_tokens,
-            "completion_tokens": budget.completion_tokens,
-            "cached_tokens": budget.cached_tokens,
-            "seconds": round(time.monotonic() - started, 3),
-            "run": run,
-        }
+        cost = {**budget.usage.model_dump(), "seconds": round(time.monotonic() - started, 3), "run": run}
         return result.model_copy(update=cost)
 
     async def _user(self, user: str, run: str | None, caller: Caller, member: Member) -> AlignmentResult:
@@ -480,31 +474,20 @@ class _Read:
     candidates: int
 
 
-class _Charged:
+class _Charged(Wrapping):
     """A model whose calls go through a user's caller, which counts and bounds them."""
 
     def __init__(self, llm: LLM, caller: Caller) -> None:
-        self._llm = llm
+        super().__init__(llm)
         self._caller = caller
-
-    @property
-    def inner(self) -> LLM:
-        return self._llm
-
-    @property
-    def context_length(self) -> int:
-        return self._llm.context_length
 
     async def chat(self, request: ChatRequest) -> ChatResult:
         return await self._caller.call(lambda: self._llm.chat(request), lambda r: r.usage)
 
     async def likelihoods(self, requests: Sequence[LikelihoodRequest]) -> tuple[Likelihood, ...]:
-        llm = likely(self._llm)
-        if llm is None:
-            raise TypeError("this model tells no likelihoods")
         if not requests:
             return ()
-        together = partial(llm.likelihoods, requests)
+        together = partial(self._telling.likelihoods, requests)
         return await self._caller.call(together, lambda rs: sum((r.usage for r in rs), Usage()), len(requests))
 
     def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:

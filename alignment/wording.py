@@ -71,7 +71,8 @@ class Wordings:
         self.others = names
         self._edits: dict[str, tuple[Edit, Claim | None]] = {}  # and the claim that it changes
         self._times = {i.id: i.time for i in history}
-        self._counted: dict[frozenset[str], tuple[Claim, ...]] = {}
+        self._counted: dict[frozenset[str], tuple[Claim, ...]] = {}  # by the interactions left out
+        self._chosen: dict[frozenset[str], tuple[Exemplar, ...]] = {}
         self.refused: Counter[str] = Counter()
 
     def edit(self, edit: Edit) -> str:
@@ -108,8 +109,7 @@ class Wordings:
         claims = tuple(c for c in claims if c.text not in dropped or c.pinned or c.origin == "person")
         if name == CLAIMS:
             return replace(own, claims=claims)
-        kept = [i for i in self._history if i.id not in left]
-        return Wording(claims, choose_exemplars(kept))
+        return Wording(claims, self._choose(left))
 
     def _edited(self, claims: tuple[Claim, ...], edit: Edit, about: Claim | None) -> tuple[Claim, ...]:
         """Claims after an edit of one of them, which may have another number here, other words, or not be there at all."""
@@ -150,6 +150,11 @@ class Wordings:
                     self.refused[reason] += 1
             self._counted[left] = tuple(sound)
         return self._counted[left]
+
+    def _choose(self, left: frozenset[str]) -> tuple[Exemplar, ...]:
+        if left not in self._chosen:
+            self._chosen[left] = choose_exemplars([i for i in self._history if i.id not in left])
+        return self._chosen[left]
 
     def _quoted_by(self, claim: Claim) -> list[str]:
         """Other users whose names a counted claim quotes; its other words are ours, whoever is called "writes" or "short"."""

@@ -406,6 +406,14 @@ class Usage(Frozen):
             cached_tokens=self.cached_tokens + other.cached_tokens,
         )
 
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(
+            calls=self.calls - other.calls,
+            prompt_tokens=self.prompt_tokens - other.prompt_tokens,
+            completion_tokens=self.completion_tokens - other.completion_tokens,
+            cached_tokens=self.cached_tokens - other.cached_tokens,
+        )
+
 
 class Message(Frozen):
     """One chat message in OpenAI's form; multi-part content is kept as the client sent it."""
