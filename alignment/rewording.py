@@ -33,7 +33,7 @@ from alignment.pooled import Estimate, Place
 from alignment.stages import stage
 from alignment.wording import BOTH, Wording, Wordings
 from personaagent.claims import Claim
-from personaagent.general import general_for
+from personaagent.general import General, general_for
 from personaagent.types import Interaction, Kind, PersonaDraft
 
 __all__ = ["HARM", "HARMFUL", "LUCK", "Reworded", "Rewording", "anytime", "finite", "judged_on", "judges"]
@@ -44,7 +44,8 @@ LATEST = 12  # interactions that select and judge, together
 # Interactions a single claim is measured on; one is enough where other users' claims of the kind are the prior.
 ALONE = 3
 COHORT = 8  # users from which on that is so
-GENERAL = 2  # general requests a user is asked; a cohort is asked all of them
+GENERAL = 2  # general requests a user of a cohort is asked, so that the cohort is asked all of them
+GENERAL_ALONE = 6  # and one of whom there are few
 HARM = 0.25  # nats per token that the answers to general requests may lose against wrong ones
 
 # Why the gate refuses, with a place for the numbers.
@@ -61,7 +62,8 @@ class Reworded:
     """How it ended: the new wording, or None and why.
 
     `gain` is over the persona as it was and `personal` over another user's wording, in nats per token. Where the gate
-    refused, `refusal` is which of the reasons above it was, without the numbers.
+    refused, `refusal` is which of the reasons above it was, without the numbers. `measured` are the persona's claims with
+    what each was seen to be worth by itself.
     """
 
     wording: Wording | None
@@ -72,6 +74,7 @@ class Reworded:
     candidates: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     refusal: str = ""
+    measured: tuple[Claim, ...] = ()
 
 
 def judged_on(history: Sequence[Interaction]) -> list[Interaction]:
@@ -179,15 +182,25 @@ class Rewording:
         caution = anytime(self._luck, len(held))
         # Claims help together more than each alone, so only what is clearly harmful by itself goes.
         dropped = frozenset(text for text, e in worth.items() if e.mean + caution * e.error < 0.0)
-        judged = await self._judged(persona, wordings, best, dropped, held, selection.neighbour(user), user)
+        asked = general_for(user, GENERAL if selection.members >= COHORT else GENERAL_ALONE)
+        judged = await self._judged(persona, wordings, best, dropped, held, selection.neighbour(user), asked)
         found = await gate.join(user, judged)
         gain = found["gain"]
-        result = Reworded(None, "", gain, found.get("personal"), found["general"], count, wordings.refused)
+        own = {c.text: gains for c, gains in alone}
+        result = Reworded(
+            None,
+            "",
+            gain,
+            found.get("personal"),
+            found["general"],
+            count,
+            wordings.refused,
+            measured=tuple(_measured(c, worth.get(c.text), own.get(c.text, [])) for c in wordings.own().claims),
+        )
         if (refused := self._refusal(found, caution)) is not None:
             why, numbers = refused
             return replace(result, reason=why.format(numbers), refusal=why)
         final = wordings.candidate(best, dropped=dropped)
-        own = {c.text: gains for c, gains in alone}
         claims = tuple(_measured(c, worth.get(c.text), own.get(c.text, [])) for c in final.claims)
         exemplars = tuple(
             e.model_copy(update={"gain": gain.mean, "error": finite(gain.error)}) for e in final.exemplars
@@ -209,6 +222,8 @@ class Rewording:
             return IMPERSONAL, f" by {_said(personal)}"
         if served.mean < -served.error or served.denied:
             return BESIDE, f", by {_own(served) if served.denied else _said(served)}"
+        if harm.own < -HARM and harm.denied:  # others' mean must not hide it
+            return HARMFUL, f", by {_own(harm)}"
         return (HARMFUL, f", by {_said(harm)}") if harm.mean < -HARM else None
 
     @stage("selecting words")
@@ -252,7 +267,7 @@ class Rewording:
         dropped: frozenset[str],
         items: Sequence[Interaction],
         neighbour: object | None,
-        user: str,
+        asked: Sequence[General],
     ) -> dict[str, Float]:
         """Gains of the chosen candidate on interactions that selected nothing, and on general requests."""
         new = [self._draft(persona, wordings.candidate(name, i, dropped)) for i in items]
@@ -270,7 +285,7 @@ class Rewording:
             judged["personal"] = _known(alone[1] - alone[2])
         final = self._draft(persona, wordings.candidate(name, dropped=dropped))
         drafts = (self._draft(persona, wordings.own()), final)
-        general = await self._measure.general(drafts, general_for(user, GENERAL))
+        general = await self._measure.general(drafts, asked)
         return {**judged, "general": _known(general[1] - general[0])}
 
     def _draft(self, persona: PersonaDraft, wording: Wording) -> PersonaDraft:
