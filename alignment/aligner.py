@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from personaagent.errors import BudgetExceeded, ConflictError, ForgottenError, N
 from personaagent.persona import initial_persona, ranked, stated
 from personaagent.profile import build_profile
 from personaagent.protocols import LLM, Embedder, Memory, likely
+from personaagent.safety import danger
 from personaagent.scoring import same
 from personaagent.settings import AlignmentSettings
 from personaagent.tasks import together
@@ -49,6 +51,7 @@ from personaagent.types import (
     Usage,
     user_key,
 )
+from personaagent.wrapping import Wrapping
 
 __all__ = ["Aligner"]
 
@@ -162,14 +165,7 @@ class Aligner:
             log.debug("alignment of user %s failed", user_key(user), exc_info=True)
             name = e.code if isinstance(e, PersonaAgentError) else type(e).__name__
             result = AlignmentResult(user=user, outcome=Outcome.FAILED, reason=f"error: {name}")
-        cost = {
-            "calls": budget.calls,
-            "prompt_tokens": budget.prompt_tokens,
-            "completion_tokens": budget.completion_tokens,
-            "cached_tokens": budget.cached_tokens,
-            "seconds": round(time.monotonic() - started, 3),
-            "run": run,
-        }
+        cost = {**budget.usage.model_dump(), "seconds": round(time.monotonic() - started, 3), "run": run}
         return result.model_copy(update=cost)
 
     async def _user(self, user: str, run: str | None, caller: Caller, member: Member) -> AlignmentResult:
@@ -246,6 +242,7 @@ class Aligner:
         grid = Grid(persona.decision, persona=persona)
         rollouts = Rollouts(self._agent, self._scorer, caller, grid)
         arm, before, reason = Arm.of(persona), None, "the model wrote nothing new"
+        refused: Counter[str] = Counter()
         try:
             for _ in range(self._settings.iterations):
                 await rollouts.run([arm], latest)
@@ -253,13 +250,23 @@ class Aligner:
                 before = sum(c.score for c in cases) / len(cases) if before is None else before
                 losses = await together(self._textual.loss(arm.text, case, caller) for case in cases)
                 text = await self._textual.update(arm.text, losses, caller)
+                if (
+                    text and (unsafe := danger(text)) is not None
+                ):  # as published there is no gate, but this is no matter of taste
+                    refused[unsafe] += 1
+                    text, reason = "", f"what the model wrote cannot be a persona: {unsafe}"
                 arm = Arm(text or arm.text, arm.episodes, arm.form)
         except BudgetExceeded as e:
             if arm.text == persona.text:
                 raise
             reason = e.message
         result = AlignmentResult(
-            user=user, outcome=Outcome.REJECTED, reason=reason, score_before=before, persona_before=persona.number
+            user=user,
+            outcome=Outcome.REJECTED,
+            reason=reason,
+            score_before=before,
+            persona_before=persona.number,
+            refused=dict(refused),
         )
         if arm.text == persona.text:
             return result.model_copy(update={"persona_after": persona.number})
@@ -294,7 +301,9 @@ class Aligner:
             draft, reasons = read.draft, list(read.reasons)
             sources = tuple(i.id for i in read.sources)
             scores = {"score_before": read.before, "score_after": read.before}
-            result = result.model_copy(update={**scores, "held_out": read.held_out, "candidates": read.candidates})
+            more = {"held_out": read.held_out, "candidates": read.candidates, "refused": dict(read.refused)}
+            result = result.model_copy(update={**scores, **more})
+        result = result.model_copy(update={"words_judged_by": "simulated answers" if model is None else "likelihood"})
         if model is not None:
             measure = Likelihoods(self._agent, model, caller, user, history)
             said = await self._reworded(persona, history, measure, caller, member)
@@ -311,6 +320,9 @@ class Aligner:
             if said.wording is not None:
                 draft = said.wording.draft(draft, self._agent.settings.persona_tokens)
                 sources = draft.sources
+            else:  # what its claims are worth was measured all the same
+                known = {c.text: c for c in said.measured}
+                draft = draft.model_copy(update={"claims": tuple(known.get(c.text, c) for c in draft.claims)})
         result = result.model_copy(update={"reason": "; ".join(r for r in reasons if r)})
         if (draft.text, draft.exemplars, draft.decision) == (persona.text, persona.exemplars, persona.decision):
             return result
@@ -419,7 +431,9 @@ class Aligner:
             reasons = [fitted.reason, *([kept.reason] if kept.moved else ())]
         draft = grid.draft(kept.index, kept.arm)
         sources = parts.rewrite if draft.text != persona.text else parts.select or tuple(history[-MAX_SOURCES:])
-        return _Read(draft, tuple(reasons), kept.before, kept.after, sources, len(parts.gate), found.candidates)
+        return _Read(
+            draft, tuple(reasons), kept.before, kept.after, sources, len(parts.gate), found.candidates, found.dropped
+        )
 
     def _weighed(self, history: Sequence[Interaction]) -> Split:
         """Closed interactions to replay where prose is not judged by them.
@@ -485,33 +499,23 @@ class _Read:
     sources: tuple[Interaction, ...]
     held_out: int
     candidates: int
+    refused: Counter[str]  # rewritten texts that could not be a persona, by reason
 
 
-class _Charged:
+class _Charged(Wrapping):
     """A model whose calls go through a user's caller, which counts and bounds them."""
 
     def __init__(self, llm: LLM, caller: Caller) -> None:
-        self._llm = llm
+        super().__init__(llm)
         self._caller = caller
-
-    @property
-    def inner(self) -> LLM:
-        return self._llm
-
-    @property
-    def context_length(self) -> int:
-        return self._llm.context_length
 
     async def chat(self, request: ChatRequest) -> ChatResult:
         return await self._caller.call(lambda: self._llm.chat(request), lambda r: r.usage)
 
     async def likelihoods(self, requests: Sequence[LikelihoodRequest]) -> tuple[Likelihood, ...]:
-        llm = likely(self._llm)
-        if llm is None:
-            raise TypeError("this model tells no likelihoods")
         if not requests:
             return ()
-        together = partial(llm.likelihoods, requests)
+        together = partial(self._telling.likelihoods, requests)
         return await self._caller.call(together, lambda rs: sum((r.usage for r in rs), Usage()), len(requests))
 
     def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:

@@ -35,6 +35,16 @@ class Budget:
         self.cached_tokens = 0
 
     @property
+    def usage(self) -> Usage:
+        """What was spent so far."""
+        return Usage(
+            calls=self.calls,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cached_tokens=self.cached_tokens,
+        )
+
+    @property
     def tokens(self) -> int:
         """Prompt and completion tokens so far."""
         return self.prompt_tokens + self.completion_tokens

@@ -6,11 +6,11 @@ calls: how memory is read shows in what memory alone foretells. What is made of 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection
 
 from alignment.pooled import Pool
 from alignment.prequential import Fitted, Foretold, Others
+from alignment.waiting import Arrivals, Guest
 from personaagent.types import Kind
 
 __all__ = ["Cohort", "Group", "Member"]
@@ -18,10 +18,10 @@ __all__ = ["Cohort", "Group", "Member"]
 Group = tuple[Kind, ...]  # kinds of requests that were foretold
 
 
-class Cohort:
+class Cohort(Arrivals):
     """The users of a batch, who wait for each other once: until memory has foretold the past answers of all of them.
 
-    Users are compared within a group that has the same kinds of requests. Not thread-safe: it belongs to one event loop.
+    Users are compared within a group that has the same kinds of requests.
     """
 
     def __init__(self, users: Collection[str], min_gain: float, caution: float) -> None:
@@ -31,41 +31,34 @@ class Cohort:
         caution: standard deviations of the gain it must exceed.
         """
         self.users = frozenset(users)
-        self._missing = len(self.users)
+        super().__init__(len(self.users))
         self._min_gain = min_gain
         self._caution = caution
         self._entries: dict[Group, list[Foretold]] = {}
         self._others: dict[Group, Others] = {}
-        self._complete = asyncio.Event()
         # Words are selected by some interactions and judged by others; the users are each other's prior both times.
-        self._selection, self._gate = Pool(self._missing), Pool(self._missing)
+        self._selection, self._gate = Pool(self.size), Pool(self.size)
 
     def member(self) -> Member:
         """A place in the cohort."""
         return Member(self)
 
-    def _arrive(self) -> None:
-        self._missing -= 1
-        if self._missing == 0:
-            self._complete.set()
-
     def _add(self, group: Group, foretold: Foretold) -> None:
         self._entries.setdefault(group, []).append(foretold)
-        self._arrive()
 
     async def _fitted(self, group: Group, foretold: Foretold) -> Fitted:
-        await self._complete.wait()
+        await self.wait()
         if group not in self._others:
             self._others[group] = Others(self._entries.pop(group, []))
         return self._others[group].fit(foretold, self._min_gain, self._caution)
 
 
-class Member:
-    """One user's place in a cohort; use it as a context manager, so that a user who fails does not keep the others."""
+class Member(Guest):
+    """One user's place in a cohort."""
 
     def __init__(self, cohort: Cohort) -> None:
+        super().__init__(cohort)
         self._cohort = cohort
-        self._arrived = False
         self._place: tuple[Group, Foretold] | None = None
         self.selection = cohort._selection.place()
         self.gate = cohort._gate.place()
@@ -76,8 +69,7 @@ class Member:
         nor do they of who joins after leaving.
         """
         self._place = group, foretold
-        if not self._arrived:
-            self._arrived = True
+        if self.arrive():
             self._cohort._add(group, foretold)
 
     async def fitted(self) -> Fitted | None:
@@ -87,14 +79,9 @@ class Member:
     def leave(self) -> None:
         """Do without; the others need not wait."""
         self._place = None
-        if not self._arrived:
-            self._arrived = True
-            self._cohort._arrive()
-
-    def __enter__(self) -> Member:
-        return self
+        super().leave()
 
     def __exit__(self, *_: object) -> None:
-        self.leave()
+        super().__exit__()
         self.selection.leave()
         self.gate.leave()

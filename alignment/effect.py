@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alignment.budget import Budget, Caller
+from alignment.clustered import clustered_mean
 from alignment.likelihoods import Likelihoods
 from alignment.slots import Slots
 from alignment.wording import BOTH, CLAIMS, EXEMPLARS, Wording, Wordings
@@ -156,14 +157,9 @@ def _without_kind(words: Wording, user: Aligned, text: Interaction) -> Wording:
 
 
 def _mean(groups: Sequence[Float]) -> Mean:
-    """The mean over all values; groups are users, whose values go together."""
-    known = [g[np.isfinite(g)] for g in groups]
-    known = [g for g in known if len(g)]
-    n = sum(len(g) for g in known)
-    if not n:
+    """The mean over all values; groups are users."""
+    found = clustered_mean([g.tolist() for g in groups])
+    if found is None:
         return Mean(0.0, 0.0, 0)
-    mean = float(np.concatenate(known).mean())
-    sums = np.asarray([float((g - mean).sum()) for g in known])
-    k = len(sums)
-    se = float(np.sqrt(k / (k - 1) * (sums**2).sum()) / n) if k > 1 else 0.0
-    return Mean(mean, se, n)
+    mean, error, n, _ = found
+    return Mean(mean, error or 0.0, n)

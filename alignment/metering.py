@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from personaagent.protocols import LLM, Embedder, Matrix, likely
+from personaagent.protocols import LLM, Embedder, Matrix
 from personaagent.tasks import together
 from personaagent.types import ChatRequest, ChatResult, Likelihood, LikelihoodRequest, Usage
+from personaagent.wrapping import Wrapping
 
 __all__ = ["CachedEmbedder", "Meter", "SharedLLM", "Tally", "counted", "spent"]
 
@@ -90,7 +91,7 @@ class _EngineClock:
         self._last = now
 
 
-class SharedLLM:
+class SharedLLM(Wrapping):
     """Sends each distinct request once, whoever asks; every asker's `Meter` is charged as if it had asked alone.
 
     Only requests whose answer is determined (temperature 0, or a seed) are shared. Errors are not kept: the next asker
@@ -99,21 +100,11 @@ class SharedLLM:
 
     def __init__(self, llm: LLM, keep: int = 50_000, now: Callable[[], float] = time.perf_counter) -> None:
         """`keep`: answers remembered, the least recently used going first. `now`: a clock in seconds."""
-        self._llm = llm
+        super().__init__(llm)
         self._keep = keep
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._clock = _EngineClock(now)
         self.sent = 0  # requests that really went to the engine
-
-    @property
-    def inner(self) -> LLM:
-        """The model that is asked."""
-        return self._llm
-
-    @property
-    def context_length(self) -> int:
-        """See `LLM`."""
-        return self._llm.context_length
 
     def meter(self) -> Meter:
         """A new purpose to count for."""
@@ -132,9 +123,7 @@ class SharedLLM:
 
     async def tell(self, request: LikelihoodRequest) -> tuple[Likelihood, float]:
         """An answer's likelihood, and its share of the engine's time in seconds. Raises as `Likely.likelihoods` does."""
-        llm = likely(self._llm)
-        if llm is None:
-            raise TypeError("this model tells no likelihoods")
+        llm = self._telling
 
         async def read() -> Likelihood:
             (found,) = await llm.likelihoods([request])
@@ -168,23 +157,14 @@ class SharedLLM:
         return result, seconds
 
 
-class Meter:
+class Meter(Wrapping):
     """An `LLM` that counts what goes through it: `usage`, and `seconds` of the engine's time."""
 
     def __init__(self, shared: SharedLLM) -> None:
+        super().__init__(shared.inner)
         self._shared = shared
         self.usage = Usage()
         self.seconds = 0.0
-
-    @property
-    def inner(self) -> LLM:
-        """The model that is asked."""
-        return self._shared.inner
-
-    @property
-    def context_length(self) -> int:
-        """See `LLM`."""
-        return self._shared.context_length
 
     async def chat(self, request: ChatRequest) -> ChatResult:
         """See `LLM`. A shared answer counts as a call with its whole usage."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +10,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from alignment.clustered import clustered_mean
 from alignment.persona_arms import ARMS, MODES, Arm, Mode, Row
-from alignment.rewording import HARM, Reworded
+from alignment.rewording import HARMFUL, Reworded
 from personaagent.types import AlignmentResult, Kind, Outcome, Persona, Usage
 
 __all__ = ["PAIRS", "Estimate", "Stage", "alignment_of", "by_luck", "clustered", "general_of", "measured", "user_gains"]
@@ -25,11 +24,6 @@ PAIRS: tuple[tuple[Arm, Arm], ...] = (
     ("ungated", "first"),
 )
 MAIN = {Kind.TEXT: "nats", Kind.CHOICE: "accuracy", Kind.RATING: "error"}  # what stands for a kind
-# How a reason tells an estimate; reasons that differ in it alone are the same.
-_ESTIMATE = re.compile(
-    r",? by (?:[+-]?[\d.]+ nats per token \(± [^)]*\) on \d+ answers(?:, with \d+ other users)?"
-    r"|what \d+ answers alone cannot tell)"
-)
 
 
 @dataclass(frozen=True)
@@ -81,16 +75,9 @@ def clustered(values: Iterable[tuple[str, float]]) -> Estimate | None:
     """The mean of values of users, which go together; None if there are none."""
     by_user: dict[str, list[float]] = {}
     for user, value in values:
-        if math.isfinite(value):
-            by_user.setdefault(user, []).append(value)
-    n, k = sum(map(len, by_user.values())), len(by_user)
-    if not n:
-        return None
-    mean = math.fsum(v for own in by_user.values() for v in own) / n
-    if k < 2:
-        return Estimate(mean, None, n, k)
-    sums = np.asarray([math.fsum(v - mean for v in own) for own in by_user.values()])
-    return Estimate(mean, float(np.sqrt(k / (k - 1) * (sums**2).sum()) / n), n, k)
+        by_user.setdefault(user, []).append(value)
+    found = clustered_mean(list(by_user.values()))
+    return None if found is None else Estimate(*found)
 
 
 def measured(rows: Sequence[Row]) -> dict[str, Any]:
@@ -127,7 +114,7 @@ def alignment_of(stage: Stage) -> dict[str, Any]:
     users, reasons, claims = max(1, len(stage.results)), Counter[str](), Counter[str]()
     for user, said in stage.words.items():
         if user not in stage.renewed:
-            reasons[_ESTIMATE.sub("", said.reason)] += 1
+            reasons[said.refusal.format("") or said.reason] += 1
     for result in stage.results:
         if result.outcome in (Outcome.SKIPPED, Outcome.FAILED, Outcome.CONFLICT):
             reasons[result.reason] += 1
@@ -169,11 +156,7 @@ def general_of(stage: Stage, gains: Mapping[str, float]) -> dict[str, Any]:
     `aligned-first`: measured after alignment, over users with new words. `refused`: what the gate saw of words that it
     refused for harm, on the few requests it asks.
     """
-    refused = [
-        (u, w.harm.mean)
-        for u, w in stage.words.items()
-        if w.wording is None and w.harm is not None and w.harm.mean < -HARM and w.reason.startswith("general answers")
-    ]
+    refused = [(u, w.harm.mean) for u, w in stage.words.items() if w.harm is not None and w.refusal == HARMFUL]
     return {
         "aligned-first": _as_dict(clustered((u, g) for u, g in gains.items() if u in stage.renewed)),
         "refused": _as_dict(clustered(refused)),

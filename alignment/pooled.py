@@ -6,16 +6,16 @@ Three to eight interactions seldom tell a good wording from a lucky one; those o
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, stdtrit
 
 from alignment.prequential import posterior
+from alignment.waiting import Arrivals, Guest
 
 __all__ = ["Estimate", "Place", "Pool"]
 
@@ -58,31 +58,18 @@ class Estimate:
         return self.own + self.own_error < 0.0
 
 
-@dataclass
-class Pool:
-    """Gains of a cohort's users under named changes. Not thread-safe: it belongs to one event loop.
+class Pool(Arrivals):
+    """Gains of a cohort's users under named changes."""
 
-    Args:
-        missing: members who have not come yet; each must join or leave, or the others wait forever.
-    """
-
-    missing: int
-    _gains: dict[str, dict[str, Float]] = field(default_factory=dict)  # by change and user
-    _shared: dict[str, object] = field(default_factory=dict)
-    _complete: asyncio.Event = field(default_factory=asyncio.Event)
-    size: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.size = self.missing
+    def __init__(self, size: int) -> None:
+        """`size`: members; each must join or leave, or the others wait forever."""
+        super().__init__(size)
+        self._gains: dict[str, dict[str, Float]] = {}  # by change and user
+        self._shared: dict[str, object] = {}
 
     def place(self) -> Place:
         """A member's place; use it as a context manager."""
         return Place(self)
-
-    def _arrive(self) -> None:
-        self.missing -= 1
-        if self.missing <= 0:
-            self._complete.set()
 
     def _estimate(self, user: str, change: str, own: Float) -> Estimate:
         others = [g for name, g in sorted(self._gains.get(change, {}).items()) if name != user and len(g)]
@@ -102,12 +89,12 @@ class Pool:
         )
 
 
-class Place:
-    """One user's place in a pool. A user who fails does not keep the others: leaving the context leaves the pool."""
+class Place(Guest):
+    """One user's place in a pool."""
 
     def __init__(self, pool: Pool) -> None:
+        super().__init__(pool)
         self._pool = pool
-        self._arrived = False
 
     @property
     def members(self) -> int:
@@ -125,13 +112,12 @@ class Place:
         Returns:
             an estimate for each of `gains`.
         """
-        if not self._arrived:
+        if self.arrive():
             for change, values in gains.items():
                 self._pool._gains.setdefault(change, {})[user] = np.asarray(values, dtype=np.float64)
             if shared is not None:
                 self._pool._shared[user] = shared
-        self.leave()
-        await self._pool._complete.wait()
+        await self._pool.wait()
         return {change: self.estimate(user, change, values) for change, values in gains.items()}
 
     def estimate(self, user: str, change: str, own: Float) -> Estimate:
@@ -143,15 +129,3 @@ class Place:
         names = sorted(name for name in self._pool._shared if name != user)
         after = [name for name in names if name > user] or names
         return self._pool._shared[after[0]] if after else None
-
-    def leave(self) -> None:
-        """Do without; the others need not wait."""
-        if not self._arrived:
-            self._arrived = True
-            self._pool._arrive()
-
-    def __enter__(self) -> Place:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.leave()

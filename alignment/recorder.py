@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from alignment.stages import current_stage
-from personaagent.protocols import LLM, likely
+from personaagent.protocols import LLM
 from personaagent.types import ChatRequest, ChatResult, Likelihood, LikelihoodRequest, Usage
+from personaagent.wrapping import Wrapping
 
 __all__ = ["OWN", "WAITING", "ChatOnly", "Recorder", "Timed", "WallClock"]
 
@@ -76,7 +77,7 @@ class WallClock:
         _divide(self._between, self._beside if self._beside.total() else {WAITING: 1}, passed - own)
 
 
-class Recorder:
+class Recorder(Wrapping):
     """An `LLM` that passes calls on, counts them by stage of alignment and keeps the requests for a replay.
 
     It tells likelihoods if the model inside does.
@@ -91,7 +92,7 @@ class Recorder:
         singly: likelihoods that are asked for together are sent one after the other.
         clock: is told what is in flight.
         """
-        self._llm = llm
+        super().__init__(llm)
         self._salt = salt
         self._singly = singly
         self._clock = clock or WallClock()
@@ -102,16 +103,6 @@ class Recorder:
     def usage(self) -> Usage:
         """Of all stages."""
         return sum(self.stages.values(), Usage())
-
-    @property
-    def inner(self) -> LLM:
-        """The model that is asked."""
-        return self._llm
-
-    @property
-    def context_length(self) -> int:
-        """See `LLM`."""
-        return self._llm.context_length
 
     async def chat(self, request: ChatRequest) -> ChatResult:
         """See `LLM`."""
@@ -125,9 +116,7 @@ class Recorder:
 
     async def likelihoods(self, requests: Sequence[LikelihoodRequest]) -> tuple[Likelihood, ...]:
         """See `Likely`. TypeError if the model tells none (`protocols.likely`)."""
-        model = likely(self._llm)
-        if model is None:
-            raise TypeError("this model tells no likelihoods")
+        model = self._telling
         found: list[Likelihood] = []
         size = 1 if self._singly else max(1, len(requests))
         for start in range(0, len(requests), size):

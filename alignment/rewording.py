@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -33,27 +33,37 @@ from alignment.pooled import Estimate, Place
 from alignment.stages import stage
 from alignment.wording import BOTH, Wording, Wordings
 from personaagent.claims import Claim
-from personaagent.general import general_for
+from personaagent.general import General, general_for
 from personaagent.types import Interaction, Kind, PersonaDraft
 
-__all__ = ["HARM", "Reworded", "Rewording", "anytime", "finite", "judged_on", "judges"]
+__all__ = ["HARM", "HARMFUL", "LUCK", "Reworded", "Rewording", "anytime", "finite", "judged_on", "judges"]
 
 Float = npt.NDArray[np.float64]
 
 LATEST = 12  # interactions that select and judge, together
-ALONE = (
-    3  # interactions a single claim is measured on; one is enough where other users' claims of the kind are the prior
-)
+# Interactions a single claim is measured on; one is enough where other users' claims of the kind are the prior.
+ALONE = 3
 COHORT = 8  # users from which on that is so
-GENERAL = 2  # general requests a user is asked; a cohort is asked all of them
+GENERAL = 2  # general requests a user of a cohort is asked, so that the cohort is asked all of them
+GENERAL_ALONE = 6  # and one of whom there are few
 HARM = 0.25  # nats per token that the answers to general requests may lose against wrong ones
+
+# Why the gate refuses, with a place for the numbers.
+UNMEASURED = "none of the user's answers could be measured"
+WORSE = "the user's own answers became less likely{}"
+LUCK = "the answers became likelier{}, which may be luck"
+IMPERSONAL = "better than another user's words{}, which may be luck"
+BESIDE = "beside what is recalled the answers became less likely{}"
+HARMFUL = "right answers to general requests lost against wrong ones{}"
 
 
 @dataclass(frozen=True)
 class Reworded:
     """How it ended: the new wording, or None and why.
 
-    `gain` is over the persona as it was and `personal` over another user's wording, in nats per token.
+    `gain` is over the persona as it was and `personal` over another user's wording, in nats per token. Where the gate
+    refused, `refusal` is which of the reasons above it was, without the numbers. `measured` are the persona's claims with
+    what each was seen to be worth by itself.
     """
 
     wording: Wording | None
@@ -63,6 +73,8 @@ class Reworded:
     harm: Estimate | None = None
     candidates: int = 0
     refused: Counter[str] = field(default_factory=Counter)
+    refusal: str = ""
+    measured: tuple[Claim, ...] = ()
 
 
 def judged_on(history: Sequence[Interaction]) -> list[Interaction]:
@@ -170,27 +182,25 @@ class Rewording:
         caution = anytime(self._luck, len(held))
         # Claims help together more than each alone, so only what is clearly harmful by itself goes.
         dropped = frozenset(text for text, e in worth.items() if e.mean + caution * e.error < 0.0)
-        judged = await self._judged(persona, wordings, best, dropped, held, selection.neighbour(user), user)
+        asked = general_for(user, GENERAL if selection.members >= COHORT else GENERAL_ALONE)
+        judged = await self._judged(persona, wordings, best, dropped, held, selection.neighbour(user), asked)
         found = await gate.join(user, judged)
-        gain, harm, personal, served = found["gain"], found["general"], found.get("personal"), found["served"]
-        result = Reworded(None, "", gain, personal, harm, count, wordings.refused)
-        if not gain.items:
-            return replace(result, reason="none of the user's answers could be measured")
-        if gain.denied:
-            return replace(result, reason=f"the user's own answers became less likely, by {_own(gain)}")
-        if not gain.above(self._min_gain, caution):
-            return replace(result, reason=f"the answers became likelier by {_said(gain)}, which may be luck")
-        if personal is not None and (personal.denied or not personal.above(0.0, caution)):
-            return replace(result, reason=f"better than another user's words by {_said(personal)}, which may be luck")
-        if served.mean < -served.error or served.denied:
-            lost = _own(served) if served.denied else _said(served)
-            return replace(result, reason=f"beside what is recalled the answers became less likely, by {lost}")
-        if harm.mean < -HARM:
-            return replace(
-                result, reason=f"right answers to general requests lost against wrong ones, by {_said(harm)}"
-            )
-        final = wordings.candidate(best, dropped=dropped)
+        gain = found["gain"]
         own = {c.text: gains for c, gains in alone}
+        result = Reworded(
+            None,
+            "",
+            gain,
+            found.get("personal"),
+            found["general"],
+            count,
+            wordings.refused,
+            measured=tuple(_measured(c, worth.get(c.text), own.get(c.text, [])) for c in wordings.own().claims),
+        )
+        if (refused := self._refusal(found, caution)) is not None:
+            why, numbers = refused
+            return replace(result, reason=why.format(numbers), refusal=why)
+        final = wordings.candidate(best, dropped=dropped)
         claims = tuple(_measured(c, worth.get(c.text), own.get(c.text, [])) for c in final.claims)
         exemplars = tuple(
             e.model_copy(update={"gain": gain.mean, "error": finite(gain.error)}) for e in final.exemplars
@@ -198,6 +208,23 @@ class Rewording:
         return replace(
             result, wording=Wording(claims, exemplars), reason=f"what the user said became likelier by {_said(gain)}"
         )
+
+    def _refusal(self, found: Mapping[str, Estimate], caution: float) -> tuple[str, str] | None:
+        """Why the gate refuses what these estimates say, and in which numbers; None if it does not."""
+        gain, harm, personal, served = found["gain"], found["general"], found.get("personal"), found["served"]
+        if not gain.items:
+            return UNMEASURED, ""
+        if gain.denied:
+            return WORSE, f", by {_own(gain)}"
+        if not gain.above(self._min_gain, caution):
+            return LUCK, f" by {_said(gain)}"
+        if personal is not None and (personal.denied or not personal.above(0.0, caution)):
+            return IMPERSONAL, f" by {_said(personal)}"
+        if served.mean < -served.error or served.denied:
+            return BESIDE, f", by {_own(served) if served.denied else _said(served)}"
+        if harm.own < -HARM and harm.denied:  # others' mean must not hide it
+            return HARMFUL, f", by {_own(harm)}"
+        return (HARMFUL, f", by {_said(harm)}") if harm.mean < -HARM else None
 
     @stage("selecting words")
     async def _gains(
@@ -218,9 +245,10 @@ class Rewording:
         claims = [c for c in wordings.candidate(BOTH).claims if "\n" not in c.text]
         bare = self._draft(persona, Wording())
         pairs, owners = [(bare, i) for i in few], []
+        known = [wordings.candidate(BOTH, interaction).content[0] for interaction in few]
         for number, claim in enumerate(claims):
             for at, interaction in enumerate(few):
-                if any(c.text == claim.text for c in wordings.candidate(BOTH, interaction).claims):
+                if claim.text in known[at]:
                     pairs.append((self._draft(persona, Wording((claim,))), interaction))
                     owners.append((number, at))
         logs = await self._measure.of(pairs, recall=False)
@@ -239,7 +267,7 @@ class Rewording:
         dropped: frozenset[str],
         items: Sequence[Interaction],
         neighbour: object | None,
-        user: str,
+        asked: Sequence[General],
     ) -> dict[str, Float]:
         """Gains of the chosen candidate on interactions that selected nothing, and on general requests."""
         new = [self._draft(persona, wordings.candidate(name, i, dropped)) for i in items]
@@ -257,7 +285,7 @@ class Rewording:
             judged["personal"] = _known(alone[1] - alone[2])
         final = self._draft(persona, wordings.candidate(name, dropped=dropped))
         drafts = (self._draft(persona, wordings.own()), final)
-        general = await self._measure.general(drafts, general_for(user, GENERAL))
+        general = await self._measure.general(drafts, asked)
         return {**judged, "general": _known(general[1] - general[0])}
 
     def _draft(self, persona: PersonaDraft, wording: Wording) -> PersonaDraft:

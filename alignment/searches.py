@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, Literal, get_args
 
 from alignment.aligner import Aligner
-from alignment.budget import Budget, Caller
+from alignment.budget import Caller
 from alignment.cohort import Member
 from alignment.likelihoods import Likelihoods
 from alignment.rewording import Reworded, Rewording, judged_on, judges
@@ -49,13 +49,11 @@ class Watched(Aligner):
     async def _reworded(
         self, persona: Persona, history: Sequence[Interaction], measure: Likelihoods, caller: Caller, member: Member
     ) -> Reworded:
-        user, before = history[-1].user, _used(caller.budget)
+        user, before = history[-1].user, caller.budget.usage
         try:
             self.words[user] = await self._words(persona, history, measure, caller, member)
         finally:
-            after = _used(caller.budget)
-            names = ("calls", "prompt_tokens", "completion_tokens", "cached_tokens")
-            self.spent[user] = Usage(**{name: getattr(after, name) - getattr(before, name) for name in names})
+            self.spent[user] = caller.budget.usage - before
         return self.words[user]
 
     async def _words(
@@ -176,12 +174,3 @@ def parts_of(history: Sequence[Interaction]) -> tuple[list[Interaction], list[In
     held = {i for interaction in judging for i in alike[interaction.id]}
     learn = [i for i in history if i.id not in held and (i.truth or "").strip()]
     return learn, [i for i in selecting if i.id not in held]
-
-
-def _used(budget: Budget) -> Usage:
-    return Usage(
-        calls=budget.calls,
-        prompt_tokens=budget.prompt_tokens,
-        completion_tokens=budget.completion_tokens,
-        cached_tokens=budget.cached_tokens,
-    )

@@ -15,7 +15,7 @@ from personaagent.errors import ContextLengthExceeded
 from personaagent.features import normalised
 from personaagent.persona import clip, tokens
 from personaagent.protocols import LLM
-from personaagent.safety import repeats_prompt, repetitive, words
+from personaagent.safety import danger, repeats_prompt, repetitive, words
 from personaagent.tasks import together
 from personaagent.types import ChatRequest, Interaction, Message
 
@@ -152,7 +152,8 @@ def refusal(text: str, incumbent: str) -> str | None:
     """Why a rewrite cannot be a persona, in one or two words; None if it can.
 
     It catches what weak or broken models return: nothing, the persona unchanged, the prompt itself, control tokens, one
-    thing over and over, or no words at all. Whether a readable rewrite is any good is for selection and the gate.
+    thing over and over, or no words at all; and what may stand in no persona, such as secrets and orders. Whether a readable
+    rewrite is any good is for selection and the gate.
     """
     if not text.strip():
         return "empty"
@@ -167,7 +168,7 @@ def refusal(text: str, incumbent: str) -> str | None:
         return "the prompt itself"
     if repetitive(text, said):
         return "repetitive"
-    return None
+    return danger(text)
 
 
 def unquoted(text: str, interactions: Sequence[Interaction]) -> str:

@@ -64,15 +64,16 @@ class Wordings:
         names: other users, whom no claim may name.
         facts: what the profile says, as claims that were not measured yet.
         """
-        self._facts = [c for c in facts if objection(c.text, names) is None]
+        self.refused: Counter[str] = Counter()
+        self._facts = [c for c in facts if self._sound(c, names)]
         self._persona = persona
         self._history = history
         self._repetitions = repetitions(history)
         self.others = names
         self._edits: dict[str, tuple[Edit, Claim | None]] = {}  # and the claim that it changes
         self._times = {i.id: i.time for i in history}
-        self._counted: dict[frozenset[str], tuple[Claim, ...]] = {}
-        self.refused: Counter[str] = Counter()
+        self._counted: dict[frozenset[str], tuple[Claim, ...]] = {}  # by the interactions left out
+        self._chosen: dict[frozenset[str], tuple[Exemplar, ...]] = {}
 
     def edit(self, edit: Edit) -> str:
         """Add a model's edit to the candidates; the name of the candidate, on top of what counting finds."""
@@ -108,8 +109,7 @@ class Wordings:
         claims = tuple(c for c in claims if c.text not in dropped or c.pinned or c.origin == "person")
         if name == CLAIMS:
             return replace(own, claims=claims)
-        kept = [i for i in self._history if i.id not in left]
-        return Wording(claims, choose_exemplars(kept))
+        return Wording(claims, self._choose(left))
 
     def _edited(self, claims: tuple[Claim, ...], edit: Edit, about: Claim | None) -> tuple[Claim, ...]:
         """Claims after an edit of one of them, which may have another number here, other words, or not be there at all."""
@@ -141,15 +141,20 @@ class Wordings:
     def _count(self, left: frozenset[str]) -> tuple[Claim, ...]:
         if left not in self._counted:
             found = counted_claims([i for i in self._history if i.id not in left])
-            sound = []
-            for claim in found:
-                reason = objection(claim.text, self._quoted_by(claim))
-                if reason is None:
-                    sound.append(claim)
-                elif not left:
-                    self.refused[reason] += 1
-            self._counted[left] = tuple(sound)
+            self._counted[left] = tuple(c for c in found if self._sound(c, self._quoted_by(c), counts=not left))
         return self._counted[left]
+
+    def _sound(self, claim: Claim, names: Collection[str], counts: bool = True) -> bool:
+        """Whether a claim may stand in a persona; if not, the reason is counted once."""
+        reason = objection(claim.text, names)
+        if reason is not None and counts:
+            self.refused[reason] += 1
+        return reason is None
+
+    def _choose(self, left: frozenset[str]) -> tuple[Exemplar, ...]:
+        if left not in self._chosen:
+            self._chosen[left] = choose_exemplars([i for i in self._history if i.id not in left])
+        return self._chosen[left]
 
     def _quoted_by(self, claim: Claim) -> list[str]:
         """Other users whose names a counted claim quotes; its other words are ours, whoever is called "writes" or "short"."""

@@ -38,6 +38,11 @@ _ENGLISH = (
     rf"\b{_IGNORE}(?:\W+{_THE})+\W+{_LAW}\b",
     rf"\b{_IGNORE}\W+(?:(?:user|developer)\W+)?(?:instructions?|prompts?|guidelines|guardrails)\b",
     rf"\b{_IGNORE}\W+(?:everything|anything|all|whatever|what)\b{_FEW}(?:above|before|previously|earlier|told|so far)\b",
+    r"\b(?:assistant|model|system|ai|chatbot|bot)\W+(?:\w+\W+){0,2}?"
+    rf"(?:ignores?|disregards?|forgets?|overrides?|bypass(?:es)?)(?:\W+{_THE})+\W+(?:\w+ )?(?:{_LAW}|training|safety)\b",
+    rf"\b{_IGNORE}\W+(?:everything|anything|all|whatever|what)\b{_FEW}(?:system|prompt|instructions?)\b",
+    r"\bforget (?:all )?(?:your|its) training\b|\bnever refuse (?:any|a) ?\w*\b",
+    r"\brepeat (?:everything|all|the \w+) (?:above|before)\b",
     r"\byou (?:must|shall|will now|are (?:now|no longer|not bound|free from))\b",
     r"\byou are (?:an? |the )?(?:ai|assistant|chatbot|language model)\b",
     r"\bfrom (?:now|here) on,? (?:you|ignore|act|the assistant|the system)\b",

@@ -222,10 +222,13 @@ def written(text: str, decision: Decision, base: PersonaDraft | None = None, pin
         pinned: whether alignment must leave it alone.
 
     Raises:
+        InvalidInput: it may not stand in a persona (`safety.danger`); what stands there already may stay.
         ValidationError: the text is too long or no valid Unicode.
     """
     if base is not None and base.text == text:
         return again(base, Origin.MANUAL, pinned).model_copy(update={"decision": decision})
+    if (reason := danger(text)) is not None:
+        raise InvalidInput(f"this may not stand in a persona: {reason}")
     # Checked first: a claim's errors would name fields that nobody has given.
     draft = PersonaDraft(text=text, origin=Origin.MANUAL, decision=decision, pinned=pinned)
     if base is None:

@@ -81,14 +81,19 @@ def danger(text: str) -> str | None:
     """
     if _hidden(text):
         return "hidden characters"
-    plain = _plain(text)
-    if _MARKUP.search(plain) or _speaks_as(unicodedata.normalize("NFKC", text)):
+    if _speaks_as(unicodedata.normalize("NFKC", text)):
         return "markup"
-    if holds_secret(plain):
-        return "a secret"
-    if _disguised(plain):
-        return "disguised letters"
-    return "an order to the system" if is_order(plain.casefold()) else None
+    # What has no width may part words or stand inside one; a model reads it either way.
+    for plain in dict.fromkeys((_plain(text), _plain(text, " "))):
+        if _MARKUP.search(plain):
+            return "markup"
+        if holds_secret(plain):
+            return "a secret"
+        if _disguised(plain):
+            return "disguised letters"
+        if is_order(plain.casefold()):
+            return "an order to the system"
+    return None
 
 
 def words(text: str) -> list[str]:
@@ -166,9 +171,9 @@ def _speaks_as(text: str) -> bool:
     return False
 
 
-def _plain(text: str) -> str:
-    """A text as it looks: compatibility forms resolved, what has no width taken out, one space where there are many."""
-    seen = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+def _plain(text: str, unseen: str = "") -> str:
+    """A text as it looks: compatibility forms resolved, `unseen` for what has no width, one space where there are many."""
+    seen = "".join(unseen if unicodedata.category(c) == "Cf" else c for c in unicodedata.normalize("NFKC", text))
     return " ".join(seen.replace("\u2019", "'").split())
 
 

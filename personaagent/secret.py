@@ -20,7 +20,11 @@ _SECRETS = tuple(
         r"(?i)\b(?:password|passphrase|passcode|passwd|pwd|passwort|kennwort|mot de passe|contraseña|contrasena|senha|пароль)\b"
         r"(?!\s*managers?)(?:\s+\w+){0,3}?\s*(?:\b(?:is|was|ist|lautet|est|es|é)\b|:|=)\s*\S|密码\s*(?:是|:|=)",
         r"(?i)\b(?:api[ _-]?key|secret[ _-]?key|access[ _-]?token|token|secret)\s*(?:is|ist|est|es|:|=)\s*(?=\S*\d)\S{6,}",
-        r"(?i)\b(?:pin|cvv|cvc)(?:[ -]?(?:code|number|nummer))?\s*(?:is|ist|est|es|lautet|:|=)\s*\d{3,8}\b",
+        r"(?i)\b(?:password|passphrase|passcode|passwd|pwd|pw|passwort|kennwort)\b[\s:]*(?=[^\s]*\d)(?=[^\s]*[a-z])[^\s]{5,}",
+        r"(?i)(?<!\S)(?=[^\s]*\d)(?=[^\s]*[a-z])[^\s]{5,} as (?:\w+ )?(?:password|passphrase|pin)\b",
+        r"(?i)\bapi[ _-]?key\s+(?=[^\s]*\d)(?=[^\s]*[a-z])[^\s]{8,}",
+        r"\bpk_(?:live|test)_[A-Za-z0-9]{10,}|\bnpm_[A-Za-z0-9]{20,}|\bSG\.[\w-]{10,}\.[\w-]{10,}|\bya29\.[\w-]{10,}",
+        r"(?i)\b(?:pin|cvv|cvc)(?:[ -]?(?:code|number|nummer))?\s*(?:is|ist|est|es|lautet|:|=)?\s*\d{3,8}\b",
     )
 )
 _TOKEN = re.compile(r"[A-Za-z0-9+/_-]{28,}={0,2}")

@@ -395,6 +395,7 @@ class AlignmentResult(Frozen):
     persona_after: int | None = None
     held_out: int = 0
     candidates: int = 0
+    words_judged_by: Literal["likelihood", "simulated answers"] | None = None  # None: nothing was judged
     text_gain: float | None = None  # nats per token that what the user said became likelier by; of the gate
     text_error: float | None = None  # its standard deviation
     text_items: int = 0  # answers it was judged on
@@ -421,6 +422,14 @@ class Usage(Frozen):
             prompt_tokens=self.prompt_tokens + other.prompt_tokens,
             completion_tokens=self.completion_tokens + other.completion_tokens,
             cached_tokens=self.cached_tokens + other.cached_tokens,
+        )
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(
+            calls=self.calls - other.calls,
+            prompt_tokens=self.prompt_tokens - other.prompt_tokens,
+            completion_tokens=self.completion_tokens - other.completion_tokens,
+            cached_tokens=self.cached_tokens - other.cached_tokens,
         )
 
 

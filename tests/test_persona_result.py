@@ -9,7 +9,7 @@ import pytest
 from alignment.persona_arms import Row
 from alignment.persona_result import Stage, alignment_of, by_luck, clustered, general_of, measured, user_gains
 from alignment.pooled import Estimate as Judged
-from alignment.rewording import Reworded
+from alignment.rewording import HARMFUL, LUCK, Reworded
 from personaagent.types import AlignmentResult, Kind, Origin, Outcome, Persona, Usage, utc_now
 
 
@@ -68,9 +68,9 @@ def test_more_is_better_in_what_users_gained() -> None:
 
 def test_what_alignment_came_to() -> None:
     by = " by +0.031 nats per token (± 0.020) on 4 answers, with 3 other users"
-    luck = Reworded(None, f"the answers became likelier{by}, which may be luck")
-    other = Reworded(None, luck.reason.replace("0.031", "0.002").replace(", with 3 other users", ""))
-    harm = Reworded(None, f"general answers became less likely,{by}", harm=Judged(-0.4, 0.1, 4, 3))
+    luck = Reworded(None, LUCK.format(by), refusal=LUCK)
+    other = Reworded(None, luck.reason.replace("0.031", "0.002").replace(", with 3 other users", ""), refusal=LUCK)
+    harm = Reworded(None, HARMFUL.format(f",{by}"), harm=Judged(-0.4, 0.1, 4, 3), refusal=HARMFUL)
     names = ("ann", "ben", "cem", "dora")
     stage = Stage(
         results=[
@@ -87,7 +87,7 @@ def test_what_alignment_came_to() -> None:
     assert told["new_words"] == 1
     assert told["refused"] == {
         "the answers became likelier, which may be luck": 2,
-        "general answers became less likely": 1,
+        "right answers to general requests lost against wrong ones": 1,
     }
     assert told["per_user"]["prefilled_tokens"] == 40
     assert told["per_user"]["seconds"] == 2.0

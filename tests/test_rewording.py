@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from alignment.aligner import Aligner
 from alignment.likelihoods import Likelihoods
 from alignment.pooled import Estimate, Place, Pool
-from alignment.rewording import Rewording, anytime, judges
+from alignment.rewording import HARMFUL, Rewording, anytime, judges
 from alignment.wording import Wordings
 from personaagent.agent import Agent
+from personaagent.counting import counted_claims
 from personaagent.general import GENERAL
 from personaagent.local_memory import LocalMemory
+from personaagent.persona import made
 from personaagent.prompts import NEW_USER
 from personaagent.settings import AgentSettings, AlignmentSettings
 from personaagent.types import (
@@ -223,3 +225,25 @@ def test_gains_of_nothing_seldom_pass_however_often_one_looks() -> None:
     bounds = np.asarray([anytime(0.05, int(n)) for n in counts]) * np.sqrt(counts)
     assert (sums > bounds).any(axis=1).mean() <= 0.05
     assert (sums > 1.645 * np.sqrt(counts)).any(axis=1).mean() > 0.15  # what a bound for one look comes to
+
+
+async def test_what_claims_are_worth_is_kept_where_the_words_stay() -> None:
+    """A refused wording was measured all the same, and people ask what their claims are worth."""
+    worse = Estimate(mean=1.0, error=0.01, items=6, users=8, own=-1.0, own_error=0.1, freedom=30)
+    found = dict.fromkeys(("gain", "served", "personal", "general"), worse)
+    history = [said("ann", n, STYLES["ann"]) for n in range(8)]
+    persona = made(counted_claims(history), Decision(), Origin.INITIAL, budget=None)
+    search = Rewording(cast(Likelihoods, Rising()), 0.0, 0.05, 300)
+    ended = await search.run(persona, Wordings(persona, history), history, Pool(1).place(), Told(found))
+    assert ended.wording is None
+    assert [c.text for c in ended.measured] == [c.text for c in persona.claims]
+    assert any(c.gain is not None for c in ended.measured)
+
+
+def test_harm_to_one_user_is_not_hidden_by_others() -> None:
+    search = Rewording(cast(Likelihoods, None), 0.0, 0.05, 300)
+    fine = Estimate(0.5, 0.05, 6, 7, own=0.5, own_error=0.05, freedom=5)
+    drowned = Estimate(-0.1, 0.05, 2, 7, own=-1.5, own_error=0.2, freedom=1)
+    found = {"gain": fine, "served": fine, "personal": fine, "general": drowned}
+    assert (search._refusal(found, 2.8) or ("",))[0] == HARMFUL
+    assert search._refusal({**found, "general": fine}, 2.8) is None

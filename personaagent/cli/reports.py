@@ -61,6 +61,8 @@ def show_results(output: Output, results: Sequence[AlignmentResult]) -> None:
     for r in results:
         if r.outcome not in (Outcome.ACCEPTED, Outcome.REJECTED):
             output.show(f"{r.user}: {r.outcome.value}, {r.reason}")
+    if any(r.words_judged_by == "simulated answers" for r in results):
+        output.show("the model's server tells no likelihoods, so words were judged by simulated answers", style="dim")
 
 
 def versions(result: AlignmentResult) -> str:
