@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from actors import milvus_rows as rows
+from actors.milvus_counts import SEEN
 from actors.milvus_rows import Entity
 from actors.milvus_upkeep import UpkeepStore
 from personaagent import prompts
@@ -23,7 +24,7 @@ from personaagent.errors import StoreError
 from personaagent.features import normalised
 from personaagent.persona import resting
 from personaagent.store import Row, microseconds, row_key
-from personaagent.types import Interaction, Persona, Profile, user_key, utc_now
+from personaagent.types import Interaction, Persona, Profile, future_fault, user_key, utc_now
 
 __all__ = ["Checkup", "Finding"]
 
@@ -60,6 +61,7 @@ class Checkup:
     user: str | None = None
     interactions: dict[str, Interaction] = field(default_factory=dict)
     arrived: dict[str, int] = field(default_factory=dict)
+    told: dict[str, int] = field(default_factory=dict)  # when a truth arrived
     personas: list[Persona] = field(default_factory=list)
     profile: Profile | None = None
     old_profiles: list[str] = field(default_factory=list)  # keys of records that a newer version replaced
@@ -115,6 +117,7 @@ class Checkup:
                 continue
             self.interactions[row.id] = interaction
             self.arrived[row.id] = row.arrived
+            self.told[row.id] = row.truth_arrived
             if self.user is None and user_key(row.user) == self.key:
                 self.user = row.user
             for reason in self._row_faults(entity, row, interaction):
@@ -143,6 +146,8 @@ class Checkup:
         numbers: defaultdict[int, list[Persona]] = defaultdict(list)
         profiles: list[tuple[int, Entity, Profile]] = []
         for entity in entities:
+            if entity["kind"] == SEEN:  # a number, no text
+                continue
             text = self._text(entity)
             if text is None:
                 continue
@@ -240,9 +245,12 @@ class Checkup:
         if self.now - told[-1].time > STALE:
             days = (self.now - told[-1].time).days
             self._tell("staleness", f"the newest truth is of {days} days ago", [told[-1].id], problem=False)
-        if self.profile is not None and self.profile.watermark is not None:
-            behind = [i.id for i in told if i.time > self.profile.watermark]
-            if behind:
+        if ahead := [i.id for i in order if future_fault(i.time, self.now)]:
+            detail = "interactions of a time in the future, which count as of when they arrived"
+            self._tell("future", detail, ahead, problem=False)
+        if self.profile is not None:
+            mark = self.profile.mark or 0
+            if behind := [i.id for i in told if self.told[i.id] > mark]:
                 self._tell("staleness", "interactions that the profile has not read", behind, problem=False)
 
     def _echoes(self, interactions: Sequence[Interaction]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from actors.audit import AuditLog
 from actors.checkup import Checkup, Finding
 from actors.identity import shard_of
+from actors.milvus_counts import SEEN
 from actors.milvus_upkeep import UpkeepStore
 from actors.moving import leftovers
 from actors.offline import Tell, description, open_stores, silent, tenant_folder
@@ -111,7 +112,7 @@ def _repair(store: UpkeepStore, checkup: Checkup, duplicates: bool, audit: Audit
     name = user
     mend("nameless", lambda: store.name(name))
     mend("listing", lambda: store.recount(name))
-    mend("empty", lambda: store.drop_records([f"{checkup.key}/{kind}" for kind in ("user", "counts")]))
+    mend("empty", lambda: store.drop_records([f"{checkup.key}/{kind}" for kind in ("user", "counts", SEEN)]))
     if duplicates and checkup.duplicates:
 
         def remove() -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from personaagent.changes import Change, Clock, Incoming, clock, plan_append, plan_feedback
+from personaagent.changes import Change, Clock, Incoming, clock, plan_append, plan_feedback, plan_seen
 from personaagent.errors import NotFoundError
 from personaagent.index import EpisodeIndex
 from personaagent.population import Commons
 from personaagent.portable import Exported, export_lines
 from personaagent.protocols import Matrix
 from personaagent.settings import MemorySettings
-from personaagent.store import Ledger, Row, Store, Vector, microseconds, row_key, summarise
+from personaagent.store import Ledger, Row, Store, Vector, microseconds, ordering, row_key, summarise
 from personaagent.types import (
     Interaction,
     Persona,
@@ -23,6 +23,7 @@ from personaagent.types import (
     Profile,
     Recall,
     RecallQuery,
+    Truths,
     UserSummary,
 )
 from personaagent.user_memory import UserMemory
@@ -65,10 +66,10 @@ class LargeUser:
         end, later = END, 0
         if query.before is not None:
             anchor = self._row(query.before)
-            end = (anchor.time, anchor.arrived)
+            end = _moment(anchor)
             later = self._ledger.newer(*end) + 1
         left_out = self._store.get([row_key(self.user, i) for i in query.exclude]).values()
-        excluded = [(r.time, r.arrived) for r in left_out if (r.time, r.arrived) < end]
+        excluded = [_moment(r) for r in left_out if _moment(r) < end]
         found = self._store.search(
             self.user,
             query_vector,
@@ -83,7 +84,7 @@ class LargeUser:
         for row in sorted(found, key=lambda r: r.arrived):
             if row.id not in query.exclude:
                 pool.put(row)
-                times[row.id] = (row.time, row.arrived)
+                times[row.id] = _moment(row)
         among = query.model_copy(update={"before": None, "exclude": ()})
         recall = pool.recall(among, query_vector, choice_vectors, commons)
         episodes = []
@@ -99,6 +100,18 @@ class LargeUser:
         keys = [(self.user, digest) for digest in self._ledger.newest(n, with_truth)]
         rows = self._store.get(keys)
         return tuple(rows[key].interaction for key in keys if key in rows)
+
+    def truths(self, after: int, n: int) -> Truths:
+        """Interactions whose truth arrived later than `after`, see `UserMemory.truths`."""
+        told = self._ledger.told(after, n)
+        rows = self._store.get([(self.user, digest) for digest, _ in told])
+        found = [(row, arrived) for digest, arrived in told if (row := rows.get((self.user, digest))) is not None]
+        return Truths(
+            interactions=tuple(row.interaction for row, _ in found),
+            arrived=tuple(arrived for _, arrived in found),
+            mark=told[-1][1] if told else after,
+            newest=self._ledger.last_truth,
+        )
 
     def interaction(self, interaction: str) -> Interaction:
         """One interaction. Raises NotFoundError if it does not exist."""
@@ -124,20 +137,24 @@ class LargeUser:
 
     def summary(self) -> UserSummary | None:
         """Counts, or None if nothing is stored."""
-        return summarise(self.user, self._ledger, self.personas()) if self.exists else None
+        return summarise(self.user, self._ledger, self.personas(), self._rest.seen) if self.exists else None
 
     def export(self) -> tuple[str, ...]:
         """Everything stored, see `personaagent.portable`."""
-        return export_lines(self.user, self._store.load(self.user).rows, self.personas(), self.profile())
+        rows = self._store.load(self.user).rows
+        return export_lines(self.user, rows, self.personas(), self.profile(), self._rest.seen)
 
     def append(self, items: Sequence[Incoming]) -> Change:
         """Plan to add interactions. Raises InvalidInput if one belongs to another user."""
         stored = self._store.get([row_key(self.user, item.interaction.id) for item in items])
-        return plan_append(self.user, items, lambda i: stored.get(row_key(self.user, i)), 0, self._clock())
+        return plan_append(
+            self.user, items, lambda i: stored.get(row_key(self.user, i)), self._last_arrived, self._clock()
+        )
 
     def feedback(self, interaction: str, truth: str, truth_vector: Vector) -> Change:
         """Plan to set what the user really answered. Raises NotFoundError for an unknown interaction."""
-        return plan_feedback(self._row(interaction), interaction, truth, truth_vector, self._clock())
+        old = self._row(interaction)
+        return plan_feedback(old, interaction, truth, truth_vector, self._last_arrived, self._clock())
 
     def commit_persona(self, draft: PersonaDraft, expected: int | None) -> Change:
         """Plan a new version if the current number is `expected`. Raises ConflictError otherwise."""
@@ -146,6 +163,10 @@ class LargeUser:
     def commit_profile(self, profile: Profile, expected: int) -> Change:
         """Plan a new profile if the current version is `expected`. Raises ConflictError otherwise."""
         return self._rest.commit_profile(profile, expected)
+
+    def note_alignment(self, seen: int) -> Change:
+        """Plan to note that alignment has looked at the truths that arrived up to `seen`."""
+        return plan_seen(self.user, self._rest.seen, seen) if self.exists else Change(user=self.user)
 
     def restore(self, exported: Exported, added: Change) -> Change:
         """Plan to take over an export beside `added`; see `UserMemory.restore`."""
@@ -157,9 +178,18 @@ class LargeUser:
             self._ledger.put(row.key[1], row.time, row.arrived, row.truth_arrived)
         self._rest.follow(change)
 
+    @property
+    def _last_arrived(self) -> int:
+        return max(self._ledger.last_arrived, self._rest.marked)
+
     def _row(self, interaction: str) -> Row:
         key = row_key(self.user, interaction)
         row = self._store.get([key]).get(key)
         if row is None:
             raise NotFoundError(f"interaction {interaction!r} does not exist")
         return row
+
+
+def _moment(row: Row) -> tuple[int, int]:
+    """Where a row stands in the user's order."""
+    return ordering(row.time, row.arrived), row.arrived

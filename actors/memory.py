@@ -39,6 +39,7 @@ from personaagent.types import (
     Profile,
     Recall,
     RecallQuery,
+    Truths,
     UserSummary,
     user_key,
 )
@@ -144,6 +145,11 @@ class ShardedMemory:
         answer: tuple[Interaction, ...] = await self._of(user, "latest", user, n, with_truth, self._by)
         return answer
 
+    async def truths(self, user: str, after: int, n: int) -> Truths:
+        """Interactions whose truth arrived later than `after`, oldest arrival first: a page of at most n."""
+        answer: Truths = await self._of(user, "truths", user, after, n, self._by)
+        return answer
+
     async def interactions(self, user: str, ids: Sequence[str]) -> tuple[Interaction, ...]:
         """Those of these interactions that exist, in the order of their ids."""
         answer: tuple[Interaction, ...] = await self._of(user, "interactions", user, tuple(ids), self._by)
@@ -179,6 +185,10 @@ class ShardedMemory:
         token = uuid.uuid4().hex
         answer: Profile = await self._of(user, "commit_profile", user, profile, expected, token, self._by, incarnation)
         return answer
+
+    async def note_alignment(self, user: str, seen: int, incarnation: int | None = None) -> None:
+        """An alignment has come to its end that looked at the truths that arrived up to `seen`."""
+        await self._of(user, "note_alignment", user, seen, self._by, incarnation)
 
     async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
         """Remove every trace of the user from memory; see `actors.forget` for everything else.

@@ -49,6 +49,7 @@ from personaagent.types import (
     Profile,
     Recall,
     RecallQuery,
+    Truths,
     UserSummary,
     user_key,
 )
@@ -168,6 +169,11 @@ class MemoryShard:
         """The user's newest n interactions, oldest first."""
         self._log_read("latest", user, by)
         return await self._read(user, lambda memory: memory.latest(n, with_truth))
+
+    async def truths(self, user: str, after: int, n: int, by: str = "service") -> Truths:
+        """Interactions whose truth arrived later than `after`, oldest arrival first: a page of at most n."""
+        self._log_read("read truths", user, by)
+        return await self._read(user, lambda memory: memory.truths(after, n))
 
     async def interaction(self, user: str, interaction: str) -> Interaction:
         """One interaction. Raises NotFoundError if it does not exist."""
@@ -297,6 +303,10 @@ class MemoryShard:
 
         await self._change(user, "profile", by, plan, incarnation)
         return await self._read(user, lambda memory: memory.profile())
+
+    async def note_alignment(self, user: str, seen: int, by: str, incarnation: int | None = None) -> None:
+        """Note that alignment has looked at the truths that arrived up to `seen`; repeating it is harmless."""
+        await self._change(user, "alignment", by, lambda memory: memory.note_alignment(seen), incarnation)
 
     async def restore(self, exported: Exported, batch: Batch, by: str, incarnation: int | None = None) -> AppendResult:
         """Take over an export. Raises ConflictError if the user has another persona or profile."""
@@ -625,10 +635,12 @@ def _append(
     users = writer.admitted(list(groups), incarnation)
     keys = [row_key(u, i.interaction.id) for u in users if u not in active for i in groups[u]]
     stored = store.get(keys)
+    now = clock()
+    last = store.arrivals([user for user in users if user not in active], now)
     changes = [
         active[user].append(groups[user])
         if user in active
-        else plan_append(user, groups[user], _finder(user, stored), 0, clock())
+        else plan_append(user, groups[user], _finder(user, stored), last.get(user, 0), now)
         for user in users
     ]
     writer.write(changes, "append", by, _held(active.values()))

@@ -27,10 +27,11 @@ from actors.milvus_rows import Entity
 from personaagent.store import Ledger, summarise
 from personaagent.types import Persona, UserSummary, user_key
 
-__all__ = ["KIND", "UserCounts", "enter", "numbered"]
+__all__ = ["KIND", "SEEN", "UserCounts", "enter", "numbered", "seen_in"]
 
 KIND = "counts"
-VERSION = 1  # of what is counted; records of another one are counted anew
+SEEN = "seen"  # kind of the record that says in its number up to which arrival alignment has looked at a user's truths
+VERSION = 2  # of what is counted; records of another one are counted anew
 IDLE_S = 60.0  # without a change, after which a user's record is closed
 TOGETHER = 100  # users counted in one go
 AT_A_TIME = 500  # users whose records one call of `settle` closes; the next call goes on
@@ -47,12 +48,13 @@ class _Tally:
     ledger: Ledger = field(default_factory=Ledger)
     personas: list[Persona] = field(default_factory=list)
     profile: bool = False
+    seen: int | None = None
 
     def summary(self, user: str) -> UserSummary | None:
         """The summary, None if nothing is stored of the user."""
         if not (len(self.ledger) or self.personas or self.profile):
             return None
-        return summarise(user, self.ledger, self.personas)
+        return summarise(user, self.ledger, self.personas, self.seen)
 
 
 @dataclass
@@ -254,12 +256,13 @@ class UserCounts:
         theirs = rows.any_of("user_key", keys)
         for e in self._milvus.pages(self._episodes, theirs, rows.EPISODE_SCALARS, size=rows.SCALARS):
             enter(tallies[e["user_key"]].ledger, e)
-        records = rows.both(theirs, rows.equals("kind", "persona"))
+        records = rows.both(theirs, rows.any_of("kind", ["persona", SEEN]))
         versions: defaultdict[str, list[Entity]] = defaultdict(list)
         for e in self._texts(list(self._milvus.pages(self._records, records, rows.RECORD_FIELDS))):
             versions[e["user_key"]].append(e)
         for key, entities in versions.items():
             tallies[key].personas = [Persona.model_validate(c["persona"]) for c in numbered(entities, "persona")]
+            tallies[key].seen = seen_in(entities)
         for e in self._milvus.pages(
             self._records, rows.both(theirs, rows.equals("kind", "profile")), ["pk", "user_key"], size=rows.SCALARS
         ):
@@ -310,3 +313,8 @@ def numbered(records: Iterable[Entity], kind: str) -> list[dict[str, Any]]:
         if str(content[kind].get("time", "")) < str(other[kind].get("time", "")):
             found[entity["number"]] = content
     return [found[number] for number in sorted(found)]
+
+
+def seen_in(records: Iterable[Entity]) -> int | None:
+    """Up to which arrival alignment has looked, as these records say; None if none does."""
+    return max((int(e["number"]) for e in records if e["kind"] == SEEN), default=None)

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,20 +24,22 @@ from typing import Any
 from actors import milvus_rows as rows
 from actors.identity import StoreIdentity, shard_of
 from actors.milvus_connection import MilvusConnection
-from actors.milvus_counts import UserCounts, enter, numbered
+from actors.milvus_counts import SEEN, UserCounts, enter, numbered, seen_in
 from actors.milvus_rows import META, Entity
 from actors.tenure import Owner
+from personaagent.changes import clock
 from personaagent.errors import ConflictError, StoreError
 from personaagent.population import Population, replacing
 from personaagent.privacy import Cipher
 from personaagent.store import Erased, Ledger, Row, RowKey, StoredUser, Tombstone, Vector, row_key, summarise
-from personaagent.types import Persona, Profile, UserSummary, user_key
+from personaagent.types import AHEAD, Persona, Profile, UserSummary, user_key
 
 __all__ = ["MilvusStore"]
 
 FORGETTING, FORGOTTEN = "forgetting", "forgotten"  # kinds of tombstones
 TOMBSTONE = "/tombstone"  # follows the user key in theirs
 POPULATION = f"{META}/population"
+AHEAD_US = AHEAD // timedelta(microseconds=1)
 
 
 class MilvusStore:
@@ -73,6 +76,10 @@ class MilvusStore:
         self._ledgers: defaultdict[str, Ledger] = defaultdict(Ledger)  # by user key; Milvus Lite only
         self._record_keys: defaultdict[str, set[str]] = defaultdict(set)  # the same for records
         self._owner: Owner | None = None  # the same
+        self._issued = 0  # a server only: when the newest row or truth arrived that this process wrote
+        self._ahead: dict[str, int] | None = (
+            None  # and by user key, of those that were ahead of the clock; None: not looked
+        )
         self._milvus = MilvusConnection(location, [self._episodes, self._records], token, timeout)
         self._lite = self._milvus.is_lite
         self._counts = UserCounts(  # used on a server only
@@ -140,11 +147,13 @@ class MilvusStore:
     def load(self, user: str, rows: bool = True) -> StoredUser:
         """Everything of the user, or only personas and profile; empty for an unknown user."""
         key = user_key(user)
-        personas, profiles = self._versions(key, "persona"), self._versions(key, "profile")
+        found = self._records_of(key, "persona", "profile", SEEN)
+        personas, profiles = numbered(found, "persona"), numbered(found, "profile")
         return StoredUser(
             rows=self._load_rows(user, key) if rows else (),
             personas=tuple(Persona.model_validate(content["persona"]) for content in personas),
             profile=Profile.model_validate(profiles[-1]["profile"]) if profiles else None,
+            seen=seen_in(found),
         )
 
     def ledger(self, user: str) -> Ledger:
@@ -157,6 +166,16 @@ class MilvusStore:
         for e in self._milvus.pages(self._episodes, where, rows.EPISODE_SCALARS, size=rows.SCALARS):
             enter(ledger, e)
         return ledger
+
+    def arrivals(self, users: Collection[str], after: int) -> dict[str, int]:
+        """Later than when new rows and truths of these users must arrive, where it is later than `after`."""
+        keys = {user_key(user): user for user in users}
+        if self._lite:
+            latest = {user: self._ledgers[key].last_arrived for key, user in keys.items() if key in self._ledgers}
+        else:
+            ahead = self._looked_ahead(after)
+            latest = {user: max(self._issued, ahead.get(key, 0)) for key, user in keys.items()}
+        return {user: arrived for user, arrived in latest.items() if arrived > after}
 
     def search(
         self, user: str, vector: Vector, limit: int, *, since: int, until: int, before: tuple[int, int], truth: bool
@@ -193,6 +212,17 @@ class MilvusStore:
             content = {"token": token, "profile": profile.model_dump(mode="json")}
             self._claim(user, "profile", profile.version, content)
             self._delete_records(key, [e for e in self._records_of(key, "profile") if e["number"] < profile.version])
+
+    def put_seen(self, user: str, seen: int) -> None:
+        """Note that alignment has looked at the truths that arrived up to `seen`. A lower number changes nothing."""
+        key = user_key(user)
+        with self._milvus.writing:
+            stored = seen_in(self._records_of(key, SEEN, text=False, numbers=True))
+            if stored is not None and stored >= seen:
+                return
+            self._name({user})
+            with self._counted({user}):
+                self._put_records([rows.record(key, SEEN, SEEN, seen, "")[0]])  # no text, so nothing to encrypt
 
     def erase(self, key: str) -> Erased:
         """Delete everything of the user with this key but the tombstone, then look what is left. May be repeated."""
@@ -262,6 +292,7 @@ class MilvusStore:
         with self._milvus.writing:
             self._milvus.write(self._records, [entity])
             self._owner = owner
+            self._ahead = None  # a former owner may have written since
 
     def users(self, after: str = "", limit: int | None = None) -> Iterator[UserSummary]:
         """Users of this shard by user key, those after a key and at most `limit`, read in pages."""
@@ -364,9 +395,32 @@ class MilvusStore:
         """Follow what was written into episodes."""
         if not self._lite:
             self._counts.entered(entities)
+            for e in entities:
+                self._follow(e, clock())
             return
         for e in entities:
             enter(self._ledgers[e["user_key"]], e)
+
+    def _looked_ahead(self, now: int) -> dict[str, int]:
+        """By user key, when the newest row or truth arrived, of users who have one from later than `now`.
+
+        There are some if the clock was put back while no shard was open, or was ahead where they were written.
+        """
+        if self._ahead is None:
+            self._ahead = {}
+            later = rows.either(*(rows.compare(field, ">", now) for field in ("arrived", "truth_arrived")))
+            for e in self._milvus.pages(self._episodes, later, rows.EPISODE_SCALARS, size=rows.SCALARS):
+                if self._mine(e["user_key"]):
+                    self._follow(e, 0)
+        return self._ahead
+
+    def _follow(self, e: Entity, now: int) -> None:
+        """Note when an episode and its truth arrived: for all users, unless it is so far ahead that it would hurt the others."""
+        arrived = max(e["arrived"], e["truth_arrived"])
+        if arrived <= now + AHEAD_US:
+            self._issued = max(self._issued, arrived)
+        elif self._ahead is not None:
+            self._ahead[e["user_key"]] = max(arrived, self._ahead.get(e["user_key"], 0))
 
     def _drop_stale_parts(self, batch: list[Entity], fresh: set[str]) -> None:
         """Delete what is left of long texts that were replaced."""
@@ -473,7 +527,7 @@ class MilvusStore:
     def _summaries(self, keys: Sequence[str]) -> list[UserSummary]:
         """The summaries of these users of Milvus Lite, in their order."""
         pks = {key: list(self._record_keys.get(key, ())) for key in keys}
-        wanted = [pk for key in keys for pk in pks[key] if _kind(pk) in ("user", "persona")]
+        wanted = [pk for key in keys for pk in pks[key] if _kind(pk) in ("user", "persona", SEEN)]
         groups: defaultdict[str, list[Entity]] = defaultdict(list)
         for entity in self._with_text(self._milvus.by_pk(self._records, wanted, rows.RECORD_FIELDS)):
             groups[entity["user_key"]].append(entity)
@@ -483,24 +537,27 @@ class MilvusStore:
             ledger = self._ledger_of(key)
             if names and (len(ledger) or any(_kind(pk) in ("persona", "profile") for pk in pks[key])):
                 personas = [Persona.model_validate(c["persona"]) for c in numbered(groups[key], "persona")]
-                found.append(summarise(names[0], ledger, personas))
+                found.append(summarise(names[0], ledger, personas, seen_in(groups[key])))
         return found
 
-    def _records_of(self, key: str, kind: str, text: bool = True) -> list[Entity]:
-        """A user's records of a kind, with their whole text unless that is not needed."""
+    def _records_of(self, key: str, *kinds: str, text: bool = True, numbers: bool = False) -> list[Entity]:
+        """A user's records of these kinds, with their whole text unless that is not needed; `numbers`: but their numbers."""
         if self._lite:
-            pks = sorted(pk for pk in list(self._record_keys.get(key, ())) if _kind(pk) == kind)
-            if not text:
+            pks = sorted(pk for pk in list(self._record_keys.get(key, ())) if _kind(pk) in kinds)
+            if not text and not numbers:
                 return [{"pk": pk} for pk in pks]
             found = self._milvus.by_pk(self._records, pks, rows.RECORD_FIELDS)
         else:
-            where = rows.both(rows.equals("user_key", key), rows.equals("kind", kind))
+            of_kind = rows.equals("kind", kinds[0]) if len(kinds) == 1 else rows.any_of("kind", kinds)
+            where = rows.both(rows.equals("user_key", key), of_kind)
             found = list(self._milvus.pages(self._records, where, rows.RECORD_FIELDS))
         return self._with_text(found) if text else found
 
     def _with_text(self, entities: list[Entity]) -> list[Entity]:
         parts = self._parts(entities)
-        return [{**e, "text": self._unsealed(rows.join_body(e, parts.get))} for e in entities]
+        return [
+            {**e, "text": self._unsealed(rows.join_body(e, parts.get)) if e["kind"] != SEEN else b""} for e in entities
+        ]
 
     def _record(self, key: str, name: str, kind: str, number: int, text: str) -> tuple[Entity, list[Entity]]:
         return rows.record(key, name, kind, number, self._sealed(text.encode("utf-8")).decode("utf-8"))

@@ -60,6 +60,8 @@ def checksum(stored: StoredUser) -> str:
         _feed(digest, [persona.model_dump_json().encode("utf-8", "surrogatepass")])
     if stored.profile is not None:
         _feed(digest, [stored.profile.model_dump_json().encode("utf-8", "surrogatepass")])
+    if stored.seen is not None:
+        _feed(digest, [b"seen", stored.seen.to_bytes(8, "big")])
     return digest.hexdigest()
 
 
@@ -192,6 +194,8 @@ def _copy(stored: StoredUser, user: str, target: UpkeepStore, replace: bool) -> 
         target.put_persona(user, persona, TOKEN)
     if stored.profile is not None and present.profile is None:
         target.put_profile(user, stored.profile, 0, TOKEN)
+    if stored.seen is not None:
+        target.put_seen(user, stored.seen)
     if checksum(target.load(user)) != wanted:
         raise StoreError(
             f"the copy of the user with key {user_key(user)} is not equal; nothing was switched over, try again"
@@ -229,6 +233,7 @@ def _is_part(present: StoredUser, stored: StoredUser) -> bool:
         all(row.id in rows and _row_parts(row) == _row_parts(rows[row.id]) for row in present.rows)
         and present.personas == stored.personas[: len(present.personas)]
         and present.profile in (None, stored.profile)
+        and present.seen in (None, stored.seen)
     )
 
 

@@ -1,7 +1,7 @@
 """Online alignment: a user is aligned again after every k new truths, by one process that finds due users in the store.
 
-The queue is derived from the store, so it survives any crash: who is due is read off `UserSummary`. Only what came of the
-attempts since it started is remembered; after a crash a user whose persona was kept may be tried once more.
+The queue is derived from the store, so it survives any crash: who is due is read off `UserSummary`. An alignment that came to
+its end is noted in the store, whatever came of it; only failures are remembered here, so that these users wait a while.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from alignment.aligner import least_truths
 from personaagent.errors import PersonaAgentError, UnavailableError
 from personaagent.protocols import Memory
 from personaagent.settings import AlignmentSettings
@@ -51,14 +52,14 @@ class OnlineStatus:
 class DueQueue:
     """Who is due, oldest first. Pure logic: it is told what the store says and what came of the attempts."""
 
-    def __init__(self, every: int, capacity: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, every: int, capacity: int, clock: Callable[[], float] = time.monotonic, least: int = 1) -> None:
+        """`every`: new truths that make a user due; `capacity`: of the queue; `least`: truths without which nobody is."""
         self._every = every
+        self._least = least
         self._capacity = capacity
         self._clock = clock
         self._since: dict[str, float] = {}  # queued users in order of arrival, and since when
-        self._truths: dict[str, int] = {}  # of users seen due: how many truths they had
         self._running: set[str] = set()
-        self._tried: dict[str, int] = {}  # truths of a user at the last attempt that came to an end
         self._failures: dict[str, tuple[int, float]] = {}  # how often in a row, and when to try again
         self.overflow = 0
 
@@ -82,14 +83,15 @@ class DueQueue:
         for summary in summaries:
             known.add(summary.user)
             self.see(summary)
-        for book in (self._since, self._truths, self._tried, self._failures):
+        for book in (self._since, self._failures):
             for user in [u for u in book if u not in known]:
                 del book[user]
 
     def drop(self, user: str) -> None:
         """Know nothing of a user any more, who was forgotten; what is running will be refused by memory."""
-        for book in (self._since, self._truths, self._tried, self._failures):
+        for book in (self._since, self._failures):
             book.pop(user, None)
+        self._running.discard(user)
 
     def see(self, summary: UserSummary) -> None:
         """Take over what the store says of one user."""
@@ -103,7 +105,6 @@ class DueQueue:
                 self.overflow += 1
                 return
             self._since[user] = self._clock()
-        self._truths[user] = summary.truths
 
     def take(self, most: int) -> list[str]:
         """The users that have waited longest; they count as running until `done`."""
@@ -117,24 +118,20 @@ class DueQueue:
         """Take over what came of users taken. Those without a result count as failed."""
         outcomes = {r.user: r.outcome for r in results}
         for user in users:
+            if user not in self._running:  # dropped meanwhile
+                continue
             self._running.discard(user)
             outcome = outcomes.get(user, Outcome.FAILED)
-            if user not in self._truths:  # dropped meanwhile
-                continue
             if outcome in (Outcome.FAILED, Outcome.CONFLICT):
                 times = self._failures.get(user, (0, 0.0))[0]
                 wait = min(PATIENCE_S[0] * 2.0**times, PATIENCE_S[1])
                 self._failures[user] = (times + 1, self._clock() + wait)
                 continue
             self._failures.pop(user, None)
-            self._tried[user] = self._truths.get(user, 0)
 
     def _due(self, summary: UserSummary) -> bool:
-        if summary.pinned or summary.truths_since_alignment < self._every:
+        if summary.pinned or summary.truths < self._least or summary.truths_since_alignment < self._every:
             return False
-        tried = self._tried.get(summary.user)
-        if tried is not None and tried <= summary.truths < tried + self._every:
-            return False  # its persona was kept, and little is new since
         return self._clock() >= self._failures.get(summary.user, (0, 0.0))[1]
 
 
@@ -161,7 +158,7 @@ class OnlineAligner:
         self._actor = actor
         self._settings = settings
         self._clock = clock
-        self._queue = DueQueue(settings.online_every, settings.online_capacity, clock)
+        self._queue = DueQueue(settings.online_every, settings.online_capacity, clock, least_truths(settings))
         self._wake = asyncio.Event()
         self._progress = clock()  # when a user was last finished, or nobody was due
         self._aligned = self._accepted = self._failed = 0

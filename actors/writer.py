@@ -158,4 +158,6 @@ def _entry(action: str, by: str, change: Change) -> Entry | None:
         details.update(persona=change.personas[-1].number)
     if change.profile is not None:
         details.update(profile=change.profile.version)
+    if change.seen is not None:
+        details.update(seen=change.seen)
     return Entry(action, user_key(change.user), by, details) if details else None

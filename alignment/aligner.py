@@ -53,12 +53,17 @@ from personaagent.types import (
 )
 from personaagent.wrapping import Wrapping
 
-__all__ = ["Aligner"]
+__all__ = ["Aligner", "least_truths"]
 
 log = logging.getLogger(__name__)
 
 SEEN = 4  # closed interactions that only show what a change of reading does
 HISTORY = 400  # latest interactions among which repetitions of a request are looked for
+
+
+def least_truths(settings: AlignmentSettings) -> int:
+    """How many truths a user must have to be aligned."""
+    return 1 if settings.paper else 2
 
 
 class Aligner:
@@ -155,9 +160,7 @@ class Aligner:
         budget = Budget(self._settings.max_calls, self._settings.max_tokens, total)
         caller = Caller(self._slots, budget, self._settings.retry_s)
         try:
-            result = await self._user(user, run, caller, member)
-        except BudgetExceeded as e:
-            result = AlignmentResult(user=user, outcome=Outcome.SKIPPED, reason=e.message)
+            result = await self._attempt(user, run, caller, member)
         except (NotFoundError, ForgottenError):
             result = AlignmentResult(user=user, outcome=Outcome.SKIPPED, reason="the user was forgotten meanwhile")
         except Exception as e:
@@ -168,19 +171,40 @@ class Aligner:
         cost = {**budget.usage.model_dump(), "seconds": round(time.monotonic() - started, 3), "run": run}
         return result.model_copy(update=cost)
 
+    async def _attempt(self, user: str, run: str | None, caller: Caller, member: Member) -> AlignmentResult:
+        """Align a user, and note what was looked at: whatever came of it, only what arrives from now on is new.
+
+        Nothing is noted of who has to be tried again: the persona changed, a part of the system failed, or the budget of the
+        whole run was used up before this user's turn.
+        """
+        try:
+            result = await self._user(user, run, caller, member)
+        except BudgetExceeded as e:
+            result = AlignmentResult(user=user, outcome=Outcome.SKIPPED, reason=e.message)
+        if result.outcome is Outcome.CONFLICT:
+            return result
+        if result.outcome is not Outcome.ACCEPTED and caller.budget.is_run_over and not caller.budget.calls:
+            return result
+        if (seen := caller.seen) is not None:
+            await caller.patiently(partial(self._memory.note_alignment, user, seen, caller.incarnation))
+        return result
+
     async def _user(self, user: str, run: str | None, caller: Caller, member: Member) -> AlignmentResult:
         caller.incarnation = await caller.patiently(partial(self._memory.incarnation, user))
         for attempt in (1, 2):
             skipped = AlignmentResult(user=user, outcome=Outcome.SKIPPED)
             wanted = self._settings.batch if self._settings.paper else max(HISTORY, window(*self._sizes))
+            # First: what arrives between the two is looked at now and counts as new all the same. Nothing is lost by that.
+            newest = (await caller.patiently(partial(self._memory.truths, user, 0, 0))).newest
             latest = await caller.patiently(partial(self._memory.latest, user, wanted, with_truth=True))
-            needed = 1 if self._settings.paper else 2
+            needed = least_truths(self._settings)
             if len(latest) < needed:
                 reason = f"{len(latest)} interactions with a known truth; alignment needs {needed}"
                 return skipped.model_copy(update={"reason": reason})
             known = await caller.patiently(partial(self._memory.persona, user))
             if known is not None and known.pinned:
                 return skipped.model_copy(update={"reason": "the persona is pinned", "persona_before": known.number})
+            caller.seen = newest
             if self._settings.profile:
                 await self._learn_profile(user, caller)
             persona = await caller.patiently(partial(self._agent.ensure_persona, user, caller.incarnation))

@@ -35,6 +35,15 @@ class Budget:
         self.cached_tokens = 0
 
     @property
+    def is_run_over(self) -> bool:
+        """Whether the budget of the whole run is used up, so that a user may not have had their turn."""
+        run = self._parent
+        if run is None:
+            return False
+        calls, tokens = run._max_calls, run._max_tokens
+        return (calls is not None and run.calls >= calls) or (tokens is not None and run.tokens >= tokens)
+
+    @property
     def usage(self) -> Usage:
         """What was spent so far."""
         return Usage(
@@ -95,6 +104,7 @@ class Caller:
     stay together and share their prompt's prefix in the engine's cache.
 
     `incarnation` is the user's when the work began, see `Memory`: what the work comes to is stored under it or not at all.
+    `seen` is when the newest truth arrived of those that the work looks at; None before it has looked.
     """
 
     def __init__(self, slots: Slots, budget: Budget, retry_s: float = 0.0, pause_s: float = 0.5) -> None:
@@ -104,6 +114,7 @@ class Caller:
         self._pause_s = pause_s
         self.budget = budget
         self.incarnation: int | None = None
+        self.seen: int | None = None
 
     async def call(self, make: Callable[[], Awaitable[T]], usage: Callable[[T], Usage], calls: int = 1) -> T:
         """The result of `make`, so many model calls sent as one, charged with `usage(result)`.

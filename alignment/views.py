@@ -23,6 +23,7 @@ from personaagent.types import (
     Profile,
     Recall,
     RecallQuery,
+    Truths,
     UserSummary,
     utc_now,
 )
@@ -101,6 +102,10 @@ class View:
         """See `Memory`."""
         return await self._base.latest(self._memory_as.get(user, user), n, with_truth)
 
+    async def truths(self, user: str, after: int, n: int) -> Truths:
+        """See `Memory`."""
+        return await self._base.truths(self._memory_as.get(user, user), after, n)
+
     async def persona(self, user: str, number: int | None = None) -> Persona | None:
         """See `Memory`."""
         versions = await self.personas(user)
@@ -161,6 +166,9 @@ class View:
         stored = profile.model_copy(update={"version": expected + 1})
         self._profiles[self._persona_as.get(user, user)] = stored
         return stored
+
+    async def note_alignment(self, user: str, seen: int, incarnation: int | None = None) -> None:
+        """See `Memory`; an alignment within a view is none of the memory behind it."""
 
     async def summary(self, user: str) -> UserSummary | None:
         """See `Memory`."""

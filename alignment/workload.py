@@ -33,6 +33,7 @@ from personaagent.types import (
     Profile,
     Recall,
     RecallQuery,
+    Truths,
     Usage,
     UserSummary,
     user_key,
@@ -210,6 +211,10 @@ class MadeUpMemory:
         """See `Memory`."""
         return await (await self._of(user)).latest(user, n, with_truth)
 
+    async def truths(self, user: str, after: int, n: int) -> Truths:
+        """See `Memory`."""
+        return await (await self._of(user)).truths(user, after, n)
+
     async def persona(self, user: str, number: int | None = None) -> Persona | None:
         """See `Memory`."""
         return await (await self._of(user)).persona(user, number)
@@ -233,6 +238,10 @@ class MadeUpMemory:
     ) -> Profile:
         """See `Memory`."""
         return await (await self._of(user)).commit_profile(user, profile, expected, incarnation)
+
+    async def note_alignment(self, user: str, seen: int, incarnation: int | None = None) -> None:
+        """See `Memory`."""
+        await (await self._of(user)).note_alignment(user, seen, incarnation)
 
     async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
         """See `Memory`."""

@@ -147,7 +147,9 @@ class Agent:
         profile = await self.memory.profile(user)
         if profile.version == 0 and self._embedder is not None:
             try:  # without the model, so that a first turn does not wait for it
-                profile = (await build_profile(self.memory, self._embedder, user, incarnation=incarnation)).profile
+                profile = (
+                    await build_profile(self.memory, self._embedder, user, pages=1, incarnation=incarnation)
+                ).profile
             except ForgottenError:
                 raise
             except ConflictError:  # another replica was first

@@ -16,16 +16,17 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from personaagent.errors import ConflictError, InvalidInput, NotFoundError
+from personaagent.errors import ConflictError, FutureTimeError, InvalidInput, NotFoundError
 from personaagent.protocols import Embedder, Matrix
 from personaagent.store import Quantised, Row, Store, Vector, half, microseconds, pack, quantised
 from personaagent.types import (
+    AHEAD,
     AppendResult,
     Interaction,
     Kind,
@@ -34,6 +35,7 @@ from personaagent.types import (
     Profile,
     RecallQuery,
     choice_kind,
+    future_fault,
 )
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "plan_feedback",
     "plan_persona",
     "plan_profile",
+    "plan_seen",
 ]
 
 MAX_OPTIONS = 12  # of one interaction whose vectors are kept; what else was refused adds little
@@ -84,6 +87,7 @@ class Change:
     personas: tuple[Persona, ...] = ()
     profile: Profile | None = None
     replaces: int = 0  # version of the profile that `profile` takes the place of
+    seen: int | None = None  # alignment has looked at truths that arrived up to here
     token: str = field(default_factory=lambda: uuid.uuid4().hex)  # names this attempt, see `Store.put_persona`
     added: AppendResult = field(default_factory=lambda: AppendResult(added=0, repeated=0))
 
@@ -98,6 +102,8 @@ def commit(store: Store, changes: Sequence[Change]) -> None:
             store.put_persona(change.user, persona, change.token)
         if change.profile is not None:
             store.put_profile(change.user, change.profile, change.replaces, change.token)
+        if change.seen is not None:
+            store.put_seen(change.user, change.seen)
 
 
 def plan_append(
@@ -112,25 +118,29 @@ def plan_append(
         user: whose interactions these are.
         items: in order of arrival.
         existing: the stored row of an interaction id, or None.
-        last_arrived: arrival of the user's newest row; new rows come later than it.
+        last_arrived: when the user's newest row or truth arrived; new ones come later, whatever the clock says.
         now: microseconds since 1970.
 
     Raises:
         InvalidInput: an interaction belongs to another user.
+        FutureTimeError: a new interaction is of a time in the far future.
     """
     rows: dict[str, Row] = {}
     added = updated = repeated = 0
     arrival = max(now, last_arrived + 1)
+    latest = now + AHEAD // timedelta(microseconds=1)
     for item in items:
         interaction = item.interaction
         if interaction.user != user:
             raise InvalidInput("an interaction of another user cannot be appended to this one's memory")
         old = rows.get(interaction.id) or existing(interaction.id)
         if old is None:
+            if microseconds(interaction.time) > latest:
+                raise FutureTimeError(future_fault(interaction.time, datetime.fromtimestamp(now / 1e6, UTC)))
             arrived = arrival if item.arrived is None else item.arrived
-            known = 0 if interaction.truth is None else item.truth_arrived or max(now, arrived)
+            known = 0 if interaction.truth is None else item.truth_arrived or arrival
             rows[interaction.id] = _row(interaction, item, arrived, known)
-            arrival += 1
+            arrival = max(arrival, arrived, known) + 1
             added += 1
             continue
         stored = old.interaction
@@ -143,7 +153,10 @@ def plan_append(
             repeated += 1
             continue
         merged = stored.model_copy(update=fill)
-        known = old.truth_arrived or (0 if merged.truth is None else item.truth_arrived or now)
+        known = old.truth_arrived
+        if merged.truth is not None and stored.truth is None:  # new to whoever has read this user's truths already
+            known = max(arrival, item.truth_arrived or 0)
+            arrival = known + 1
         options = old.option_vectors
         if options is None and interaction.choices == stored.choices:
             options = item.option_vectors
@@ -176,8 +189,10 @@ def _row(interaction: Interaction, item: Incoming, arrived: int, truth_arrived: 
     )
 
 
-def plan_feedback(old: Row | None, interaction: str, truth: str, truth_vector: Vector, now: int) -> Change:
-    """What feedback on the stored row `old` writes. Raises NotFoundError if there is none."""
+def plan_feedback(
+    old: Row | None, interaction: str, truth: str, truth_vector: Vector, last_arrived: int, now: int
+) -> Change:
+    """What feedback on the stored row `old` writes; see `plan_append`. Raises NotFoundError if there is none."""
     if old is None:
         raise NotFoundError(f"interaction {interaction!r} does not exist")
     stored = old.interaction
@@ -187,7 +202,7 @@ def plan_feedback(old: Row | None, interaction: str, truth: str, truth_vector: V
         told = Interaction.model_validate({**dict(stored), "truth": truth})
     except ValidationError as e:
         raise InvalidInput(f"truth: {e.errors()[0]['msg']}") from e
-    row = replace(old, truth_arrived=now, payload=pack(told), truth_vector=half(truth_vector))
+    row = replace(old, truth_arrived=max(now, last_arrived + 1), payload=pack(told), truth_vector=half(truth_vector))
     return Change(user=old.user, rows=(row,), added=AppendResult(added=0, repeated=0, updated=1))
 
 
@@ -198,6 +213,11 @@ def plan_persona(current: Persona | None, draft: PersonaDraft, expected: int | N
         raise ConflictError(f"the persona is at version {number or 'none'}, not {expected or 'none'}; read it again")
     fields = {name: getattr(draft, name) for name in PersonaDraft.model_fields}
     return Persona(**fields, number=(number or 0) + 1, parent=number, time=datetime.now(UTC))
+
+
+def plan_seen(user: str, current: int | None, seen: int) -> Change:
+    """What an alignment writes that has looked at truths that arrived up to `seen`; nothing if a later one has, too."""
+    return Change(user=user, seen=seen if current is None or current < seen else None)
 
 
 def plan_profile(current: Profile, profile: Profile, expected: int) -> Profile:

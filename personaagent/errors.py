@@ -9,6 +9,7 @@ __all__ = [
     "ConflictError",
     "ContextLengthExceeded",
     "ForgottenError",
+    "FutureTimeError",
     "InvalidInput",
     "LLMError",
     "NotFoundError",
@@ -56,6 +57,13 @@ class ContextLengthExceeded(InvalidInput):
 
     status = 400
     code = "context_length_exceeded"
+
+
+class FutureTimeError(InvalidInput):
+    """A time lies further in the future than clocks are off."""
+
+    status = 400
+    code = "time_in_future"
 
 
 class NotFoundError(PersonaAgentError):

@@ -25,7 +25,7 @@ from personaagent.offers import Offers, Ratings
 from personaagent.population import Commons
 from personaagent.ranking import best
 from personaagent.settings import MemorySettings
-from personaagent.store import Quantised, Row, Vector, microseconds, restored, unpack
+from personaagent.store import Quantised, Row, Vector, microseconds, ordering, page_of, restored, unpack
 from personaagent.texts import NONE
 from personaagent.types import Episode, Interaction, Kind, Recall, RecallQuery, choice_kind
 
@@ -84,6 +84,7 @@ class EpisodeIndex:
         self._bm25: Bm25 | None = None  # built at the first recall that needs it, kept up to date from then on
         self._metadata: dict[str, dict[str, list[int]]] = {}  # slots by key and value, for keys once filtered on
         self._payload_bytes = 0
+        self._last = 0  # arrival of a row or truth
 
     def __len__(self) -> int:
         return len(self._payloads)
@@ -103,8 +104,13 @@ class EpisodeIndex:
 
     @property
     def last_arrived(self) -> int:
-        """Arrival of the newest row, 0 if there is none."""
-        return int(self._arrived.view.max()) if len(self) else 0
+        """When the newest row or truth arrived, 0 if there is none."""
+        return self._last
+
+    @property
+    def last_truth(self) -> int:
+        """When the newest truth arrived, 0 if there is none."""
+        return int(self._truth_arrived.view.max(initial=0))
 
     @property
     def last_time(self) -> int | None:
@@ -153,6 +159,7 @@ class EpisodeIndex:
         """Add a row, or replace the one with its id (whose query must be the same)."""
         interaction = row.interaction
         self._check(row.query_vector)  # before anything changes
+        self._last = max(self._last, row.arrived, row.truth_arrived)
         if interaction.truth is not None:
             if row.truth_vector is None:
                 raise InvalidInput("a known truth needs its vector")
@@ -167,7 +174,7 @@ class EpisodeIndex:
         self._payloads.append(row.payload)
         self._payload_bytes += len(row.payload)
         self._vectors.append(row.query_vector)
-        self._times.append(row.time)
+        self._times.append(ordering(row.time, row.arrived))
         self._arrived.append(row.arrived)
         self._truth_arrived.append(row.truth_arrived)
         self._truth.append(self._truth_code(interaction.truth, row.truth_vector))
@@ -201,6 +208,11 @@ class EpisodeIndex:
         if with_truth:
             slots = slots[self._truth.view[slots] >= 0]
         return tuple(unpack(self._payloads[s]) for s in slots[max(0, len(slots) - n) :])
+
+    def told(self, after: int, n: int) -> list[tuple[Interaction, int]]:
+        """Interactions whose truth arrived later than `after`, and when, oldest first: see `page_of`."""
+        arrived = self._truth_arrived.view
+        return [(unpack(self._payloads[slot]), int(arrived[slot])) for slot in page_of(arrived, after, n)]
 
     def recall(
         self,

@@ -26,6 +26,7 @@ from personaagent.types import (
     Profile,
     Recall,
     RecallQuery,
+    Truths,
     UserSummary,
     user_key,
 )
@@ -108,6 +109,10 @@ class LocalMemory:
         """The user's newest n interactions, oldest first; empty for an unknown user."""
         return (await self._user(user)).latest(n, with_truth)
 
+    async def truths(self, user: str, after: int, n: int) -> Truths:
+        """Interactions whose truth arrived later than `after`, oldest arrival first: a page of at most n."""
+        return (await self._user(user)).truths(after, n)
+
     async def interactions(self, user: str, ids: Sequence[str]) -> tuple[Interaction, ...]:
         """Those of these interactions that exist, in the order of their ids."""
         return (await self._user(user)).interactions(ids)
@@ -143,6 +148,12 @@ class LocalMemory:
             self._admit(user, incarnation)
             self._apply(memory, memory.commit_profile(profile, expected))
             return memory.profile()
+
+    async def note_alignment(self, user: str, seen: int, incarnation: int | None = None) -> None:
+        """An alignment has come to its end that looked at the truths that arrived up to `seen`."""
+        async with self._locks[user]:
+            memory = await self._user(user)
+            self._apply(memory, memory.note_alignment(seen), incarnation)
 
     async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
         """Remove every trace of the user. Raises NotFoundError for an unknown user."""

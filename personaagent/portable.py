@@ -2,9 +2,9 @@
 
 Format: first {"type": "user", "user", "version": 1}; then one line per interaction in order of arrival:
 {"type": "interaction", "arrived", "truth_arrived"} (microseconds since 1970, null while there is no truth) beside the
-fields of `Interaction`; one per persona version, oldest first: {"type": "persona"} beside the fields of `Persona`; and,
-if there is one, {"type": "profile"} beside the fields of `Profile`. Vectors are not exported: they follow from the
-texts.
+fields of `Interaction`; one per persona version, oldest first: {"type": "persona"} beside the fields of `Persona`; if
+there is one, {"type": "profile"} beside the fields of `Profile`; and, once alignment has looked at the user,
+{"type": "alignment", "seen"}, up to which arrival it has. Vectors are not exported: they follow from the texts.
 """
 
 from __future__ import annotations
@@ -12,19 +12,24 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
 
 from personaagent.changes import Incoming
-from personaagent.errors import InvalidInput
+from personaagent.errors import FutureTimeError, InvalidInput
 from personaagent.store import Row, dump_json
-from personaagent.types import Interaction, Persona, Profile
+from personaagent.types import Interaction, Persona, Profile, future_fault
 
 __all__ = ["Exported", "export_lines", "parse_export"]
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-def export_lines(user: str, rows: Sequence[Row], personas: Sequence[Persona], profile: Profile) -> tuple[str, ...]:
+
+def export_lines(
+    user: str, rows: Sequence[Row], personas: Sequence[Persona], profile: Profile, seen: int | None = None
+) -> tuple[str, ...]:
     """A user's stored state as JSON Lines."""
     lines: list[dict[str, Any]] = [{"type": "user", "user": user, "version": 1}]
     for row in rows:
@@ -33,6 +38,8 @@ def export_lines(user: str, rows: Sequence[Row], personas: Sequence[Persona], pr
     lines += [{"type": "persona", **p.model_dump(mode="json")} for p in personas]
     if profile.version:
         lines.append({"type": "profile", **profile.model_dump(mode="json")})
+    if seen is not None:
+        lines.append({"type": "alignment", "seen": seen})
     return tuple(dump_json(line) for line in lines)
 
 
@@ -46,6 +53,7 @@ class Exported:
     truth_arrived: tuple[int, ...]  # 0 while there is no truth
     personas: tuple[Persona, ...]
     profile: Profile | None
+    seen: int | None = None  # see `StoredUser`
 
     def stamp(self, items: Sequence[Incoming]) -> list[Incoming]:
         """The interactions, now with vectors, with the times at which they and their truths arrived."""
@@ -59,13 +67,14 @@ def parse_export(lines: Sequence[str]) -> Exported:
     """Read back what `export` wrote.
 
     Raises:
-        InvalidInput: a line is not of the format; the message names it.
+        InvalidInput: a line is not of the format, or of the far future (FutureTimeError); the message names it.
     """
     user: str | None = None
     interactions: list[Interaction] = []
     stamps: list[tuple[int, int]] = []
     personas: list[Persona] = []
     profile: Profile | None = None
+    seen: int | None = None
     for number, line in enumerate(lines, start=1):
         try:
             content: dict[str, Any] = json.loads(line)
@@ -77,17 +86,24 @@ def parse_export(lines: Sequence[str]) -> Exported:
                     raise InvalidInput(f"line {number}: export version {content['version']} is not known; update first")
                 user = str(content["user"])
             elif kind == "interaction":
-                stamps.append((int(content.pop("arrived")), int(content.pop("truth_arrived") or 0)))
-                interactions.append(Interaction.model_validate(content))
-                if interactions[-1].user != user:
+                stamp = _arrival(content.pop("arrived")), _arrival(content.pop("truth_arrived") or 0)
+                interaction = Interaction.model_validate(content)
+                if interaction.user != user:
                     raise InvalidInput(f"line {number}: an interaction of another user")
+                if fault := future_fault(interaction.time):
+                    raise FutureTimeError(f"line {number}: {fault}")
+                stamps.append(stamp)
+                interactions.append(interaction)
             elif kind == "persona":
                 personas.append(Persona.model_validate(content))
             elif kind == "profile":
                 profile = Profile.model_validate(content)
+                _arrival(profile.mark or 0)
+            elif kind == "alignment":
+                seen = _arrival(content["seen"])
             else:
                 raise InvalidInput(f"line {number}: unknown type {kind!r}")
-        except (ValueError, TypeError, KeyError, AttributeError) as e:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as e:
             reason = e.errors()[0]["msg"] if isinstance(e, ValidationError) else f"{type(e).__name__}: {e}"
             raise InvalidInput(f"line {number}: {reason}") from e
     if user is None:
@@ -99,4 +115,15 @@ def parse_export(lines: Sequence[str]) -> Exported:
         truth_arrived=tuple(t for _, t in stamps),
         personas=tuple(personas),
         profile=profile,
+        seen=seen,
     )
+
+
+def _arrival(value: Any) -> int:
+    """A moment of arrival, microseconds since 1970. Raises ValueError if it is none, or in the far future."""
+    arrived = int(value)
+    if arrived < 0:
+        raise ValueError("arrivals are microseconds since 1970")
+    if fault := future_fault(EPOCH + timedelta(microseconds=arrived)):
+        raise ValueError(f"arrival {fault.removeprefix('time: ')}")
+    return arrived

@@ -4,12 +4,18 @@ Two sources feed it, both grounded in interactions alone. Settled requests becom
 the profile is useful with any model; and the model is asked, once per batch of new episodes, for the preferences behind
 them. A line of the model is kept only if it names the episodes it rests on and shares words with them: small models
 restate the prompt or invent, and a profile full of that is worse than none.
+
+Truths are read in the order in which they arrived, page by page, each once: one that comes late, or with a history imported
+afterwards, is new whatever time its interaction is of. Which of two answers is the newer one is told by that time. So the
+same facts come out in whatever order the truths arrived, and reading one twice changes nothing.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
@@ -18,26 +24,42 @@ from personaagent.errors import LLMError
 from personaagent.features import normalised
 from personaagent.persona import ranked, tokens
 from personaagent.protocols import LLM, Embedder, Matrix, Memory
+from personaagent.store import Vector
 from personaagent.tasks import together
-from personaagent.types import ChatRequest, Fact, Interaction, Kind, Message, Profile, Usage, interaction_id
+from personaagent.types import (
+    ChatRequest,
+    Fact,
+    Interaction,
+    Kind,
+    Message,
+    Profile,
+    Truths,
+    Usage,
+    interaction_id,
+    utc_now,
+)
 
 __all__ = ["BATCH", "ProfileBuild", "build_profile", "extract_facts", "parse_facts", "trim"]
 
 BATCH = 12  # episodes shown to the model in one call
 MAX_CALLS = 4  # per build; older episodes beyond it are read by extraction only
+PAGE = 1000  # truths read and committed together
+PAGES = 10  # of one build; the next one goes on
 SAME_SUBJECT = 0.80  # cosine of two requests above which a newer answer updates the older one
 MAX_EVIDENCE = 32  # episode ids kept per fact, newest first
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LINE = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s*(?P<text>.+?)\s*\[(?P<numbers>[\d,\s]+)\]\s*\.?\s*$")
 _WORD = re.compile(r"[a-z]{4,}")
 
 
+@dataclass(frozen=True, slots=True)
 class ProfileBuild:
     """A built profile and what it cost."""
 
-    def __init__(self, profile: Profile, usage: Usage, read: int) -> None:
-        self.profile = profile
-        self.usage = usage
-        self.read = read  # new interactions that went in
+    profile: Profile
+    usage: Usage
+    read: int  # truths that went in
+    more: bool = False  # whether there are truths that the next build has to read
 
 
 async def build_profile(
@@ -46,11 +68,15 @@ async def build_profile(
     user: str,
     llm: LLM | None = None,
     budget: int = 400,
-    limit: int = 1000,
+    page: int = PAGE,
+    pages: int = PAGES,
     priority: int = 10,
     incarnation: int | None = None,
 ) -> ProfileBuild:
-    """Bring the user's profile up to date with the interactions it has not read yet, and commit it.
+    """Bring the user's profile up to date with the truths it has not read yet, and commit it.
+
+    Each page is committed by itself: whatever breaks off, the next build goes on behind what is stored. The model is asked
+    about the last page only; of a long history imported at once the rest is read by extraction.
 
     Args:
         memory: where interactions are read and the profile is committed.
@@ -58,43 +84,63 @@ async def build_profile(
         user: whose profile.
         llm: writes the preferences behind the requests; None: extraction only.
         budget: tokens that the current facts may take together, whatever the history's length.
-        limit: newest interactions looked at.
+        page: truths read together.
+        pages: so many of them at most.
         priority: of the model calls.
         incarnation: of the user, see `Memory`, if this build is part of longer work; by default as of now.
 
     Raises:
         ForgottenError: the user was forgotten meanwhile.
-        ConflictError: another build committed first; nothing is lost, the next build reads the same interactions.
+        ConflictError: another build committed first; nothing is lost, the next build reads the same truths.
     """
     if incarnation is None:
         incarnation = await memory.incarnation(user)
-    old = await memory.profile(user)
-    known = await memory.latest(user, limit, with_truth=True)
-    new = [i for i in known if old.watermark is None or i.time > old.watermark]
-    if not new:
-        return ProfileBuild(old, Usage(), 0)
-    vectors = await embedder.embed([i.query for i in new])
-    topics = await embedder.embed([f.topic for f in old.facts]) if old.facts else vectors[:0]
-    facts = extract_facts(list(old.facts), topics, new, vectors)
-    usage = Usage()
-    if llm is not None:
-        recent = new[-BATCH * MAX_CALLS :]
-        batches = [recent[start : start + BATCH] for start in range(0, len(recent), BATCH)]
-        for written, cost in await together(_ask(llm, batch, priority) for batch in batches):
-            usage = usage + cost
-            facts = _merge(facts, written)
-    profile = Profile(
-        version=old.version,
-        facts=trim(facts, budget),
-        covered=old.covered + len(new),
-        watermark=max(i.time for i in new),
-    )
-    return ProfileBuild(await memory.commit_profile(user, profile, old.version, incarnation), usage, len(new))
+    profile = await memory.profile(user)
+    usage, read, more = Usage(), 0, True
+    while more and pages > 0:
+        pages -= 1
+        found = await memory.truths(user, profile.mark or 0, page)
+        more = found.more
+        if found.mark == (profile.mark or 0):
+            break
+        new = _by_time(found)
+        facts = list(profile.facts) if profile.mark is not None else _begun_anew(profile.facts)
+        if new:  # or what arrived was deleted meanwhile
+            vectors = await embedder.embed([i.query for i in new])
+            topics = await embedder.embed([f.topic for f in facts]) if facts else vectors[:0]
+            facts = extract_facts(facts, topics, new, vectors)
+            if llm is not None and not more:
+                recent = new[-BATCH * MAX_CALLS :]
+                batches = [recent[start : start + BATCH] for start in range(0, len(recent), BATCH)]
+                for written, cost in await together(_ask(llm, batch, priority) for batch in batches):
+                    usage = usage + cost
+                    facts = _merge(facts, written)
+        draft = Profile(
+            version=profile.version,
+            facts=trim(facts, budget),
+            covered=len(new) + (0 if profile.mark is None else profile.covered),
+            mark=found.mark,
+        )
+        profile = await memory.commit_profile(user, draft, profile.version, incarnation)
+        read += len(new)
+    return ProfileBuild(profile, usage, read, more)
+
+
+def _by_time(found: Truths) -> list[Interaction]:
+    """A page's interactions, oldest first. One that says it is of a later time than when its truth arrived is of then."""
+    dated = []
+    for interaction, arrived in zip(found.interactions, found.arrived, strict=True):
+        told = EPOCH + timedelta(microseconds=arrived)
+        late = interaction.time > told
+        dated.append(interaction.model_copy(update={"time": told}) if late else interaction)
+    return sorted(dated, key=lambda i: i.time)  # stable: of one time in the order of arrival
 
 
 def extract_facts(facts: list[Fact], topics: Matrix, new: Sequence[Interaction], vectors: Matrix) -> list[Fact]:
-    """Add what settled requests say, oldest first: the same answer to the same subject adds evidence, another one
-    supersedes the older fact, which stays in history.
+    """Add what settled requests say: the same answer to the same subject adds evidence; of different ones the newest is
+    the current fact, and the others stay in history.
+
+    An interaction whose truth was corrected takes its evidence away from what it said before.
 
     Args:
         facts: so far, current and past.
@@ -103,38 +149,107 @@ def extract_facts(facts: list[Fact], topics: Matrix, new: Sequence[Interaction],
         vectors: embeddings of their queries, (len(new), dim).
     """
     facts = list(facts)
-    matrix = list(np.asarray(topics))
+    matrix = np.empty((len(facts) + len(new), np.asarray(vectors).shape[1]), dtype=np.float32)
+    matrix[: len(facts)] = topics
+    cited: dict[str, set[str]] = {}  # extracted facts by the interactions that they rest on
+    for fact in facts:
+        if fact.source == "extracted":
+            for i in fact.evidence:
+                cited.setdefault(i, set()).add(fact.id)
     for interaction, vector in zip(new, vectors, strict=True):
-        if interaction.kind is Kind.RATING:
-            text = f"rated {interaction.truth} for: {interaction.query}"
-        else:
-            text = f"asked “{interaction.query}”, wanted “{interaction.truth}”"
-        truth = normalised(interaction.truth or "")
-        same = [
-            i
-            for i, f in enumerate(facts)
-            if f.valid_until is None and f.source == "extracted" and float(matrix[i] @ vector) >= SAME_SUBJECT
-        ]
-        agreeing = [i for i in same if normalised(facts[i].text).endswith(_tail(interaction, truth))]
-        if agreeing:
-            best = max(agreeing, key=lambda i: float(matrix[i] @ vector))
-            facts[best] = _confirmed(facts[best], interaction)
+        said = cited.pop(interaction.id, set())
+        held = [i for i, f in enumerate(facts) if f.id in said] if said else []
+        if any(_says(facts[i], interaction) for i in held):  # read already
+            cited[interaction.id] = said
             continue
-        fact = Fact(
-            id=interaction_id("fact", interaction.user, interaction.id),
-            text=text[:2000],
-            topic=interaction.query[:500],
-            evidence=(interaction.id,),
-            first_seen=interaction.time,
-            last_seen=interaction.time,
-            source="extracted",
-        )
-        for i in same:
-            if _contradicts(facts[i], interaction):
-                facts[i] = facts[i].model_copy(update={"valid_until": interaction.time, "superseded_by": fact.id})
-        facts.append(fact)
-        matrix.append(vector)
+        if held:
+            facts, kept = _withdrawn(facts, held, interaction.id)
+            matrix[: len(kept)] = matrix[kept]
+        cosines = matrix[: len(facts)] @ vector
+        near = [int(i) for i in np.flatnonzero(cosines >= SAME_SUBJECT) if facts[i].source == "extracted"]
+        at = _entered(facts, near, interaction, cosines)
+        if at == len(cosines):
+            matrix[at] = vector
+        cited.setdefault(interaction.id, set()).add(facts[at].id)
     return facts
+
+
+def _entered(facts: list[Fact], near: Sequence[int], interaction: Interaction, cosines: Vector) -> int:
+    """Enter what an interaction says among the facts on the same subject; where it stands."""
+    current = [i for i in near if facts[i].valid_until is None]
+    newer = [i for i in current if _contradicts(facts[i], interaction) and facts[i].last_seen > interaction.time]
+    agreeing = [i for i in current if _says(facts[i], interaction)]
+    if newer and not agreeing:  # this one has come late, and is history
+        agreeing = [i for i in near if facts[i].valid_until is not None and _says(facts[i], interaction)]
+    if agreeing:
+        at = max(agreeing, key=lambda i: float(cosines[i]))
+        facts[at] = _confirmed(facts[at], interaction)
+    else:
+        at = len(facts)
+        facts.append(_fact(interaction))
+        if newer:
+            after = min((facts[i] for i in newer), key=lambda f: f.first_seen)
+            until = max(after.first_seen, interaction.time)
+            facts[at] = facts[at].model_copy(update={"valid_until": until, "superseded_by": after.id})
+    if not newer:
+        for i in current:
+            if i != at and _contradicts(facts[i], interaction):
+                ended = {"valid_until": interaction.time, "superseded_by": facts[at].id}
+                facts[i] = facts[i].model_copy(update=ended)
+    return at
+
+
+def _fact(interaction: Interaction) -> Fact:
+    return Fact(
+        id=interaction_id("fact", interaction.user, interaction.id, interaction.truth),
+        text=_text(interaction),
+        topic=interaction.query[:500],
+        evidence=(interaction.id,),
+        first_seen=interaction.time,
+        last_seen=interaction.time,
+        source="extracted",
+    )
+
+
+def _text(interaction: Interaction) -> str:
+    if interaction.kind is Kind.RATING:
+        return f"rated {interaction.truth} for: {interaction.query}"[:2000]
+    return f"asked “{interaction.query}”, wanted “{interaction.truth}”"[:2000]
+
+
+def _withdrawn(facts: list[Fact], held: Sequence[int], interaction: str) -> tuple[list[Fact], list[int]]:
+    """Facts without an interaction as evidence, and which ones are left: those that rest on nothing else are dropped.
+
+    What a dropped fact had superseded is current again.
+    """
+    for i in held:
+        rest = tuple(e for e in facts[i].evidence if e != interaction)
+        facts[i] = facts[i].model_copy(update={"evidence": rest})
+    kept = [i for i, f in enumerate(facts) if f.evidence]
+    dropped = {f.id for f in facts if not f.evidence}
+    revived = {"valid_until": None, "superseded_by": None}
+    return [f.model_copy(update=revived) if (f := facts[i]).superseded_by in dropped else f for i in kept], kept
+
+
+def _says(fact: Fact, interaction: Interaction) -> bool:
+    """Whether a fact says what an interaction says."""
+    if fact.text == _text(interaction):
+        return True
+    return interaction.kind is not Kind.RATING and normalised(fact.text).endswith(
+        f"wanted “{normalised(interaction.truth or '')}”"
+    )
+
+
+def _begun_anew(facts: Sequence[Fact]) -> list[Fact]:
+    """The facts of a profile of the version before, whose interactions are all read once more.
+
+    A fact that claims to be of the future would be the newest for good; it comes back from its interaction, as of now.
+    """
+    now = utc_now()
+    gone = {f.id for f in facts if f.source == "extracted" and f.last_seen > now}
+    revived = {"valid_until": None, "superseded_by": None}
+    kept = [f.model_copy(update=revived) if f.superseded_by in gone else f for f in facts if f.id not in gone]
+    return [f.model_copy(update={"last_seen": min(f.last_seen, now)}) for f in kept]
 
 
 def parse_facts(text: str, episodes: Sequence[Interaction]) -> list[Fact]:
@@ -218,23 +333,23 @@ def _merge(facts: list[Fact], written: Sequence[Fact]) -> list[Fact]:
     return facts
 
 
-def _tail(interaction: Interaction, truth: str) -> str:
-    return f"wanted “{truth}”" if interaction.kind is not Kind.RATING else normalised(interaction.query)
-
-
 def _confirmed(fact: Fact, interaction: Interaction) -> Fact:
     return fact.model_copy(
         update={
             "evidence": (interaction.id, *(e for e in fact.evidence if e != interaction.id))[:MAX_EVIDENCE],
+            "first_seen": min(fact.first_seen, interaction.time),
             "last_seen": max(fact.last_seen, interaction.time),
         }
     )
 
 
 def _contradicts(fact: Fact, interaction: Interaction) -> bool:
-    """Another answer replaces the old one, unless the old one was not on offer this time."""
-    if interaction.kind is Kind.RATING:
+    """Another answer replaces the old one, unless the old one was not on offer this time; another rating, if it is of the
+    same."""
+    if _says(fact, interaction):
         return False
+    if interaction.kind is Kind.RATING:
+        return normalised(fact.topic) == normalised(interaction.query[:500])
     if not interaction.choices:
         return True
     return any(normalised(fact.text).endswith(f"wanted “{normalised(c)}”") for c in interaction.choices)

@@ -25,6 +25,7 @@ from personaagent.types import (
     Profile,
     Recall,
     RecallQuery,
+    Truths,
     UserSummary,
 )
 
@@ -130,6 +131,14 @@ class Memory(Protocol):
         """The user's newest n interactions, oldest first; empty for an unknown user."""
         ...
 
+    async def truths(self, user: str, after: int, n: int) -> Truths:
+        """Interactions whose truth arrived later than `after`, oldest arrival first: a page of at most n, see `Truths`.
+
+        Who goes on at each page's `mark` reads every truth, however late it came, and none twice. Of truths that older
+        stores have at one moment a page holds all.
+        """
+        ...
+
     async def persona(self, user: str, number: int | None = None) -> Persona | None:
         """The current persona, or version `number`; None if there is none."""
         ...
@@ -155,6 +164,13 @@ class Memory(Protocol):
         self, user: str, profile: Profile, expected: int, incarnation: int | None = None
     ) -> Profile:
         """Compare-and-set on the version; returns the stored profile with version expected + 1."""
+        ...
+
+    async def note_alignment(self, user: str, seen: int, incarnation: int | None = None) -> None:
+        """An alignment has come to its end, whatever came of it, that looked at the truths that arrived up to `seen`.
+
+        A lower number than the one that is stored changes nothing. Of an unknown user nothing is noted.
+        """
         ...
 
     async def forget(self, user: str, by: str = "user") -> ForgetReceipt:

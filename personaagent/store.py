@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time as clocks
 from array import array
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from personaagent.population import Population
-from personaagent.types import Interaction, Origin, Persona, Profile, UserSummary
+from personaagent.types import AHEAD, Interaction, Origin, Persona, Profile, UserSummary
 
 __all__ = [
     "Erased",
@@ -36,7 +37,9 @@ __all__ = [
     "dump_json",
     "half",
     "microseconds",
+    "ordering",
     "pack",
+    "page_of",
     "quantised",
     "restored",
     "row_key",
@@ -50,11 +53,21 @@ Column = npt.NDArray[np.int64]
 RowKey = tuple[str, bytes]  # user, and a digest of the interaction's id
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_AHEAD = AHEAD // timedelta(microseconds=1)
 
 
 def microseconds(time: datetime) -> int:
     """Microseconds since 1970 UTC; exact, unlike `timestamp()`."""
     return (time - _EPOCH) // timedelta(microseconds=1)
+
+
+def ordering(time: int, arrived: int) -> int:
+    """The time (microseconds since 1970) by which memory orders an interaction that says it is of `time`.
+
+    That is `time`, but for one in the far future, as older stores hold: it would be the newest for good, so it counts as of
+    when it arrived.
+    """
+    return time if time <= clocks.time_ns() // 1000 + _AHEAD else min(time, arrived)
 
 
 def row_key(user: str, interaction: str) -> RowKey:
@@ -153,6 +166,7 @@ class StoredUser:
     rows: tuple[Row, ...] = ()
     personas: tuple[Persona, ...] = ()
     profile: Profile | None = None
+    seen: int | None = None  # alignment has looked at truths that arrived up to here; None if it never has
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +207,7 @@ class Ledger:
         self._times = array("q")
         self._arrived = array("q")
         self._truth_arrived = array("q")
+        self._last = 0
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -205,11 +220,12 @@ class Ledger:
         with self._lock:
             slot = self._slots.setdefault(digest, len(self._times))
             if slot == len(self._times):
-                self._times.append(time)
+                self._times.append(ordering(time, arrived))
                 self._arrived.append(arrived)
                 self._truth_arrived.append(truth_arrived)
             else:
                 self._truth_arrived[slot] = truth_arrived
+            self._last = max(self._last, arrived, truth_arrived)
 
     def copy(self) -> Ledger:
         """An independent ledger of the same rows."""
@@ -219,6 +235,7 @@ class Ledger:
             other._times = self._times[:]
             other._arrived = self._arrived[:]
             other._truth_arrived = self._truth_arrived[:]
+            other._last = self._last
         return other
 
     def older(self, time: int) -> list[bytes]:
@@ -233,6 +250,7 @@ class Ledger:
             for digest, slot in self._slots.items():
                 if digest not in digests:
                     other.put(digest, self._times[slot], self._arrived[slot], self._truth_arrived[slot])
+            other._last = self._last
         return other
 
     def digests(self) -> list[bytes]:
@@ -250,9 +268,25 @@ class Ledger:
         """Time of the newest interaction, microseconds since 1970."""
         return max(self._times[:], default=None)
 
+    @property
+    def last_arrived(self) -> int:
+        """When the newest interaction or truth arrived; 0 if there was none. Removing rows changes nothing."""
+        return self._last
+
+    @property
+    def last_truth(self) -> int:
+        """When the newest truth arrived; 0 if there is none."""
+        return int(self._columns()[2].max(initial=0))
+
     def truths_after(self, arrived: int) -> int:
         """How many truths became known later than that (microseconds since 1970)."""
         return int(np.count_nonzero(self._columns()[2] > arrived))
+
+    def told(self, after: int, n: int) -> list[tuple[bytes, int]]:
+        """Keys of the rows whose truth arrived later than `after`, and when, oldest first: see `page_of`."""
+        keys = self.digests()
+        known = self._columns()[2][: len(keys)]
+        return [(keys[slot], int(known[slot])) for slot in page_of(known, after, n)]
 
     def newest(self, n: int, with_truth: bool = False) -> list[bytes]:
         """Keys of the newest n rows in the user's order, oldest first."""
@@ -274,6 +308,18 @@ class Ledger:
                 np.array(column, dtype=np.int64) for column in (self._times, self._arrived, self._truth_arrived)
             )
         return times, arrived, known
+
+
+def page_of(arrived: Column, after: int, n: int) -> list[int]:
+    """Positions of the n smallest numbers above `after`, ascending, and of those that equal the last of them.
+
+    Older stores have truths that arrived at the same moment: a page that ended between two would lose the second.
+    """
+    slots = np.flatnonzero(arrived > after)
+    slots = slots[np.argsort(arrived[slots], kind="stable")]
+    if 0 < n < len(slots):
+        n = int(np.searchsorted(arrived[slots], arrived[slots[n - 1]], side="right"))
+    return [int(slot) for slot in slots[:n]]
 
 
 class Store(Protocol):
@@ -309,6 +355,13 @@ class Store(Protocol):
         """When the user's interactions happened and arrived; the caller's own copy."""
         ...
 
+    def arrivals(self, users: Collection[str], after: int) -> dict[str, int]:
+        """Later than when new rows and truths of these users must arrive, where it is later than `after`.
+
+        It takes no call to a server, unless to find out once which arrivals a clock that was put back has left behind.
+        """
+        ...
+
     def search(
         self, user: str, vector: Vector, limit: int, *, since: int, until: int, before: tuple[int, int], truth: bool
     ) -> list[Row]:
@@ -335,6 +388,10 @@ class Store(Protocol):
 
     def put_profile(self, user: str, profile: Profile, expected: int, token: str) -> None:
         """Replace the profile of version `expected`, 0 for none yet; `token` and ConflictError as for personas."""
+        ...
+
+    def put_seen(self, user: str, seen: int) -> None:
+        """Note that alignment has looked at the truths that arrived up to `seen`. A lower number changes nothing."""
         ...
 
     def erase(self, key: str) -> Erased:
@@ -399,9 +456,15 @@ class _Counts(Protocol):
     def truths_after(self, arrived: int) -> int: ...
 
 
-def summarise(user: str, rows: _Counts, personas: Sequence[Persona]) -> UserSummary:
-    """A user's summary. Truths count as unaligned if they arrived after the newest aligned persona."""
-    aligned = [microseconds(p.time) for p in personas if p.origin is Origin.ALIGNED]
+def summarise(user: str, rows: _Counts, personas: Sequence[Persona], seen: int | None) -> UserSummary:
+    """A user's summary. Truths count as unaligned if they arrived after alignment last looked, up to `seen`.
+
+    Stores of the version before have no `seen`. There the newest aligned persona tells when that was, unless the clock was
+    far ahead when it was made.
+    """
+    if seen is None:
+        aligned = [microseconds(p.time) for p in personas if p.origin is Origin.ALIGNED]
+        seen = aligned[-1] if aligned and aligned[-1] <= clocks.time_ns() // 1000 + _AHEAD else 0
     current = personas[-1] if personas else None
     return UserSummary(
         user=user,
@@ -410,5 +473,5 @@ def summarise(user: str, rows: _Counts, personas: Sequence[Persona]) -> UserSumm
         persona=current.number if current else None,
         pinned=bool(current and current.pinned),
         last_time=None if rows.last_time is None else _EPOCH + timedelta(microseconds=rows.last_time),
-        truths_since_alignment=rows.truths_after(aligned[-1]) if aligned else rows.truths,
+        truths_since_alignment=rows.truths_after(seen),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -38,9 +38,11 @@ __all__ = [
     "Reason",
     "Recall",
     "RecallQuery",
+    "Truths",
     "UserId",
     "UserPage",
     "UserSummary",
+    "future_fault",
     "interaction_id",
     "user_key",
     "utc_now",
@@ -49,11 +51,26 @@ __all__ = [
 MAX_USER_ID = 256  # characters
 MAX_TEXT = 60_000  # characters of one text field; the store's own limit is 65,535 bytes
 MAX_CHOICES = 1_000  # of one request from outside: memory compares every option with every other
+AHEAD = timedelta(days=1)  # so far clocks may be off; what lies further in the future is refused
 
 
 def utc_now() -> datetime:
     """The present moment, timezone-aware."""
     return datetime.now(UTC)
+
+
+def future_fault(time: datetime, now: datetime | None = None) -> str:
+    """What is wrong with a time that lies in the far future, for a message; empty for any other.
+
+    One such time would be the newest for good. It is not a fault of the type `Interaction`: older stores hold such times.
+    """
+    now = utc_now() if now is None else now
+    if time - now <= AHEAD:
+        return ""
+    return (
+        f"time: {time:%Y-%m-%d} lies in the future, by this machine's clock ({now:%Y-%m-%d %H:%M} UTC); correct the time or"
+        " the clock"
+    )
 
 
 def _user_id(user: str) -> str:
@@ -128,7 +145,10 @@ class Interaction(Frozen):
     @field_validator("time")
     @classmethod
     def _aware(cls, value: datetime) -> datetime:
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        try:
+            return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        except OverflowError as e:
+            raise ValueError("is not in the years 1 to 9999 in UTC") from e
 
     @field_validator("choices")
     @classmethod
@@ -258,12 +278,23 @@ class Fact(Frozen):
 
 
 class Profile(Frozen):
-    """A user's semantic memory. `version` is 0 before the first build; `covered` counts episodes read so far."""
+    """A user's semantic memory. `version` is 0 before the first build; `covered` counts truths read so far.
+
+    A profile without `mark` was built by a version that went by the times of interactions, and may have left out some. It
+    counts as one that has read nothing yet; reading the same truth again changes no fact.
+    """
 
     version: Annotated[int, Field(ge=0)] = 0
     facts: tuple[Fact, ...] = ()
-    covered: int = 0  # interactions with a truth that the profile has read
-    watermark: datetime | None = None  # time of the newest interaction it has read
+    covered: int = 0  # truths that the profile has read; one that was corrected counts again
+    mark: int | None = None  # the truths that arrived up to here were read, in microseconds since 1970
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_older_version(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "watermark" in data:
+            return {name: value for name, value in data.items() if name != "watermark"}
+        return data
 
     @property
     def current(self) -> tuple[Fact, ...]:
@@ -324,6 +355,24 @@ class Recall(Frozen):
     known: int = 0  # episodes of the user that were in reach
 
 
+class Truths(Frozen):
+    """Interactions whose truth became known, in the order in which the truths arrived: a page of them.
+
+    Arrivals are microseconds since 1970 by the memory's clock; a truth always arrives later than those before it, even if
+    the clock was put back. A truth that is corrected arrives again.
+    """
+
+    interactions: tuple[Interaction, ...] = ()
+    arrived: tuple[int, ...] = ()  # when the truth of each arrived
+    mark: int = 0  # the next page is of truths that arrived later than this
+    newest: int = 0  # when the newest truth of all arrived; 0 if there is none
+
+    @property
+    def more(self) -> bool:
+        """Whether there is a next page."""
+        return self.mark < self.newest
+
+
 class AppendResult(Frozen):
     """How many interactions were new, and how many were already there."""
 
@@ -338,7 +387,10 @@ class AppendResult(Frozen):
 
 
 class UserSummary(Frozen):
-    """What an operator sees of a user without reading any text."""
+    """What an operator sees of a user without reading any text.
+
+    `truths_since_alignment` are those that arrived since an alignment last looked at this user, whatever came of it.
+    """
 
     user: str
     interactions: int

@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from personaagent.changes import Change, Clock, Incoming, clock, plan_append, plan_feedback, plan_persona, plan_profile
+from personaagent.changes import (
+    Change,
+    Clock,
+    Incoming,
+    clock,
+    plan_append,
+    plan_feedback,
+    plan_persona,
+    plan_profile,
+    plan_seen,
+)
 from personaagent.errors import ConflictError, NotFoundError
 from personaagent.index import EpisodeIndex
 from personaagent.population import Commons
@@ -16,7 +26,7 @@ from personaagent.portable import Exported, export_lines
 from personaagent.protocols import Matrix
 from personaagent.settings import MemorySettings
 from personaagent.store import Row, StoredUser, Vector, summarise
-from personaagent.types import Interaction, Persona, PersonaDraft, Profile, Recall, RecallQuery, UserSummary
+from personaagent.types import Interaction, Persona, PersonaDraft, Profile, Recall, RecallQuery, Truths, UserSummary
 
 __all__ = ["UserMemory"]
 
@@ -37,11 +47,13 @@ class UserMemory:
         self._index = EpisodeIndex(dim, settings)
         self._personas: list[Persona] = []
         self._profile = Profile()
+        self._seen: int | None = None
         if stored is not None:
             for row in stored.rows:
                 self._index.put(row)
             self._personas = list(stored.personas)
             self._profile = stored.profile or Profile()
+            self._seen = stored.seen
 
     def warm(self) -> None:
         """Build now what the first recall would have to."""
@@ -88,6 +100,26 @@ class UserMemory:
         """The newest n interactions, oldest first."""
         return self._index.latest(n, with_truth)
 
+    def truths(self, after: int, n: int) -> Truths:
+        """Interactions whose truth arrived later than `after`, at most n or as many as arrived with the last of these."""
+        found = self._index.told(after, n)
+        return Truths(
+            interactions=tuple(interaction for interaction, _ in found),
+            arrived=tuple(arrived for _, arrived in found),
+            mark=found[-1][1] if found else after,
+            newest=self._index.last_truth,
+        )
+
+    @property
+    def seen(self) -> int | None:
+        """Alignment has looked at the truths that arrived up to here; None if it never has."""
+        return self._seen
+
+    @property
+    def marked(self) -> int:
+        """Whatever arrives must arrive later than this: the truths up to it count as read."""
+        return max(self._profile.mark or 0, self._seen or 0)
+
     def persona(self, number: int | None = None) -> Persona | None:
         """The current persona, or version `number`; None if there is none."""
         if number is None:
@@ -106,23 +138,24 @@ class UserMemory:
         """Counts, or None if nothing is stored."""
         if not self.exists:
             return None
-        return summarise(self.user, self._index, self._personas)
+        return summarise(self.user, self._index, self._personas, self._seen)
 
     def export(self) -> tuple[str, ...]:
         """Everything stored, see `personaagent.portable`. Raises NotFoundError for a user of whom nothing is stored."""
         if not self.exists:
             raise NotFoundError("this user is unknown")
-        return export_lines(self.user, list(self._index.rows()), self._personas, self._profile)
+        return export_lines(self.user, list(self._index.rows()), self._personas, self._profile, self._seen)
 
     # Changes
 
     def append(self, items: Sequence[Incoming]) -> Change:
         """Plan to add interactions. Raises InvalidInput if one belongs to another user."""
-        return plan_append(self.user, items, self._index.get, self._index.last_arrived, self._clock())
+        return plan_append(self.user, items, self._index.get, self._last_arrived, self._clock())
 
     def feedback(self, interaction: str, truth: str, truth_vector: Vector) -> Change:
         """Plan to set what the user really answered. Raises NotFoundError for an unknown interaction."""
-        return plan_feedback(self._index.get(interaction), interaction, truth, truth_vector, self._clock())
+        old = self._index.get(interaction)
+        return plan_feedback(old, interaction, truth, truth_vector, self._last_arrived, self._clock())
 
     def commit_persona(self, draft: PersonaDraft, expected: int | None) -> Change:
         """Plan a new version if the current number is `expected`. Raises ConflictError otherwise."""
@@ -131,6 +164,10 @@ class UserMemory:
     def commit_profile(self, profile: Profile, expected: int) -> Change:
         """Plan a new profile if the current version is `expected`. Raises ConflictError otherwise."""
         return Change(user=self.user, profile=plan_profile(self._profile, profile, expected), replaces=expected)
+
+    def note_alignment(self, seen: int) -> Change:
+        """Plan to note that alignment has looked at the truths that arrived up to `seen`; of an unknown user nothing is."""
+        return plan_seen(self.user, self._seen, seen) if self.exists else Change(user=self.user)
 
     def restore(self, exported: Exported, added: Change) -> Change:
         """Plan to take over an export beside `added`, the change that appends its interactions.
@@ -146,6 +183,7 @@ class UserMemory:
             added,
             personas=() if self._personas else personas,
             profile=None if self._profile.version else profile,
+            seen=None if exported.seen is None else plan_seen(self.user, self._seen, exported.seen).seen,
         )
 
     def apply(self, change: Change) -> None:
@@ -155,7 +193,13 @@ class UserMemory:
         self.follow(change)
 
     def follow(self, change: Change) -> None:
-        """Follow the personas and the profile of a change only."""
+        """Follow all of a change but its rows."""
         self._personas.extend(change.personas)
         if change.profile is not None:
             self._profile = change.profile
+        if change.seen is not None:
+            self._seen = change.seen
+
+    @property
+    def _last_arrived(self) -> int:
+        return max(self._index.last_arrived, self.marked)

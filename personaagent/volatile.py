@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from personaagent.errors import ConflictError
@@ -18,6 +18,7 @@ class _User:
     rows: dict[bytes, Row] = field(default_factory=dict)
     personas: dict[int, tuple[str, Persona]] = field(default_factory=dict)  # token and version, by number
     profile: tuple[str, Profile] | None = None
+    seen: int | None = None
 
 
 class VolatileStore:
@@ -58,6 +59,7 @@ class VolatileStore:
             rows=tuple(sorted(stored.rows.values(), key=lambda r: r.arrived)) if rows else (),
             personas=tuple(stored.personas[n][1] for n in sorted(stored.personas)),
             profile=stored.profile[1] if stored.profile else None,
+            seen=stored.seen,
         )
 
     def ledger(self, user: str) -> Ledger:
@@ -66,6 +68,11 @@ class VolatileStore:
         for row in self.load(user).rows:
             ledger.put(row.key[1], row.time, row.arrived, row.truth_arrived)
         return ledger
+
+    def arrivals(self, users: Collection[str], after: int) -> dict[str, int]:
+        """Later than when new rows and truths of these users must arrive, where it is later than `after`."""
+        latest = {user: self.ledger(user).last_arrived for user in users}
+        return {user: arrived for user, arrived in latest.items() if arrived > after}
 
     def search(
         self, user: str, vector: Vector, limit: int, *, since: int, until: int, before: tuple[int, int], truth: bool
@@ -93,6 +100,11 @@ class VolatileStore:
             raise ConflictError("the profile was replaced meanwhile; read it and try again")
         stored.profile = (token, profile)
 
+    def put_seen(self, user: str, seen: int) -> None:
+        """Note that alignment has looked at the truths that arrived up to `seen`. A lower number changes nothing."""
+        stored = self._users.setdefault(user, _User())
+        stored.seen = seen if stored.seen is None else max(stored.seen, seen)
+
     def erase(self, key: str) -> Erased:
         """Delete everything of the user with this key but the tombstone."""
         for user in [u for u in self._users if user_key(u) == key]:
@@ -115,7 +127,8 @@ class VolatileStore:
         """Users with their counts by user key, those after a key and at most `limit`."""
         listed = sorted((user for user in list(self._users) if user_key(user) > after), key=user_key)
         for user in listed[:limit]:
-            yield summarise(user, self.ledger(user), self.load(user, rows=False).personas)
+            stored = self.load(user, rows=False)
+            yield summarise(user, self.ledger(user), stored.personas, stored.seen)
 
     def population(self) -> Population | None:
         """What users have in common; None if it was never learned."""

@@ -22,6 +22,7 @@ from pydantic import (
 from personaagent.agent import Reply, Turn
 from personaagent.claims import ClaimKind
 from personaagent.contrast import MAX_SAMPLES
+from personaagent.errors import FutureTimeError
 from personaagent.explanation import Explanation, why
 from personaagent.types import (
     MAX_TEXT,
@@ -31,6 +32,7 @@ from personaagent.types import (
     Message,
     Usage,
     UserId,
+    future_fault,
     interaction_id,
     utc_now,
 )
@@ -230,13 +232,16 @@ class InteractionsBody(Body):
 
         Raises:
             ValidationError: a field does not fit.
+            FutureTimeError: a time lies in the far future.
         """
         now = utc_now()
         seen: Counter[str] = Counter()
         made = []
-        for item in self.interactions:
+        for number, item in enumerate(self.interactions):
             fields = item.model_dump(exclude={"user"}, exclude_none=True)
             interaction = Interaction.model_validate({"time": now, "id": "-", **fields, "user": user})
+            if fault := future_fault(interaction.time, now):
+                raise FutureTimeError(f"interactions.{number}.{fault}")
             if item.id is None:
                 given = interaction.time.isoformat() if item.time is not None else None
                 content = interaction_id(user, given, interaction.query, interaction.truth, interaction.choices)

@@ -21,6 +21,7 @@ from personaagent.types import (
     Profile,
     Recall,
     RecallQuery,
+    Truths,
     UserSummary,
 )
 from tests.doubles import HashEmbedder
@@ -64,6 +65,9 @@ class DirectMemory:
     async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
         return await self.shard.latest(user, n, with_truth)
 
+    async def truths(self, user: str, after: int, n: int) -> Truths:
+        return await self.shard.truths(user, after, n)
+
     async def interactions(self, user: str, ids: Sequence[str]) -> tuple[Interaction, ...]:
         return await self.shard.interactions(user, ids)
 
@@ -85,6 +89,9 @@ class DirectMemory:
         self, user: str, profile: Profile, expected: int, incarnation: int | None = None
     ) -> Profile:
         return await self.shard.commit_profile(user, profile, expected, uuid.uuid4().hex, "test", incarnation)
+
+    async def note_alignment(self, user: str, seen: int, incarnation: int | None = None) -> None:
+        await self.shard.note_alignment(user, seen, "test", incarnation)
 
     async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
         return await self.shard.forget(user, by, uuid.uuid4().hex)

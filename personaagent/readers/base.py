@@ -16,9 +16,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from personaagent.errors import InvalidInput
-from personaagent.types import Interaction, Persona, Profile
+from personaagent.types import Interaction, Persona, Profile, future_fault
 
-__all__ = ["LineError", "ReadResult", "Record", "existing", "json_items", "loads", "opened", "why"]
+__all__ = ["LineError", "ReadResult", "Record", "checked", "existing", "json_items", "loads", "opened", "why"]
 
 _CHUNK = 1 << 20  # characters read at a time
 
@@ -62,6 +62,13 @@ class ReadResult:
     def fail(self, line: int, reason: str) -> None:
         """Note a line that was left out."""
         self.errors.append(LineError(line, " ".join(reason.split())))
+
+
+def checked(interaction: Interaction) -> Interaction:
+    """The interaction itself. Raises ValueError if it is of a time in the far future."""
+    if fault := future_fault(interaction.time):
+        raise ValueError(fault)
+    return interaction
 
 
 def existing(path: Path, wanted: str) -> Path:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
-from personaagent.readers.base import ReadResult, Record, loads, opened, why
+from personaagent.readers.base import ReadResult, Record, checked, loads, opened, why
 from personaagent.types import Interaction, Persona, Profile, interaction_id
 
 __all__ = ["read"]
@@ -102,6 +102,8 @@ def _line(raw: bytes, number: int, state: _State) -> Interaction | Record | None
         return None
     if kind == "interaction":
         return _interaction({k: v for k, v in content.items() if k not in STAMPS}, number, state)
+    if kind == "alignment":
+        return None
     if kind in ("persona", "profile"):
         if state.exported is None:
             raise ValueError(f"a {kind} comes after the export's line of type user")
@@ -125,6 +127,7 @@ def _interaction(content: dict[str, Any], number: int, state: _State) -> Interac
             "metadata": _metadata(content),
         }
     )
+    checked(interaction)
     # Only now is it sure that the line counts.
     if given is not None:
         state.times[interaction.user] = (given, number)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from personaagent.errors import InvalidInput
-from personaagent.readers.base import ReadResult, json_items, loads, opened, why
+from personaagent.readers.base import ReadResult, checked, json_items, loads, opened, why
 from personaagent.types import MAX_TEXT, Interaction
 
 __all__ = ["CATEGORIES", "STARS", "TAGS", "TASKS", "lamp_label", "lamp_tests", "read"]
@@ -172,7 +172,7 @@ def _profiles(path: Path, task: _Task, limit_users: int | None, result: ReadResu
         ids: set[str] = set()
         for position, item in enumerate(profile):
             try:
-                interaction = _item(item, user, position, task)
+                interaction = checked(_item(item, user, position, task))
                 if interaction.id in ids:
                     raise ValueError("an id comes twice")
             except (ValueError, OverflowError) as e:

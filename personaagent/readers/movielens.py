@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from personaagent.errors import InvalidInput
-from personaagent.readers.base import ReadResult, why
+from personaagent.readers.base import ReadResult, checked, why
 from personaagent.types import Interaction
 
 __all__ = ["QUESTION", "RATINGS", "Movie", "movielens_split", "read", "split_newest"]
@@ -132,7 +132,7 @@ def _interaction(user: str, number: str, rating: float, timestamp: int, movies: 
     movie = movies.get(number)
     if movie is None:
         raise ValueError(f"movie {number[:20]} is not in movies.csv")
-    return Interaction(
+    interaction = Interaction(
         id=f"movielens-{user}-{number}",
         user=f"movielens-{user}",
         time=datetime.fromtimestamp(timestamp, UTC),
@@ -141,6 +141,7 @@ def _interaction(user: str, number: str, rating: float, timestamp: int, movies: 
         choices=RATINGS,
         metadata={"source": "movielens", "movie": int(number), "genres": list(movie.genres)},
     )
+    return checked(interaction)
 
 
 def _movies(file: IO[str]) -> dict[str, Movie]:
