@@ -31,7 +31,7 @@ __all__ = ["KIND", "SEEN", "UserCounts", "enter", "numbered", "seen_in"]
 
 KIND = "counts"
 SEEN = "seen"  # kind of the record that says in its number up to which arrival alignment has looked at a user's truths
-VERSION = 2  # of what is counted; records of another one are counted anew
+VERSION = 1  # of what is counted; records of another one are counted anew
 IDLE_S = 60.0  # without a change, after which a user's record is closed
 TOGETHER = 100  # users counted in one go
 AT_A_TIME = 500  # users whose records one call of `settle` closes; the next call goes on

@@ -111,4 +111,4 @@ def test_a_queue_drops_who_was_forgotten() -> None:
     assert queue.take(9) == ["bob"]
     queue.drop("bob")  # while it is being aligned
     queue.done(["bob"], [])
-    assert not any("bob" in book for book in (queue._since, queue._truths, queue._tried, queue._failures))
+    assert not any("bob" in book for book in (queue._since, queue._running, queue._failures))

@@ -61,14 +61,19 @@ class TestDueQueue:
         assert queue.take(5) == ["a"]
         assert queue.oldest_age == 0
 
-    def test_a_kept_persona_is_not_tried_again_before_there_is_news(self) -> None:
+    def test_whoever_was_looked_at_is_due_again_by_what_the_store_counts_as_new(self) -> None:
         queue, _ = self.queue()
         queue.refresh([summary("a", 5)])
         queue.done(queue.take(1), [result("a")])
-        queue.refresh([summary("a", 9)])
+        queue.refresh([summary("a", 4, truths=9)])
         assert len(queue) == 0
-        queue.refresh([summary("a", 10)])
+        queue.refresh([summary("a", 5, truths=9)])  # one of the old ones was corrected
         assert len(queue) == 1
+
+    def test_too_few_truths_to_align_are_not_due(self) -> None:
+        queue = DueQueue(1, 100, least=2)
+        queue.refresh([summary("a", 1), summary("b", 1, truths=2)])
+        assert queue.take(5) == ["b"]
 
     def test_a_failed_user_is_tried_again_later_and_later(self) -> None:
         queue, clock = self.queue()

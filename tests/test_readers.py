@@ -87,7 +87,7 @@ json_values = st.recursive(
 lines = st.fixed_dictionaries(
     {"user": text, "query": text},
     optional={
-        "time": st.datetimes(timezones=st.just(UTC)).map(datetime.isoformat),
+        "time": st.datetimes(max_value=datetime(2026, 1, 1), timezones=st.just(UTC)).map(datetime.isoformat),
         "response": text,
         "truth": text,
         "choices": st.lists(text, min_size=2, max_size=5, unique=True),
