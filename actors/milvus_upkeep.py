@@ -15,8 +15,9 @@ from typing import Any
 from actors import milvus_rows as rows
 from actors.milvus_connection import MilvusConnection
 from actors.milvus_rows import META, Entity
-from actors.milvus_store import FORGETTING, FORGOTTEN, TOMBSTONE, MilvusStore
+from actors.milvus_store import AHEAD_US, FORGETTING, FORGOTTEN, TOMBSTONE, MilvusStore
 from actors.tenure import Owner
+from personaagent.changes import clock
 from personaagent.errors import StoreError
 from personaagent.store import Tombstone
 from personaagent.types import Persona, Profile, user_key
@@ -46,9 +47,10 @@ class UpkeepStore(MilvusStore):
                 if old := ledger.older(cutoff):
                     by_key[key] = old
         else:
-            for e in self._milvus.pages(
-                self._episodes, rows.compare("time", "<", cutoff), ["pk", "user_key"], size=rows.SCALARS
-            ):
+            # What claims to be of the far future counts as of when it arrived, see `ordering`.
+            ahead = rows.both(rows.compare("time", ">", clock() + AHEAD_US), rows.compare("arrived", "<", cutoff))
+            old = rows.either(rows.compare("time", "<", cutoff), ahead)
+            for e in self._milvus.pages(self._episodes, old, ["pk", "user_key"], size=rows.SCALARS):
                 if self._mine(e["user_key"]):
                     by_key[e["user_key"]].append(bytes.fromhex(e["pk"][32:]))
         names = self._milvus.by_pk(self._records, [f"{key}/user" for key in by_key], rows.RECORD_FIELDS)

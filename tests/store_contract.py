@@ -237,6 +237,31 @@ class StoreContract:
         store.put_profile("ann", large, 7, "d")
         assert store.load("ann").profile == large
 
+    def test_what_alignment_has_looked_at_never_goes_back(self, store: Store) -> None:
+        store.put([make_row("ann", str(n), truth="x", arrived=n) for n in range(1, 5)])
+        assert store.load("ann").seen is None
+        for seen, expected in ((2, 2), (1, 2), (3, 3), (3, 3)):
+            store.put_seen("ann", seen)
+            store.flush()
+            assert store.load("ann").seen == store.load("ann", rows=False).seen == expected
+            assert [s.truths_since_alignment for s in store.users()] == [4 - expected]
+        store.put([make_row("bob", "1", truth="x")])
+        assert {s.user: s.truths_since_alignment for s in store.users()} == {"ann": 1, "bob": 1}
+        assert store.erase(user_key("ann")).remaining == 0
+        assert store.load("ann").seen is None
+        assert [s.user for s in store.users()] == ["bob"]
+        store.put([make_row("ann", "1", truth="x")])
+        assert {s.user: s.truths_since_alignment for s in store.users()} == {"ann": 1, "bob": 1}
+
+    def test_new_rows_arrive_behind_those_that_are_there(self, store: Store) -> None:
+        assert store.arrivals(["ann"], 0) == {}
+        store.put([make_row("ann", "1", truth="x", arrived=7), make_row("ann", "2", arrived=9)])
+        assert store.arrivals(["ann", "eve"], 8)["ann"] == 9
+        assert store.arrivals(["ann"], 9) == {}
+        late = replace(make_row("ann", "1", truth="x", arrived=7), truth_arrived=20)
+        store.put([late])
+        assert store.arrivals(["ann"], 9) == {"ann": 20}
+
     def test_erase_takes_everything_of_one_user(self, store: Store) -> None:
         fact = Fact(id="f", text="tea", evidence=("1",), first_seen=START, last_seen=START)
         for user in ("ann", "bob"):
