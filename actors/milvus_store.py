@@ -409,9 +409,13 @@ class MilvusStore:
         if self._ahead is None:
             self._ahead = {}
             later = rows.either(*(rows.compare(field, ">", now) for field in ("arrived", "truth_arrived")))
-            for e in self._milvus.pages(self._episodes, later, rows.EPISODE_SCALARS, size=rows.SCALARS):
-                if self._mine(e["user_key"]):
-                    self._follow(e, 0)
+            try:
+                for e in self._milvus.pages(self._episodes, later, rows.EPISODE_SCALARS, size=rows.SCALARS):
+                    if self._mine(e["user_key"]):
+                        self._follow(e, 0)
+            except BaseException:
+                self._ahead = None  # not all of it was seen
+                raise
         return self._ahead
 
     def _follow(self, e: Entity, now: int) -> None:

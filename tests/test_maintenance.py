@@ -100,6 +100,7 @@ def fill(settings: Settings) -> dict[str, StoredUser]:
                 user, make_persona(2, "SECRETWORD persona").model_copy(update={"sources": ("0", "4")}), "b"
             )
             store.put_profile(user, Profile(version=3, facts=(fact("f", "0", "4"), fact("g", "1"))), 0, "c")
+            store.put_seen(user, 5)
     return everything(settings)
 
 

@@ -19,6 +19,7 @@ from actors.identity import shard_of
 from actors.milvus_connection import MilvusConnection
 from actors.milvus_counts import IDLE_S, UserCounts
 from actors.milvus_upkeep import UpkeepStore
+from personaagent.changes import clock
 from personaagent.errors import StoreError
 from personaagent.forgetting import finish_erasure, forget_user
 from personaagent.privacy import Cipher
@@ -394,3 +395,17 @@ def test_a_real_server_lists_the_same_whatever_became_of_its_collections(milvus:
     assert list(listed(again)) == list(expected)
     for store in opened.stores:
         store.close()
+
+
+def test_a_server_knows_what_arrived_ahead_of_a_clock_that_was_put_back(opened: Opened) -> None:
+    now = clock()
+    hour = 3_600_000_000
+    former = opened()
+    former.put([make_row("ann", "1", truth="x", arrived=now - hour), make_row("bob", "1", arrived=now - hour)])
+    former.put([replace(make_row("ann", "1", truth="x", arrived=now - hour), truth_arrived=now + hour)])
+    assert former.arrivals(["bob"], now) == {"bob": now + hour}  # its own writes hold for everybody
+    later = opened()
+    assert later.arrivals(["ann", "bob"], now)["ann"] == now + hour
+    assert later.arrivals(["ann", "bob"], now + hour) == {}
+    later.put([make_row("eve", "1", arrived=now + 100 * hour)])  # as a store of another clock may hold
+    assert later.arrivals(["ann", "bob", "eve"], now + hour) == {"eve": now + 100 * hour}
