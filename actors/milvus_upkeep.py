@@ -49,8 +49,8 @@ class UpkeepStore(MilvusStore):
         else:
             # What claims to be of the far future counts as of when it arrived, see `ordering`.
             ahead = rows.both(rows.compare("time", ">", clock() + AHEAD_US), rows.compare("arrived", "<", cutoff))
-            old = rows.either(rows.compare("time", "<", cutoff), ahead)
-            for e in self._milvus.pages(self._episodes, old, ["pk", "user_key"], size=rows.SCALARS):
+            gone = rows.either(rows.compare("time", "<", cutoff), ahead)
+            for e in self._milvus.pages(self._episodes, gone, ["pk", "user_key"], size=rows.SCALARS):
                 if self._mine(e["user_key"]):
                     by_key[e["user_key"]].append(bytes.fromhex(e["pk"][32:]))
         names = self._milvus.by_pk(self._records, [f"{key}/user" for key in by_key], rows.RECORD_FIELDS)
