@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from personaagent import plots
-from personaagent.report import Bars, Line, Section, Table, Text, write_atomically, write_report
+from personaagent.report import Bars, Cell, Line, Section, Table, Text, write_atomically, write_report
 
 __all__ = ["eval_tables", "markdown", "write_eval_report"]
 
@@ -201,7 +201,7 @@ def _interval(value: Mapping[str, Any] | None, signed: bool = False) -> str | No
     return f"{value['value']:{sign}.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
-def _text(cell: str | int | float | None) -> str:
+def _text(cell: Cell) -> str:
     if cell is None:
         return "–"
     text = f"{cell:.3f}" if isinstance(cell, float) else str(cell)

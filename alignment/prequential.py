@@ -210,9 +210,9 @@ class Others:
         accepted = best > 0 and gain > max(min_gain, caution * error) + ROUNDING
         if accepted:
             with_others = f", with {users} other users" if users else ""
-            words = f"foretells {len(own)} past answers better by {gain:.3f} nats each (± {error:.3f}){with_others}"
+            words = f"predicts {len(own)} past answers better by {gain:.3f} nats each (± {error:.3f}){with_others}"
         else:
-            words = "no other reading of memory clearly foretells past answers better"
+            words = "no other reading of memory clearly predicts past answers better"
         reading = foretold.readings[best if accepted else 0]
         return Fitted(reading, gain, error, len(own), users, accepted, words)
 

@@ -222,7 +222,8 @@ class Rewording:
             return IMPERSONAL, f" by {_said(personal)}"
         if served.mean < -served.error or served.denied:
             return BESIDE, f", by {_own(served) if served.denied else _said(served)}"
-        if harm.own < -HARM and harm.denied:  # others' mean must not hide it
+        # Others' mean must not hide it; but two answers are often that far off by chance, so they must be clearly beyond it.
+        if harm.own + harm.own_error < -HARM:
             return HARMFUL, f", by {_own(harm)}"
         return (HARMFUL, f", by {_said(harm)}") if harm.mean < -HARM else None
 

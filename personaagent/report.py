@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from personaagent.types import utc_now
 
 __all__ = [
     "Bars",
+    "Cell",
     "Chat",
     "Diff",
     "Dumbbell",
@@ -38,7 +40,8 @@ __all__ = [
     "write_report",
 ]
 
-Cell = str | int | float | None
+Cell = str | int | float | date | None
+NOTHING = "–"  # in a cell without a value
 MAX_WORDS = 4_000  # of a text whose changes are shown word by word; comparing takes time in the square of them
 _WORD = re.compile(r"\s+|[^\s\w]|\w+")
 
@@ -53,7 +56,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headers. Numbers are set to the right, None is a dash."""
+    """Rows under headers. Numbers are set to the right, dates stay on one line, None is a dash."""
 
     headers: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -199,8 +202,7 @@ def _(section: Text) -> dict[str, Any]:
 
 @_view.register
 def _(section: Table) -> dict[str, Any]:
-    rows = [[_cell(c) for c in row] for row in section.rows]
-    return {"kind": "table", "headers": section.headers, "rows": rows, "caption": section.caption}
+    return {"kind": "table", "caption": section.caption, **_data(section.headers, section.rows)}
 
 
 @_view.register
@@ -277,16 +279,24 @@ def _plot(svg: str, alt: str, data: dict[str, Any], note: str = "") -> dict[str,
 
 
 def _data(headers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> dict[str, Any]:
-    return {"headers": headers, "rows": [[_cell(c) for c in row] for row in rows]}
+    cells = [[_cell(c) for c in row] for row in rows]
+    # A header stands above what it names: to the right over a column of numbers.
+    kinds = [{row[at][1] for row in cells if at < len(row) and row[at][0] != NOTHING} for at in range(len(headers))]
+    return {
+        "headers": [(h, "number" if k == {"number"} else "") for h, k in zip(headers, kinds, strict=True)],
+        "rows": cells,
+    }
 
 
-def _cell(value: Cell) -> tuple[str, bool]:
-    """The text of a cell, and whether it is a number."""
+def _cell(value: Cell) -> tuple[str, str]:
+    """The text of a cell, and its class: a number, a date or neither."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–", False
+        return NOTHING, ""
     if isinstance(value, float):
-        return f"{value:.3f}", True
-    return str(value), isinstance(value, int) and not isinstance(value, bool)
+        return f"{value:.3f}", "number"
+    if isinstance(value, date):
+        return f"{value:%Y-%m-%d}", "date"
+    return str(value), "number" if isinstance(value, int) and not isinstance(value, bool) else ""
 
 
 def _diff_lines(old: str, new: str) -> list[tuple[str, list[tuple[bool, str]]]]:

@@ -94,7 +94,7 @@ def moods(user: str, count: int = 18) -> list[Interaction]:
     ]
 
 
-async def test_a_reading_that_foretells_better_is_a_new_version_without_anything_else() -> None:
+async def test_a_reading_that_predicts_better_is_a_new_version_without_anything_else() -> None:
     world = World(Fading(teach=lambda r: ""), decision=Decision(episodes=0, prior_scale=100.0))
     users = [f"u{n}" for n in range(5)]
     for user in users:
@@ -104,14 +104,14 @@ async def test_a_reading_that_foretells_better_is_a_new_version_without_anything
     results = [r for r in aligned if r.outcome is Outcome.ACCEPTED]
     users = [r.user for r in results]
     assert len(results) >= 4
-    assert all(r.reason.startswith("foretells 17 past answers better by") for r in results)
+    assert all(r.reason.startswith("predicts 17 past answers better by") for r in results)
     assert all("with 4 other users" in r.reason for r in results)
     personas = [await world.memory.persona(user) for user in users]
     readings = {(p.decision.change, p.decision.prior_scale) for p in personas if p is not None}
     assert len(readings) == 1
     assert (1.0, 100.0) not in readings
     again = await world.aligner().align(users[:2], run="run-2")
-    assert not any("foretells" in r.reason and r.outcome is Outcome.ACCEPTED for r in again)
+    assert not any("predicts" in r.reason and r.outcome is Outcome.ACCEPTED for r in again)
 
 
 async def test_the_fit_takes_no_model_calls_and_survives_a_search_without_budget() -> None:
@@ -122,7 +122,7 @@ async def test_the_fit_takes_no_model_calls_and_survives_a_search_without_budget
         await world.add(moods(user))
     results = await world.aligner().align(users)
     assert sum(r.outcome is Outcome.ACCEPTED for r in results) >= 4
-    assert all(r.calls <= 16 and "foretells" in r.reason for r in results)
+    assert all(r.calls <= 16 and "predicts" in r.reason for r in results)
 
 
 async def test_users_who_have_nothing_to_foretell_keep_nobody_waiting() -> None:

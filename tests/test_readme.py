@@ -3,6 +3,8 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
+from enum import Enum
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,23 @@ def test_every_setting_is_documented_and_every_documented_setting_exists() -> No
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     documented = {s for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for s in re.findall(r"`([\w.]+)`", row)}
     assert documented == known
+
+
+def test_documented_defaults_are_those_of_the_code() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    for names, defaults in re.findall(r"^\| (`.*?) \| (.*?) \|", text, re.MULTILINE):
+        expected = []
+        for name in re.findall(r"`([\w.]+)`", names):
+            if name == "home":  # another on every machine
+                expected.append("`~/.local/share/personaagent`")
+                continue
+            value = attrgetter(name)(Settings())
+            value = value.value if isinstance(value, Enum) else value
+            shown = (
+                str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else value
+            )
+            expected.append("–" if value is None else f"`{shown}`")
+        assert defaults == ", ".join(expected), names
 
 
 def test_settings_named_in_the_docs_exist() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -165,6 +166,14 @@ def test_series_must_fit_their_groups(tmp_path: Path):
     with pytest.raises(ValueError, match="2 values for 1 groups"):
         render(tmp_path, [Bars(["a"], {"s": [1.0, 2.0]})])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_header_stands_above_its_numbers_and_a_date_is_not_broken(tmp_path: Path):
+    rows = [["anna", 3, None, date(2025, 1, 21)], ["bo", None, "often", None]]
+    html, _ = render(tmp_path, [Table(["user", "answers", "note", "since"], rows)])
+    assert '<th scope="col" class="number" dir="auto">answers</th>' in html
+    assert '<th scope="col" dir="auto">note</th>' in html
+    assert '<td class="date" dir="auto">2025-01-21</td>' in html
 
 
 def test_changed_words_are_marked(tmp_path: Path):

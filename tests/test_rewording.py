@@ -247,3 +247,5 @@ def test_harm_to_one_user_is_not_hidden_by_others() -> None:
     found = {"gain": fine, "served": fine, "personal": fine, "general": drowned}
     assert (search._refusal(found, 2.8) or ("",))[0] == HARMFUL
     assert search._refusal({**found, "general": fine}, 2.8) is None
+    unlucky = replace(drowned, own=-0.4, own_error=0.4)  # two answers, as far off as chance has them
+    assert search._refusal({**found, "general": unlucky}, 2.8) is None

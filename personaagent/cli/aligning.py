@@ -85,9 +85,7 @@ async def _population(
     run.output.note(f"run {name}; if it is interrupted, `personaagent align --run-id {name}` goes on")
     if everybody and (learned := await learn_commons(parts, everybody, name, system.settings.home)) is not None:
         common = f"learned what {learned.users} people have in common"
-        run.output.note(
-            common if learned.foretells else "people have nothing in common that foretells what they choose"
-        )
+        run.output.note(common if learned.foretells else "people have nothing in common that predicts what they choose")
     with run.output.progress("aligning", len(users)) as tell:
 
         def on_progress(p: Progress) -> None:

@@ -21,6 +21,7 @@ from personaagent.cli.runtime import EXIT_ERROR, Json, Run, command
 if TYPE_CHECKING:
     from alignment.effect import Effect
     from personaagent.agent import Reply
+    from personaagent.claims import Claim
     from personaagent.cli.output import Output
     from personaagent.report import Section
     from personaagent.types import AlignmentResult, Persona
@@ -229,7 +230,7 @@ def _tell(output: Output, story: Story) -> None:
         if not _reworded(before, after) or not gain:
             output.show(f"  {user}: how their memory is read")
             continue
-        claims = "; ".join(c.text for c in after.claims[:CLAIMS]) or "no claims"
+        claims = "; ".join(_learned(c) for c in after.claims[:CLAIMS]) or "no claims"
         words = f", and {len(after.exemplars)} exchanges of their own" if after.exemplars else ""
         output.show(f"  {user}: {claims}{words}")
         output.show(f"    each word they really said is {factor(gain):.2f} times as likely", style="dim")
@@ -252,6 +253,35 @@ def _tell(output: Output, story: Story) -> None:
         output.show("Whose words the gate left as they were", style="bold")
         for reason, users in refused.items():
             output.show(f"  {', '.join(users)}: {reason}")
+    _tell_dropped(output, story)
+
+
+def _learned(claim: Claim) -> str:
+    """A claim, and how many interactions it was learned from."""
+    count = len(claim.sources)
+    return f"{claim.text} (from {count} answer{'s' if count != 1 else ''})" if count else claim.text
+
+
+def _tell_dropped(output: Output, story: Story) -> None:
+    """Claims that a first persona made and the aligned one does not, and claims that no persona may make."""
+    lines = []
+    for user, (before, after) in story.personas.items():
+        kept = {c.text for c in after.claims}
+        if dropped := [c.text for c in before.claims if c.text not in kept]:
+            lines.append(f"  {user}: {'; '.join(dropped)}")
+    refused = [f"  {r.user}: {reason} ({count})" for r in story.results for reason, count in r.refused.items()]
+    if refused:
+        output.show()
+        output.show("Claims that no persona may make", style="bold")
+        for line in refused:
+            output.show(line)
+    if lines:
+        output.show()
+        output.show(
+            "Claims that made the answers less likely by themselves, or that another one replaced", style="bold"
+        )
+        for line in lines:
+            output.show(line)
 
 
 def _reworded(before: Persona, after: Persona) -> bool:
@@ -321,8 +351,9 @@ def _show_totals(output: Output, story: Story) -> None:
         )
     else:
         output.show("the model's server does not tell likelihoods, so words were judged by scores of simulated answers")
+    moved = "" if sums["score_before"] != sums["score_after"] else ", which did not move"
     output.show(
-        f"choices and ratings held out of the fit: score {number(sums['score_before'])} -> {number(sums['score_after'])}"
+        f"choices and ratings held out of the fit: score {number(sums['score_before'])} -> {number(sums['score_after'])}{moved}"
     )
     output.show(
         f"{story.calls} model calls, {story.prefill_tokens:,} tokens read (others were cached), {story.seconds:.0f} s in all"

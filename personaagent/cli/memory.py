@@ -110,7 +110,7 @@ async def population(
         run.output.show("nothing was learned of what users have in common; `align --all` does it")
         return
     kinds = [name for name in ("choices", "ratings") if told[name]]
-    says = f"foretells {' and '.join(kinds)}" if kinds else "foretells nothing"
+    says = f"predicts {' and '.join(kinds)}" if kinds else "predicts nothing"
     run.output.show(f"number {stored.number}, of {stored.users} users, {stored.time:%Y-%m-%d %H:%M}; it {says}")
     if forget:
         run.output.show("it was dropped")

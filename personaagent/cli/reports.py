@@ -13,7 +13,7 @@ from personaagent.cli.output import Output, number
 from personaagent.types import AlignmentResult, Outcome
 
 if TYPE_CHECKING:
-    from personaagent.report import Section
+    from personaagent.report import Cell, Section
     from personaagent.types import Persona
 
 __all__ = ["alignment_sections", "claims_table", "show_results", "totals"]
@@ -141,7 +141,7 @@ def alignment_sections(
         costs = [float(r.prompt_tokens + r.completion_tokens) for r in results]
         sections.append(Histogram(costs, title="Cost per user", xlabel="tokens"))
     slowest = sorted(results, key=lambda r: r.seconds, reverse=True)[:SLOWEST]
-    rows: list[list[str | int | float | None]] = [
+    rows: list[list[Cell]] = [
         [r.user, round(r.seconds, 1), r.calls, r.prompt_tokens + r.completion_tokens] for r in slowest
     ]
     sections.append(Table(["user", "seconds", "model calls", "tokens"], rows, title="Slowest users"))
@@ -153,8 +153,8 @@ def claims_table(personas: Sequence[tuple[str, Persona]]) -> Section:
     from personaagent.persona import standing
     from personaagent.report import Table
 
-    rows: list[list[str | int | float | None]] = [
-        [user, c.kind.value, c.told, f"{c.since:%Y-%m-%d}" if c.since else None, len(c.sources), gained(c) or None]
+    rows: list[list[Cell]] = [
+        [user, c.kind.value, c.told, c.since, len(c.sources), gained(c) or None]
         for user, persona in personas
         for c in standing(persona)
         if c.shown
@@ -172,15 +172,15 @@ def _gate_table(results: Sequence[AlignmentResult]) -> Section:
     from personaagent.report import Table
 
     if len(results) <= NAMED:
-        rows: list[list[str | int | float | None]] = [[r.user, r.outcome.value, r.reason] for r in results]
+        rows: list[list[Cell]] = [[r.user, r.outcome.value, r.reason] for r in results]
         return Table(["user", "outcome", "why"], rows, title="Decisions of the gate")
     counted = Counter((r.outcome.value, _NUMBER.sub("…", r.reason)) for r in results)
     rows = [[outcome, count, reason] for (outcome, reason), count in counted.most_common(REASONS)]
     return Table(["outcome", "users", "why"], rows, title="Decisions of the gate")
 
 
-def _segments(results: Sequence[AlignmentResult], truths: Mapping[str, int]) -> list[list[str | int | float | None]]:
-    rows: list[list[str | int | float | None]] = []
+def _segments(results: Sequence[AlignmentResult], truths: Mapping[str, int]) -> list[list[Cell]]:
+    rows: list[list[Cell]] = []
     low = -1
     for high, name in HISTORY:
         users = [r for r in results if low < truths.get(r.user, 0) and (high is None or truths.get(r.user, 0) <= high)]
