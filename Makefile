@@ -33,8 +33,9 @@ demo: $(STAMP) ## the whole loop on bundled histories, with a report
 serve: $(STAMP) ## the OpenAI-compatible server; GPU: make serve EXTRA=gpu MODEL=<Hugging Face id>
 	$(BIN)/personaagent serve --model "$(MODEL)" $(ARGS)
 
-test: $(STAMP) ## all tests: pure ones, then those with the real models, then those with a real Ray cluster
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## all tests: pure ones in two processes, then those with the real models or a real Ray cluster
+	$(call TESTS,-n 2 --dist loadgroup -m "not cluster and not model")
+	$(call TESTS,-m "cluster or model")
 
 check: $(STAMP) ## formatting, lint, types
 	$(BIN)/ruff format --check .
@@ -53,6 +54,9 @@ lock: $(STAMP) ## newest versions that fit pyproject.toml into requirements/cpu.
 clean: ## remove caches and reports (not the venv: rm -rf .venv)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info personaagent-report*.html
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+# ARGS may select tests of one kind only: that none of the other kind is left (5) is no failure.
+TESTS = $(BIN)/python -m pytest $(1) $(ARGS) || [ $$? -eq 5 ]
 
 # An install that was interrupted may leave packages that look complete, so it starts over. The stamp comes last.
 $(STAMP): pyproject.toml $(wildcard requirements/$(EXTRA).lock)

@@ -28,6 +28,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 2 if item.get_closest_marker("cluster") else 1 if item.get_closest_marker("model") else 0
 
     items.sort(key=tier)
+    for item in items:
+        if "milvus" in getattr(item, "fixturenames", ()):  # one server for them all, also where tests run in two processes
+            item.add_marker(pytest.mark.xdist_group("milvus"))
 
 
 @pytest.fixture(scope="session")
