@@ -247,9 +247,12 @@ class MemoryShard:
         self, user: str, interaction: str, truth: str, vector: Vector, by: str, incarnation: int | None = None
     ) -> Interaction:
         """Set what the user really answered. Raises NotFoundError for an unknown interaction."""
-        await self._change(
+        change = await self._change(
             user, "feedback", by, lambda memory: memory.feedback(interaction, truth, vector), incarnation
         )
+        # What was written is the answer: by now others may have changed it, or forgotten the user.
+        if change.rows:
+            return change.rows[-1].interaction
         return await self._read(user, lambda memory: memory.interaction(interaction))
 
     async def commit_persona(
@@ -274,7 +277,9 @@ class MemoryShard:
                 self._store.put_persona(user, current, token)  # raises unless an earlier try of this call wrote it
                 return Change(user=user)
 
-        await self._change(user, "persona", by, plan, incarnation)
+        change = await self._change(user, "persona", by, plan, incarnation)
+        if change.personas:
+            return change.personas[-1]
         persona = await self._read(user, lambda memory: memory.persona(number))
         if persona is None:
             raise ConflictError("the persona was removed meanwhile")
@@ -295,7 +300,9 @@ class MemoryShard:
                 self._store.put_profile(user, current, expected, token)
                 return Change(user=user)
 
-        await self._change(user, "profile", by, plan, incarnation)
+        change = await self._change(user, "profile", by, plan, incarnation)
+        if change.profile is not None:
+            return change.profile
         return await self._read(user, lambda memory: memory.profile())
 
     async def restore(self, exported: Exported, batch: Batch, by: str, incarnation: int | None = None) -> AppendResult:

@@ -45,6 +45,7 @@ class Client:
         self.world, self.history, self.name, self.users = world, history, name, users
         self.random = world.kernel.random
         self.generation = 0
+        self.patient = False
         self._count = 0
         self._known: dict[str, list[str]] = {user: [] for user in users}  # ids that may be there
         self._exports: dict[str, tuple[str, ...]] = {}
@@ -86,10 +87,9 @@ class Client:
         if self.generation not in alive or self.random.random() < 0.3:
             self.generation = newest if self.random.random() < 0.8 else self.random.choice(sorted(alive))
 
-    async def _do(self, op: Op, call: Awaitable[Any], patience: float | None = None) -> Any:
-        if patience is None:
-            patience = 4.0 if self.random.random() < 0.1 else 90.0
-        async with asyncio.timeout(patience):
+    async def _do(self, op: Op, call: Awaitable[Any]) -> Any:
+        hurried = not self.patient and self.random.random() < 0.1
+        async with asyncio.timeout(4.0 if hurried else 90.0):
             op.value = await call
         return op.value
 
@@ -115,10 +115,10 @@ class Client:
     # Changes
 
     async def append(self, user: str) -> None:
-        began = self.world.kernel.now
         incarnation = await self._incarnation(user)
         if incarnation is None:
             return
+        began = self.world.kernel.now
         items = [self._new(user) for _ in range(self.random.choice([1, 1, 2, 3]))]
         await self._append(user, items, began, incarnation)
 
@@ -130,10 +130,10 @@ class Client:
             op.value = str(result)
 
     async def chat(self, user: str) -> None:
-        began = self.world.kernel.now
         incarnation = await self._incarnation(user)
         if incarnation is None:
             return
+        began = self.world.kernel.now
         await self.recall(user)
         await asyncio.sleep(self.random.choice([0.05, 0.5, 3.0, 15.0]))
         await self._append(user, [self._new(user, truth=False)], began, incarnation)
@@ -143,10 +143,10 @@ class Client:
         mine = [i for i in self._known[user] if i.startswith(f"{self.name}-")]
         if not mine:
             return
-        began = self.world.kernel.now
         incarnation = await self._incarnation(user)
         if incarnation is None:
             return
+        began = self.world.kernel.now
         name = self.random.choice(mine)
         self._count += 1
         again = Interaction(
@@ -161,11 +161,11 @@ class Client:
 
     async def import_many(self, user: str) -> None:
         """Interactions of all users in one call."""
-        began = self.world.kernel.now
         with self.history.call(self.name, "incarnations", "") as op:
             await self._do(op, self.memory.incarnations())
         if op.outcome != "ok":
             return
+        began = self.world.kernel.now
         await asyncio.sleep(self.random.choice([0.0, 0.0, 1.0, 8.0]))
         items = [self._new(other) for other in self.users for _ in range(self.random.choice([0, 1, 2]))]
         if not items:
@@ -180,10 +180,10 @@ class Client:
     async def feedback(self, user: str) -> None:
         if not self._known[user]:
             return
-        began = self.world.kernel.now
         incarnation = await self._incarnation(user)
         if incarnation is None:
             return
+        began = self.world.kernel.now
         name = self.random.choice(self._known[user][-6:])
         self._count += 1
         truth = f"{user} f{self.name}-{self._count}"
@@ -192,10 +192,10 @@ class Client:
             op.value = seen([told])
 
     async def persona(self, user: str) -> None:
-        began = self.world.kernel.now
         incarnation = await self._incarnation(user)
         if incarnation is None:
             return
+        began = self.world.kernel.now
         versions = await self.personas(user)
         if versions is None:
             return
@@ -210,10 +210,10 @@ class Client:
             op.value = (persona.number, persona.text)
 
     async def profile(self, user: str) -> None:
-        began = self.world.kernel.now
         incarnation = await self._incarnation(user)
         if incarnation is None:
             return
+        began = self.world.kernel.now
         stored = await self.read_profile(user)
         if stored is None:
             return
@@ -226,12 +226,12 @@ class Client:
             made = await self._do(op, self.memory.commit_profile(user, Profile(facts=(fact,)), stored[0], incarnation))
             op.value = profile_seen(made)
 
-    async def forget(self, user: str, patience: float | None = None) -> Op:
+    async def forget(self, user: str) -> Op:
         """Forget, and look right after the receipt what the store and its files still have from before."""
         key = user_key(user)
         for _ in range(4):
             with self.history.call(self.name, "forget", user) as op:
-                receipt = await self._do(op, self.memory.forget(user, by=self.name), patience)
+                receipt = await self._do(op, self.memory.forget(user, by=self.name))
                 left = [s for s in self.world.raw(key) if s.written < op.invoked]
                 op.value = {"audit_id": receipt.audit_id, "left": [f"{s.pk[32:]} by {s.by}" for s in left]}
                 op.value["remaining"] = receipt.remaining
@@ -245,11 +245,11 @@ class Client:
         lines = self._exports.get(user)
         if lines is None:
             return
-        began = self.world.kernel.now
         with self.history.call(self.name, "incarnations", "") as op:
             await self._do(op, self.memory.incarnations())
         if op.outcome != "ok":
             return
+        began = self.world.kernel.now
         rows, personas, profile = exported(lines)
         with self.history.call(
             self.name, "restore", user, began, rows=rows, personas=personas, profile=profile

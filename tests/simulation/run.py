@@ -243,7 +243,7 @@ class Scenario:
             if slot.process is not None:
                 slot.process.resume()
         for client in self.clients:
-            client.generation = survivor
+            client.generation, client.patient = survivor, True
         if (trouble := await self._serving(survivor)) is not None:
             return [f"liveness: {trouble}"]
         if self.random.random() < 0.5:  # what is in RAM, and what is in the store
@@ -259,7 +259,7 @@ class Scenario:
                 await call(user)
         await client.listing("")
         if self.random.random() < 0.5:
-            await client.forget(self.users[0], 90.0)
+            await client.forget(self.users[0])
         for user in self.users:
             await client.export(user)
         await client.listing("")
