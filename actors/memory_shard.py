@@ -86,6 +86,7 @@ class MemoryShard:
         self._active = ActiveUsers(config.memory)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._doubted: set[str] = set()  # users of whom the store may have more than RAM
         self._counts = {"recalls": 0, "appends": 0, "expired": 0}
         self._started = time.monotonic()
         # Flushes of Milvus Lite are long loops in Python; a recall beside one must not wait 5 ms each time it wants its turn.
@@ -218,9 +219,7 @@ class MemoryShard:
 
     async def incarnation(self) -> int:
         """Where forgetting stands in this shard: a number that grows when one of its users is forgotten."""
-        await self._current()
-        assert self._tenure is not None
-        return self._tenure.incarnation
+        return self._tenure_of(await self._current()).incarnation
 
     # Changes
 
@@ -362,8 +361,7 @@ class MemoryShard:
         """The store, if this shard still owns it. Raises DeposedError if another one has taken over."""
         store = await self._opened()
         tenure = self._tenure
-        assert tenure is not None
-        if tenure.lapsed:
+        if tenure is not None and tenure.lapsed:
             try:
                 if store.is_shared:
                     await self._run(tenure.check)
@@ -372,11 +370,17 @@ class MemoryShard:
             except DeposedError:
                 self._active.clear()
                 raise
+        self._tenure_of(store)
         return store
 
+    def _tenure_of(self, store: UpkeepStore) -> Tenure:
+        """This shard's ownership of the store. Raises UnavailableError if it was closed while a call waited."""
+        if self._tenure is None or self._tenure.store is not store:
+            raise UnavailableError("this memory shard has just closed its store; try again")
+        return self._tenure
+
     def _writer(self, store: UpkeepStore) -> Writer:
-        assert self._tenure is not None
-        return Writer(store, self._tenure, self._audit)
+        return Writer(store, self._tenure_of(store), self._audit)
 
     async def _recall(self, user: str, query: RecallQuery, vector: Vector, choices: Matrix) -> Recall:
         # Looked up late: to load the user the store may have to be opened first, which says what users have in common.
@@ -451,9 +455,8 @@ class MemoryShard:
                     if last:
                         raise
                     continue
-                except (
-                    UnavailableError
-                ):  # what is in RAM was in the store; whether the change is too, a repeat will tell
+                except UnavailableError:
+                    self._doubt(memory)
                     raise
                 except DeposedError:
                     self._active.clear()
@@ -476,6 +479,16 @@ class MemoryShard:
         writer.write([change], action, by, _held([memory]))
         return change
 
+    def _doubt(self, memory: User) -> None:
+        """Nobody knows whether a change of this user is in the store; what is in RAM was in it before.
+
+        While the store is away, RAM is all there is to answer reads with. Once it is back the user is loaded again.
+        """
+        if isinstance(memory, LargeUser):
+            self._active.drop(memory.user)  # without the store it cannot answer anyway
+        else:
+            self._doubted.add(memory.user)
+
     async def _append_groups(self, groups: dict[str, list[Incoming]], by: str, incarnation: int | None) -> AppendResult:
         store = await self._current()
         async with AsyncExitStack() as locks:
@@ -489,6 +502,8 @@ class MemoryShard:
                     )
                     break
                 except UnavailableError:
+                    for memory in active.values():
+                        self._doubt(memory)
                     raise
                 except DeposedError:
                     self._active.clear()
@@ -531,7 +546,7 @@ class MemoryShard:
             store, tenure = self._store, self._tenure
             if store is None:
                 return
-            if tenure is not None and tenure.aging:  # so that no read has to wait for it
+            if tenure is not None and (tenure.aging or self._doubted):  # so that no read has to wait for it
                 await self._renew(tenure)
             if store.broken is not None:
                 if await self._reopen(store):
@@ -548,9 +563,13 @@ class MemoryShard:
                 flushed = time.monotonic()
 
     async def _renew(self, tenure: Tenure) -> None:
-        """Compare the tenure with the store before the lease is over."""
+        """Compare the tenure with the store before the lease is over, and drop users that are in doubt if it answers."""
+        doubted = set(self._doubted)
         try:
             await self._run(tenure.check)
+            for user in doubted:
+                self._active.drop(user)
+            self._doubted -= doubted
         except DeposedError as e:
             self._active.clear()
             logger.error("memory shard %d: %s", self._config.shard, e.message)

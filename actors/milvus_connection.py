@@ -333,12 +333,22 @@ class MilvusConnection:
             self._closed = True
             if self._client is not None:
                 self._client.close()
-            if self._lite is not None and self._broken is None:
+            if self._lite is not None and self._can_save():
                 self._lite.close()
             elif self._lite is not None:
                 self._lite.abandon()
 
     # Inside
+
+    def _can_save(self) -> bool:
+        """Whether an embedded store can be saved when it is closed; if not, the next opening finds everything in its log."""
+        if self._broken is not None or self._path is None:
+            return False
+        try:
+            check_disk(self._path, self._dirty_bytes)
+        except (StoreError, OSError):
+            return False
+        return True
 
     def _read(self, call: Callable[[MilvusClient], T]) -> T:
         with self._gate.reading(), self._errors():

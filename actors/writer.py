@@ -98,7 +98,7 @@ class Writer:
     def finish_forgetting(self, key: str) -> None:
         """Finish what was begun for the user with this key. Raises StoreError if something is left."""
         self._tenure.check()
-        finish_erasure(self._store, key, self._telling("recovery"), answered=False)
+        finish_erasure(self._store, key, self._tenure.next_incarnation, self._telling("recovery"), answered=False)
 
     def recover(self) -> None:
         """Finish all that a process before this one did not. What cannot be finished now stays noted; others are served.

@@ -100,14 +100,19 @@ class Server:
 
     def put(self, name: str, pk: str, entity: Entity | None, by: str) -> None:
         self._seq += 1
-        rows = self.tables[name].rows
+        rows = self.table(name).rows
         if entity is None:
             rows.pop(pk, None)
         else:
             rows[pk] = Stored(pk, entity, self._seq, self.kernel.now, by)
 
+    def table(self, name: str) -> Any:
+        if name not in self.tables:
+            raise MilvusException(message=f"collection {name} not found")
+        return self.tables[name]
+
     def live(self, name: str) -> dict[str, Stored]:
-        return self.tables[name].live()
+        return dict(self.table(name).live())
 
     def raw(self) -> Iterator[Stored]:
         """Whatever somebody finds who looks into the store, or into its files."""
@@ -149,10 +154,15 @@ class Folder:
 
     def put(self, name: str, pk: str, entity: Entity | None, by: str) -> None:
         self._seq += 1
-        self.tables[name].log.append(Stored(pk, entity, self._seq, self.kernel.now, by))
+        self.table(name).log.append(Stored(pk, entity, self._seq, self.kernel.now, by))
+
+    def table(self, name: str) -> Any:
+        if name not in self.tables:
+            raise MilvusException(message=f"collection {name} not found")
+        return self.tables[name]
 
     def live(self, name: str) -> dict[str, Stored]:
-        return self.tables[name].live()
+        return dict(self.table(name).live())
 
     def raw(self) -> Iterator[Stored]:
         for table in self.tables.values():
@@ -161,7 +171,7 @@ class Folder:
 
     def flush(self, name: str) -> None:
         """The newest of each row in the log becomes a data file; then the log ends."""
-        table = self.tables[name]
+        table = self.table(name)
         if not table.log:
             return
         newest = {one.pk: one for one in table.log}
@@ -219,9 +229,11 @@ class Engine:
         return found
 
     def close(self) -> None:
-        for name in self._folder.tables:
-            self._folder.flush(name)
-        self.abandon()
+        try:
+            for name in self._folder.tables:
+                self._folder.flush(name)
+        finally:
+            self.abandon()
 
     def abandon(self) -> None:
         if self._folder.holder is self._process:
@@ -360,18 +372,19 @@ class Client:
 
     def _strike(self, what: str) -> Callable[[], None] | None:
         """Whether one of the prepared faults hits this call, before or after it has its effect."""
-        for one in list(self._weather.strikes):
-            at, strike, after = one
-            if self._weather.calls >= at:
-                self._weather.strikes.remove(one)
+        due = next((one for one in self._weather.strikes if self._weather.calls >= one[0]), None)
+        if due is None:
+            return None
+        self._weather.strikes.remove(due)
+        _, strike, after = due
 
-                def hit(strike: Callable[[Process, str], None] = strike) -> None:
-                    self._kernel.after(0.0, None, lambda: strike(self._process, what))
+        def hit() -> None:
+            self._kernel.after(0.0, None, lambda: strike(self._process, what))
 
-                if after:
-                    return hit
-                hit()
-                self._kernel.sleep(0.0)
+        if after:
+            return hit
+        hit()
+        self._kernel.sleep(0.0)
         return None
 
 

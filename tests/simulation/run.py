@@ -117,6 +117,7 @@ class Scenario:
         kinds: list[tuple[Callable[[], None], int]] = [
             (self._strike, 6),
             (self._upgrade, 2 if not self.world.lite else 1),
+            (self._zombie, 0 if self.world.lite else 2),
             (self._outage, 1),
             (self._clock_jump, 1),
             (self._no_audit, 1),
@@ -162,6 +163,22 @@ class Scenario:
                     self._spawn(self._retire(slot, way == "close", random.random() * 3))
 
         self.kernel.at(when, None, go)
+
+    def _zombie(self) -> None:
+        """A process is paused between two calls of the store for longer than its lease, and another one takes over."""
+        random = self.random
+        at, seconds, after = random.randint(10, 500), LEASE_S + random.choice([1.0, 5.0, 20.0]), random.random() < 0.3
+        self.faults.append(f"zombie of {seconds} s at call {at}")
+
+        def strike(process: Process, _: str) -> None:
+            process.pause(seconds)
+            new = self.world.launch()
+            for slot in self.world.generations[new]:
+                self._spawn(self._ready(slot))
+            for client in self.clients:
+                client.generation = new
+
+        self.world.weather.strikes.append((at, strike, after))
 
     async def _ready(self, slot: Any) -> None:
         try:
@@ -246,6 +263,7 @@ class Scenario:
             client.generation, client.patient = survivor, True
         if (trouble := await self._serving(survivor)) is not None:
             return [f"liveness: {trouble}"]
+        await asyncio.sleep(2)  # what was in doubt is looked up
         if self.random.random() < 0.5:  # what is in RAM, and what is in the store
             for slot in world.generations[survivor]:
                 if slot.process is not None:
