@@ -352,7 +352,9 @@ class MemoryShard:
     async def _taken(self, store: UpkeepStore) -> Tenure:
         """Ownership of the store, once no former owner can serve it any more and what that one left is finished."""
         tenure = Tenure(store, self._settings.lease_s)
-        await asyncio.sleep(await self._run(tenure.take))
+        wait = await self._run(tenure.take)
+        store.guard_writes(tenure.guard)
+        await asyncio.sleep(wait)
         self._active.clear()
         await self._run(Writer(store, tenure, self._audit).recover)
         return tenure

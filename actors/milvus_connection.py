@@ -68,6 +68,7 @@ class MilvusConnection:
         self._client: MilvusClient | None = None
         self._version: tuple[int, ...] | None = None  # of a server that tells it
         self.writing = threading.RLock()  # held by whoever needs several writes in a row
+        self.guard: Callable[[], None] | None = None  # called right before every call that changes a server
         self._gate = Gate()
         self._dirty_rows = self._dirty_bytes = 0
         self._broken: str | None = None
@@ -367,6 +368,8 @@ class MilvusConnection:
     def _changing(self) -> Iterator[MilvusClient]:
         with self.writing:
             client = self._usable()
+            if self.guard is not None:
+                self.guard()
             try:
                 with self._errors():
                     yield client

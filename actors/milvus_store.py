@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
@@ -260,8 +260,14 @@ class MilvusStore:
         name = self._owner_key.removeprefix(f"{META}/")
         entity, _ = rows.record(META, name, "owner", owner.epoch, json.dumps(asdict(owner)))
         with self._milvus.writing:
+            self._milvus.guard = None  # of an owner before
             self._milvus.write(self._records, [entity])
             self._owner = owner
+
+    def guard_writes(self, guard: Callable[[], None]) -> None:
+        """Have this called right before every call that changes a server; it raises where nothing may be changed any more."""
+        if not self._lite:
+            self._milvus.guard = guard
 
     def users(self, after: str = "", limit: int | None = None) -> Iterator[UserSummary]:
         """Users of this shard by user key, those after a key and at most `limit`, read in pages."""

@@ -6,7 +6,24 @@ import argparse
 import sys
 import time
 
+from tests.simulation.mutants import MUTANTS
 from tests.simulation.run import Simulator
+
+
+def mutants(simulator: Simulator, first: int, last: int) -> int:
+    """Print which seed catches each mutant."""
+    missed = 0
+    for mutant in MUTANTS:
+        started = time.perf_counter()
+        with mutant.applied():
+            for seed in range(first, last):
+                if violations := simulator.run(seed).violations:
+                    print(f"{mutant.name:66} seed {seed:5}  {time.perf_counter() - started:6.1f} s  {violations[0][:90]}", flush=True)
+                    break
+            else:
+                missed += 1
+                print(f"{mutant.name:66} not caught by {first}:{last}", flush=True)
+    return missed
 
 
 def main() -> int:
@@ -14,6 +31,7 @@ def main() -> int:
     parser.add_argument("seed", nargs="?", type=int, help="run this one and say what is wrong")
     parser.add_argument("--trace", action="store_true", help="print everything that happens")
     parser.add_argument("--seeds", help="run the seeds A:B")
+    parser.add_argument("--mutants", action="store_true", help="look for a seed that catches each mutant, within --seeds")
     asked = parser.parse_args()
     simulator = Simulator()
     if asked.seed is not None:
@@ -23,6 +41,8 @@ def main() -> int:
         print("faults:", "; ".join(result.faults) or "none")
         print("\n".join(result.violations) or "no violation")
         return bool(result.violations)
+    if asked.mutants:
+        return mutants(simulator, *(int(n) for n in (asked.seeds or "0:400").split(":")))
     first, last = (int(n) for n in (asked.seeds or "0:200").split(":"))
     started, operations, calls, failed = time.perf_counter(), 0, 0, []
     for seed in range(first, last):

@@ -67,6 +67,9 @@ class _Check:
         names = {op.user for op in self.ops if op.user} | {"ann", "bob", "eve"}
         self.users = {name: _User(name) for name in sorted(names)}
         self.texts: dict[str, Op] = {}  # which call asked for a truth, persona or fact; each has its own text
+        self.audit: defaultdict[tuple[str, str, str], list[tuple[float, Any]]] = defaultdict(list)
+        for t, entry in world.audit:
+            self.audit[entry.by, entry.user_key, entry.action].append((t, entry))
         end = world.kernel.now
         self.end = Op(len(self.ops), "store", "look", "", {}, end, end, end, OK)
 
@@ -85,6 +88,10 @@ class _Check:
                 self._receipt(op)
             if op.kind == "users" and op.outcome == OK:
                 self._listing(op)
+            if op.kind in ("append", "feedback", "commit_persona", "commit_profile") and op.outcome == OK:
+                self._logged(op)
+            if op.kind == "forget" and op.outcome == FAIL and op.asked.get("left"):
+                self.wrong("receipt", op, f"the store still has {op.asked['left'][:3]}")
         self._counts()
         self._store()
         return list(dict.fromkeys(self.found))
@@ -293,6 +300,16 @@ class _Check:
         for action in ("forget", "forgotten"):
             if not any(e.action == action and e.details.get("audit_id") == op.value["audit_id"] for e in told):
                 self.wrong("receipt", op, f"the audit log has no entry {action}")
+
+    def _logged(self, op: Op) -> None:
+        """What changed something is in the audit log before anybody hears of it."""
+        if op.kind == "append" and op.value.startswith("added=0") and "updated=0" in op.value:
+            return
+        action, key = op.kind.removeprefix("commit_"), user_key(op.user)
+        for t, entry in self.audit[op.client, key, action]:
+            if op.invoked <= t <= op.ended:
+                return
+        self.wrong("receipt", op, f"the audit log has no entry {action}")
 
     def _listing(self, op: Op) -> None:
         for name in op.value:

@@ -235,6 +235,9 @@ class Client:
                 left = [s for s in self.world.raw(key) if s.written < op.invoked]
                 op.value = {"audit_id": receipt.audit_id, "left": [f"{s.pk[32:]} by {s.by}" for s in left]}
                 op.value["remaining"] = receipt.remaining
+            if op.outcome == "fail":  # nothing is known of the user, so nothing may be stored either
+                left = [s for s in self.world.raw(key) if s.written < op.invoked]
+                op.asked["left"] = [f"{s.pk[32:]} by {s.by}" for s in left if s.pk[32:] not in ("/user", "/counts")]
             if op.outcome != "unknown" or self.random.random() < 0.3:
                 break
             await asyncio.sleep(self.random.random())

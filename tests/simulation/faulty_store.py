@@ -354,21 +354,33 @@ class Client:
         if kernel.trace is not None:
             kernel.note("  store", self._process.name, what, about or "")
         struck = self._strike(what)
-        kernel.sleep(weather.latency())
-        if weather.away and not self._backend.lite:
-            raise MilvusException(message="server unavailable")
-        if weather.full and self._backend.lite and what in ("write", "delete"):
-            raise MilvusException(message="No space left on device")
-        if weather.refused and kernel.random.random() < weather.refused:
-            raise MilvusException(message="server unavailable" if not self._backend.lite else "refused")
-        result = effect()
-        if struck is not None:
-            struck()
-            kernel.sleep(0.0)
+        outcome: list[Any] = []
+
+        def arrives() -> None:  # on its way it needs the process no more
+            try:
+                if weather.away and not self._backend.lite:
+                    raise MilvusException(message="server unavailable")
+                if weather.full and self._backend.lite and what in ("write", "delete"):
+                    raise MilvusException(message="No space left on device")
+                if weather.refused and kernel.random.random() < weather.refused:
+                    raise MilvusException(message="server unavailable" if not self._backend.lite else "refused")
+                outcome.append(effect())
+            except MilvusException as e:
+                outcome[:] = [None, e]
+            if struck is not None:
+                struck()
+            kernel.after(0.0, worker.process, lambda: kernel.resume(worker))
+
+        worker = kernel.waiting()
+        lite = self._backend.lite  # is in this process, and dies with it
+        kernel.after(weather.latency(), worker.process if lite else None, arrives)
+        kernel.block()
+        if len(outcome) == 2:
+            raise outcome[1]
         if weather.lost and kernel.random.random() < weather.lost:
             kernel.sleep(0.5)
             raise MilvusException(message="deadline_exceeded" if not self._backend.lite else "refused")
-        return result
+        return outcome[0]
 
     def _strike(self, what: str) -> Callable[[], None] | None:
         """Whether one of the prepared faults hits this call, before or after it has its effect."""

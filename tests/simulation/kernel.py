@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -84,7 +85,7 @@ class Kernel:
         self.closing = False
         self._threads = threads
         self._queue: list[tuple[float, int, Process | None, Any]] = []
-        self._count = 0
+        self._count = itertools.count()
         self._workers = 0
 
     def note(self, *words: object) -> None:
@@ -98,8 +99,8 @@ class Kernel:
 
     def at(self, when: float, process: Process | None, what: Callable[[], Any] | asyncio.Handle) -> None:
         """Do something at a time, in a process or outside of all."""
-        self._count += 1
-        heapq.heappush(self._queue, (max(when, self.now), self._count, process, what))
+        if process is None or not process.dead:  # what a dead one left behind may be cleared away at any moment
+            heapq.heappush(self._queue, (max(when, self.now), next(self._count), process, what))
 
     def after(self, seconds: float, process: Process | None, what: Callable[[], Any] | asyncio.Handle) -> None:
         """Do something so many seconds from now."""
@@ -173,13 +174,18 @@ class Kernel:
         worker.killed = True
         self.resume(worker)
 
-    def sleep(self, seconds: float) -> None:
-        """Let the thread that calls wait."""
+    def waiting(self) -> Worker:
+        """The thread that calls and is about to wait."""
         worker = self.worker
         if worker is None:
             raise RuntimeError("an event loop would have been blocked by a call of the store")
         if worker.killed or worker.process.dead:
             raise Killed
+        return worker
+
+    def sleep(self, seconds: float) -> None:
+        """Let the thread that calls wait."""
+        worker = self.waiting()
         self.after(seconds, worker.process, lambda: self.resume(worker))
         self.block()
 

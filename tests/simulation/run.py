@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,6 +47,13 @@ class Simulator:
     def run(self, seed: int, traced: bool = False) -> Result:
         """Run one seed."""
         started = time.perf_counter()
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None  # coroutines of killed processes end badly
+        try:
+            return self._run(seed, traced, started)
+        finally:
+            sys.unraisablehook = hook
+
+    def _run(self, seed: int, traced: bool, started: float) -> Result:
         world = World(seed, self._threads, self._embedder, traced)
         history = History(world.kernel)
         with world.patched():
@@ -139,7 +147,7 @@ class Scenario:
         else:
             seconds = random.choice([0.5, LEASE_S / 2, LEASE_S + 2, 3 * LEASE_S])
             self.faults.append(f"pause {seconds} s at call {at}")
-            self.world.weather.strikes.append((at, lambda process, _: process.pause(seconds), after))
+            self.world.weather.strikes.append((at, lambda process, _: process.pause(seconds), True))
 
     def _upgrade(self) -> None:
         """Another generation beside the old one, which is ended in order, killed, paused, or goes on."""
@@ -167,7 +175,7 @@ class Scenario:
     def _zombie(self) -> None:
         """A process is paused between two calls of the store for longer than its lease, and another one takes over."""
         random = self.random
-        at, seconds, after = random.randint(10, 500), LEASE_S + random.choice([1.0, 5.0, 20.0]), random.random() < 0.3
+        at, seconds = random.randint(10, 500), LEASE_S + random.choice([1.0, 5.0, 20.0])
         self.faults.append(f"zombie of {seconds} s at call {at}")
 
         def strike(process: Process, _: str) -> None:
@@ -178,7 +186,7 @@ class Scenario:
             for client in self.clients:
                 client.generation = new
 
-        self.world.weather.strikes.append((at, strike, after))
+        self.world.weather.strikes.append((at, strike, True))
 
     async def _ready(self, slot: Any) -> None:
         try:
