@@ -58,7 +58,7 @@ class Client:
             (self.persona, 10),
             (self.profile, 8),
             (self.forget, 5),
-            (self.restore, 3),
+            (self.restore, 5),
             (self.latest, 9),
             (self.some, 3),
             (self.recall, 4),
@@ -85,7 +85,7 @@ class Client:
         newest = len(self.world.generations) - 1
         alive = {slot.generation for slot in self.world.slots()}
         if self.generation not in alive or self.random.random() < 0.3:
-            self.generation = newest if self.random.random() < 0.8 else self.random.choice(sorted(alive))
+            self.generation = newest if self.random.random() < 0.65 else self.random.choice(sorted(alive))
 
     async def _do(self, op: Op, call: Awaitable[Any]) -> Any:
         hurried = not self.patient and self.random.random() < 0.1
@@ -253,6 +253,7 @@ class Client:
         if op.outcome != "ok":
             return
         began = self.world.kernel.now
+        await asyncio.sleep(self.random.choice([0.0, 0.0, 1.0, 8.0]))
         rows, personas, profile = exported(lines)
         with self.history.call(
             self.name, "restore", user, began, rows=rows, personas=personas, profile=profile

@@ -81,7 +81,11 @@ def no_epoch_at_writes() -> list[Patch]:
     def init(self: Writer, store: UpkeepStore, tenure: Tenure, audit: Any) -> None:
         make(self, store, _Trusting(tenure), audit)  # type: ignore[arg-type]
 
-    return [(Writer, "__init__", init)]
+    return [(Writer, "__init__", init), (Tenure, "guard", nothing)]
+
+
+def no_guard() -> list[Patch]:
+    return [(Tenure, "guard", nothing)]
 
 
 def no_check_after_writes() -> list[Patch]:
@@ -94,7 +98,7 @@ def no_check_after_writes() -> list[Patch]:
         finally:
             self._tenure = tenure
 
-    return [(Writer, "write", unchecked)]
+    return [(Writer, "write", unchecked), (Tenure, "guard", nothing)]
 
 
 def no_lease_at_reads() -> list[Patch]:
@@ -168,20 +172,24 @@ def no_scrub() -> list[Patch]:
     return [(MilvusConnection, "scrub", lambda self, owners: (0, ""))]
 
 
-def no_look_at_what_is_left() -> list[Patch]:
-    scrub = MilvusConnection.scrub
-
-    def unlooked(self: MilvusConnection, owners: Any) -> tuple[int, str]:
-        try:
-            return 0, scrub(self, owners)[1]
-        except StoreError:
-            return 0, ""
-
-    return [(MilvusConnection, "scrub", unlooked)]
-
-
 def no_recovery() -> list[Patch]:
-    return [(Writer, "recover", nothing), (UpkeepStore, "is_unfinished", lambda self, key: False)]
+    return [(Writer, "recover", nothing), (MilvusStore, "is_unfinished", lambda self, key: False)]
+
+
+def unknown_tombstones() -> list[Patch]:
+    """A tombstone that was written without an answer is not looked for."""
+    bury = MilvusStore.bury
+
+    def sure(self: MilvusStore, key: str, tombstone: Tombstone) -> None:
+        try:
+            bury(self, key, tombstone)
+        except StoreError:
+            raise
+        except BaseException:
+            self._unfinished.discard(key)
+            raise
+
+    return [(MilvusStore, "bury", sure)]
 
 
 def no_look_before_replacing() -> list[Patch]:
@@ -314,8 +322,9 @@ def one_page_only() -> list[Patch]:
 
 
 MUTANTS = [
-    Mutant("the epoch is not compared at writes", no_epoch_at_writes, 0),
-    Mutant("the epoch is not compared again after a write", no_check_after_writes, 0),
+    Mutant("the epoch is compared at no write", no_epoch_at_writes, 0),
+    Mutant("the epoch is compared neither amid a write nor after it", no_check_after_writes, 0),
+    Mutant("calls are sent on what was compared long ago", no_guard, 0),
     Mutant("reads do not end with the lease", no_lease_at_reads, 0),
     Mutant("whoever takes over does not wait for the lease", no_wait_for_the_former_lease, 0),
     Mutant("users stay in RAM when the shard is taken over", ram_kept_when_taken_over, 0),
@@ -327,8 +336,8 @@ MUTANTS = [
     Mutant("a forgetting that is finished keeps the number of its first try", incarnation_of_the_first_try, 0),
     Mutant("deletion before the tombstone", deleted_before_the_tombstone, 0),
     Mutant("files are not scrubbed", no_scrub, 0),
-    Mutant("a scrub that failed counts as one", no_look_at_what_is_left, 0),
     Mutant("unfinished forgetting is not taken up at the opening", no_recovery, 0),
+    Mutant("a tombstone that may be written is not looked for", unknown_tombstones, 0),
     Mutant("rows are replaced without a look at them", no_look_before_replacing, 0),
     Mutant("appends replace what has the same id", appends_that_know_no_ids, 0),
     Mutant("personas without compare-and-set", no_compare_and_set_of_personas, 0),
