@@ -18,7 +18,10 @@ def mutants(simulator: Simulator, first: int, last: int) -> int:
         with mutant.applied():
             for seed in range(first, last):
                 if violations := simulator.run(seed).violations:
-                    print(f"{mutant.name:66} seed {seed:5}  {time.perf_counter() - started:6.1f} s  {violations[0][:90]}", flush=True)
+                    print(
+                        f"{mutant.name:66} seed {seed:5}  {time.perf_counter() - started:6.1f} s  {violations[0][:90]}",
+                        flush=True,
+                    )
                     break
             else:
                 missed += 1
@@ -31,13 +34,17 @@ def main() -> int:
     parser.add_argument("seed", nargs="?", type=int, help="run this one and say what is wrong")
     parser.add_argument("--trace", action="store_true", help="print everything that happens")
     parser.add_argument("--seeds", help="run the seeds A:B")
-    parser.add_argument("--mutants", action="store_true", help="look for a seed that catches each mutant, within --seeds")
+    parser.add_argument(
+        "--mutants", action="store_true", help="look for a seed that catches each mutant, within --seeds"
+    )
     asked = parser.parse_args()
     simulator = Simulator()
     if asked.seed is not None:
         result = simulator.run(asked.seed, asked.trace)
         print("\n".join(result.trace))
-        print(f"seed {result.seed}: {result.operations} operations, {result.calls} calls of the store, {result.seconds:.2f} s")
+        print(
+            f"seed {result.seed}: {result.operations} operations, {result.calls} calls of the store, {result.seconds:.2f} s"
+        )
         print("faults:", "; ".join(result.faults) or "none")
         print("\n".join(result.violations) or "no violation")
         return bool(result.violations)

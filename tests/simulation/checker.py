@@ -66,7 +66,7 @@ class _Check:
         self.found: list[str] = []
         names = {op.user for op in self.ops if op.user} | {"ann", "bob", "eve"}
         self.users = {name: _User(name) for name in sorted(names)}
-        self.texts: dict[str, Op] = {}  # which call asked for a truth, persona or fact; each has its own text
+        self.reads: list[tuple[Op, _User, Any, Any, Any]] = []
         self.audit: defaultdict[tuple[str, str, str], list[tuple[float, Any]]] = defaultdict(list)
         for t, entry in world.audit:
             self.audit[entry.by, entry.user_key, entry.action].append((t, entry))
@@ -96,16 +96,12 @@ class _Check:
         self._store()
         return list(dict.fromkeys(self.found))
 
-    reads: list[tuple[Op, _User, Any, Any, Any]]
-
     def wrong(self, what: str, op: Op, why: str) -> None:
         self.found.append(f"{what}: {why}; by {op}")
 
     # What was asked, and what was acknowledged
 
     def _attempted(self, op: Op) -> None:
-        if op.number == 0:
-            self.reads = []
         if op.kind == "forget" and op.outcome != FAIL:
             self.users[op.user].forgets.append(op)
         for name, (_, response, truth) in op.asked.get("rows", {}).items():
@@ -215,9 +211,9 @@ class _Check:
     def _read_rows(self, op: Op, user: _User, rows: Any) -> None:
         asked = op.asked.get("ids")
         for kind, name in list(user.evidence):
-            if kind == "row" and name not in rows and (asked is None or name in asked):
-                if any(True for _ in self._held(user, (kind, name), op)):
-                    self.wrong("lost", op, f"interaction {name} is not there")
+            wanted = kind == "row" and name not in rows and (asked is None or name in asked)
+            if wanted and any(True for _ in self._held(user, (kind, name), op)):
+                self.wrong("lost", op, f"interaction {name} is not there")
         for name, (owner, response, truth) in rows.items():
             if owner != user.name:
                 self.wrong("crossed", op, f"interaction {name} is {owner}'s")
@@ -296,7 +292,11 @@ class _Check:
         if op.value["left"] or op.value["remaining"]:
             self.wrong("receipt", op, f"the store still has {op.value['left'][:3]}")
         key = user_key(op.user)
-        told = [e for t, e in self.world.audit if t <= op.ended and e.user_key == key and e.action in ("forget", "forgotten")]
+        told = [
+            e
+            for t, e in self.world.audit
+            if t <= op.ended and e.user_key == key and e.action in ("forget", "forgotten")
+        ]
         for action in ("forget", "forgotten"):
             if not any(e.action == action and e.details.get("audit_id") == op.value["audit_id"] for e in told):
                 self.wrong("receipt", op, f"the audit log has no entry {action}")
@@ -306,10 +306,8 @@ class _Check:
         if op.kind == "append" and op.value.startswith("added=0") and "updated=0" in op.value:
             return
         action, key = op.kind.removeprefix("commit_"), user_key(op.user)
-        for t, entry in self.audit[op.client, key, action]:
-            if op.invoked <= t <= op.ended:
-                return
-        self.wrong("receipt", op, f"the audit log has no entry {action}")
+        if not any(op.invoked <= t <= op.ended for t, _ in self.audit[op.client, key, action]):
+            self.wrong("receipt", op, f"the audit log has no entry {action}")
 
     def _listing(self, op: Op) -> None:
         for name in op.value:
@@ -352,7 +350,9 @@ class _Check:
             for stored in raw:
                 for receipt in receipts:
                     if stored.written < receipt.invoked:
-                        self.wrong("receipt", receipt, f"{stored.pk[32:]} of {stored.written:.2f} s is in the store's files")
+                        self.wrong(
+                            "receipt", receipt, f"{stored.pk[32:]} of {stored.written:.2f} s is in the store's files"
+                        )
                     elif not self._alive(user, receipt):
                         self.wrong("resurrected", receipt, f"{stored.pk[32:]} by {stored.by} was stored afterwards")
                 self._entity(user, stored.entity, parts)

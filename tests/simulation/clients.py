@@ -1,4 +1,4 @@
-"""What clients do: turns of chat, imports, feedback, personas, profiles, forgetting and reading, at moments that the seed decides."""
+"""What clients do at moments that the seed decides: chat, imports, feedback, personas, profiles, forgetting and reading."""
 
 from __future__ import annotations
 
@@ -173,7 +173,9 @@ class Client:
         numbers = op.value
         for i in items:
             self._known[i.user].append(i.id)
-        with self.history.call(self.name, "import", "", began, users={i.id: i.user for i in items}, rows=seen(items)) as op:
+        with self.history.call(
+            self.name, "import", "", began, users={i.id: i.user for i in items}, rows=seen(items)
+        ) as op:
             result = await self._do(op, self.memory.append_many(items, numbers))
             op.value = {"refused": result.refused, "added": result.added}
 

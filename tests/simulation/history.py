@@ -55,7 +55,9 @@ class History:
     def call(self, client: str, kind: str, user: str, began: float | None = None, **asked: Any) -> Iterator[Op]:
         """Record a call; errors that a caller can act on end here, and the call's outcome says so."""
         now = self.kernel.now
-        op = Op(len(self.ops), client, kind, user, asked, now if began is None else began, now, fenced=began is not None)
+        op = Op(
+            len(self.ops), client, kind, user, asked, now if began is None else began, now, fenced=began is not None
+        )
         self.ops.append(op)
         self.kernel.note("ask", op.client, f"#{op.number}", kind, user, asked)
         try:

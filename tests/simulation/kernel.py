@@ -144,7 +144,9 @@ class Kernel:
 
     # Threads
 
-    def start(self, process: Process, call: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
+    def start(
+        self, process: Process, call: Callable[[], Any], done: Callable[[Any, BaseException | None], None]
+    ) -> None:
         """Run blocking code of a process in a thread; `done` is told its result or error in the process's event loop."""
         self._workers += 1
         worker = Worker(self, process, self._workers)

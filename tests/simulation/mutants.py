@@ -202,7 +202,9 @@ def appends_that_know_no_ids() -> list[Patch]:
     def blind(user: str, items: Any, existing: Any, last_arrived: int, now: int) -> Change:
         return plan(user, items, lambda _: None, last_arrived, now)
 
-    return [(owner, "plan_append", blind) for owner in (personaagent.user_memory, actors.memory_shard, actors.large_user)]
+    return [
+        (owner, "plan_append", blind) for owner in (personaagent.user_memory, actors.memory_shard, actors.large_user)
+    ]
 
 
 def no_compare_and_set_of_personas() -> list[Patch]:
@@ -272,9 +274,7 @@ def ram_kept_when_taken_over() -> list[Patch]:
 
 
 def changes_without_audit() -> list[Patch]:
-    def write(
-        self: Writer, changes: Sequence[Change], action: str, by: str, held: Mapping[str, Any]
-    ) -> None:
+    def write(self: Writer, changes: Sequence[Change], action: str, by: str, held: Mapping[str, Any]) -> None:
         self._compare([row for c in changes if c.user in held for row in c.rows], held)
         commit(self._store, changes)
         self._tenure.check()
@@ -312,7 +312,9 @@ def names_that_are_forgotten_to_be_written() -> list[Patch]:
 
 
 def one_page_only() -> list[Patch]:
-    def first(self: MilvusConnection, collection: str, where: str, fields: list[str], *, after: str = "", size: int = 3) -> Any:
+    def first(
+        self: MilvusConnection, collection: str, where: str, fields: list[str], *, after: str = "", size: int = 3
+    ) -> Any:
         from actors import milvus_rows as rows
 
         span = rows.both(*filter(None, [where, rows.greater("pk", after)]))

@@ -289,7 +289,9 @@ class Scenario:
         for user in self.users:
             await client.export(user)
         await client.listing("")
-        return [f"liveness: {op}" for op in self.history.ops[first:] if op.outcome == "unknown" and op.kind != "restore"]
+        return [
+            f"liveness: {op}" for op in self.history.ops[first:] if op.outcome == "unknown" and op.kind != "restore"
+        ]
 
     async def _serving(self, survivor: int) -> str | None:
         """Wait until a read works; a generation that was taken over is started again, as an operator would."""

@@ -1,7 +1,7 @@
 """The memory service in a world that a seed decides: processes, restarts and upgrades, a network, a store, and their faults.
 
-What runs is the product: `ShardedMemory`, `MemoryShard`, `Writer`, `Tenure`, `MilvusStore` and `MilvusConnection` as they are. Put in
-their place are Ray's calls, the client of Milvus, clocks, threads, locks and the audit log's file.
+What runs is the product: `ShardedMemory`, `MemoryShard`, `Writer`, `Tenure`, `MilvusStore` and `MilvusConnection` as they are.
+Something else stands in the place of Ray's calls, the client of Milvus, clocks, threads, locks and the audit log's file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as calendar
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
