@@ -202,6 +202,7 @@ class MemoryShard:
         """Everything stored of the user. Raises NotFoundError."""
         self._log_read("export", user, by)
         async with self._exclusive(user):  # it takes a while, and no change may come in between
+            await self._current()
             memory = await self._activated(user)
             if not memory.exists:
                 raise NotFoundError("this user is unknown")

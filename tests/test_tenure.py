@@ -138,6 +138,7 @@ async def test_a_shard_that_was_taken_over_serves_and_writes_nothing(shards: tup
     for call in (
         old.persona("ann", None),
         old.latest("ann", 5, False),
+        old.export("ann"),
         old.users(),
         old.append("ann", await batch(late), "test"),
         old.append_many(await batch(late, interaction("2", "bob")), "test"),
