@@ -87,6 +87,7 @@ class MemoryShard:
         self._active = ActiveUsers(config.memory)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._doubted: set[str] = set()  # users of whom the store may have more than RAM
         self._counts = {"recalls": 0, "appends": 0, "expired": 0}
         self._started = time.monotonic()
         # Flushes of Milvus Lite are long loops in Python; a recall beside one must not wait 5 ms each time it wants its turn.
@@ -207,6 +208,7 @@ class MemoryShard:
         """Everything stored of the user. Raises NotFoundError."""
         self._log_read("export", user, by)
         async with self._exclusive(user):  # it takes a while, and no change may come in between
+            await self._current()
             memory = await self._activated(user)
             if not memory.exists:
                 raise NotFoundError("this user is unknown")
@@ -224,9 +226,7 @@ class MemoryShard:
 
     async def incarnation(self) -> int:
         """Where forgetting stands in this shard: a number that grows when one of its users is forgotten."""
-        await self._current()
-        assert self._tenure is not None
-        return self._tenure.incarnation
+        return self._tenure_of(await self._current()).incarnation
 
     # Changes
 
@@ -253,9 +253,12 @@ class MemoryShard:
         self, user: str, interaction: str, truth: str, vector: Vector, by: str, incarnation: int | None = None
     ) -> Interaction:
         """Set what the user really answered. Raises NotFoundError for an unknown interaction."""
-        await self._change(
+        change = await self._change(
             user, "feedback", by, lambda memory: memory.feedback(interaction, truth, vector), incarnation
         )
+        # What was written is the answer: by now others may have changed it, or forgotten the user.
+        if change.rows:
+            return change.rows[-1].interaction
         return await self._read(user, lambda memory: memory.interaction(interaction))
 
     async def commit_persona(
@@ -280,7 +283,9 @@ class MemoryShard:
                 self._store.put_persona(user, current, token)  # raises unless an earlier try of this call wrote it
                 return Change(user=user)
 
-        await self._change(user, "persona", by, plan, incarnation)
+        change = await self._change(user, "persona", by, plan, incarnation)
+        if change.personas:
+            return change.personas[-1]
         persona = await self._read(user, lambda memory: memory.persona(number))
         if persona is None:
             raise ConflictError("the persona was removed meanwhile")
@@ -301,7 +306,9 @@ class MemoryShard:
                 self._store.put_profile(user, current, expected, token)
                 return Change(user=user)
 
-        await self._change(user, "profile", by, plan, incarnation)
+        change = await self._change(user, "profile", by, plan, incarnation)
+        if change.profile is not None:
+            return change.profile
         return await self._read(user, lambda memory: memory.profile())
 
     async def note_alignment(self, user: str, seen: int, by: str, incarnation: int | None = None) -> None:
@@ -356,7 +363,9 @@ class MemoryShard:
     async def _taken(self, store: UpkeepStore) -> Tenure:
         """Ownership of the store, once no former owner can serve it any more and what that one left is finished."""
         tenure = Tenure(store, self._settings.lease_s)
-        await asyncio.sleep(await self._run(tenure.take))
+        wait = await self._run(tenure.take)
+        store.guard_writes(tenure.guard)
+        await asyncio.sleep(wait)
         self._active.clear()
         await self._run(Writer(store, tenure, self._audit).recover)
         return tenure
@@ -365,8 +374,7 @@ class MemoryShard:
         """The store, if this shard still owns it. Raises DeposedError if another one has taken over."""
         store = await self._opened()
         tenure = self._tenure
-        assert tenure is not None
-        if tenure.lapsed:
+        if tenure is not None and tenure.lapsed:
             try:
                 if store.is_shared:
                     await self._run(tenure.check)
@@ -375,11 +383,17 @@ class MemoryShard:
             except DeposedError:
                 self._active.clear()
                 raise
+        self._tenure_of(store)
         return store
 
+    def _tenure_of(self, store: UpkeepStore) -> Tenure:
+        """This shard's ownership of the store. Raises UnavailableError if it was closed while a call waited."""
+        if self._tenure is None or self._tenure.store is not store:
+            raise UnavailableError("this memory shard has just closed its store; try again")
+        return self._tenure
+
     def _writer(self, store: UpkeepStore) -> Writer:
-        assert self._tenure is not None
-        return Writer(store, self._tenure, self._audit)
+        return Writer(store, self._tenure_of(store), self._audit)
 
     async def _recall(self, user: str, query: RecallQuery, vector: Vector, choices: Matrix) -> Recall:
         # Looked up late: to load the user the store may have to be opened first, which says what users have in common.
@@ -454,9 +468,8 @@ class MemoryShard:
                     if last:
                         raise
                     continue
-                except (
-                    UnavailableError
-                ):  # what is in RAM was in the store; whether the change is too, a repeat will tell
+                except UnavailableError:
+                    self._doubt(memory)
                     raise
                 except DeposedError:
                     self._active.clear()
@@ -479,6 +492,16 @@ class MemoryShard:
         writer.write([change], action, by, _held([memory]))
         return change
 
+    def _doubt(self, memory: User) -> None:
+        """Nobody knows whether a change of this user is in the store; what is in RAM was in it before.
+
+        While the store is away, RAM is all there is to answer reads with. Once it is back the user is loaded again.
+        """
+        if isinstance(memory, LargeUser):
+            self._active.drop(memory.user)  # without the store it cannot answer anyway
+        else:
+            self._doubted.add(memory.user)
+
     async def _append_groups(self, groups: dict[str, list[Incoming]], by: str, incarnation: int | None) -> AppendResult:
         store = await self._current()
         async with AsyncExitStack() as locks:
@@ -492,6 +515,8 @@ class MemoryShard:
                     )
                     break
                 except UnavailableError:
+                    for memory in active.values():
+                        self._doubt(memory)
                     raise
                 except DeposedError:
                     self._active.clear()
@@ -534,7 +559,7 @@ class MemoryShard:
             store, tenure = self._store, self._tenure
             if store is None:
                 return
-            if tenure is not None and tenure.aging:  # so that no read has to wait for it
+            if tenure is not None and (tenure.aging or self._doubted):  # so that no read has to wait for it
                 await self._renew(tenure)
             if store.broken is not None:
                 if await self._reopen(store):
@@ -551,9 +576,13 @@ class MemoryShard:
                 flushed = time.monotonic()
 
     async def _renew(self, tenure: Tenure) -> None:
-        """Compare the tenure with the store before the lease is over."""
+        """Compare the tenure with the store before the lease is over, and drop users that are in doubt if it answers."""
+        doubted = set(self._doubted)
         try:
             await self._run(tenure.check)
+            for user in doubted:
+                self._active.drop(user)
+            self._doubted -= doubted
         except DeposedError as e:
             self._active.clear()
             logger.error("memory shard %d: %s", self._config.shard, e.message)

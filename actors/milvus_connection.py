@@ -68,6 +68,7 @@ class MilvusConnection:
         self._client: MilvusClient | None = None
         self._version: tuple[int, ...] | None = None  # of a server that tells it
         self.writing = threading.RLock()  # held by whoever needs several writes in a row
+        self.guard: Callable[[], None] | None = None  # called right before every call that changes a server
         self._gate = Gate()
         self._dirty_rows = self._dirty_bytes = 0
         self._broken: str | None = None
@@ -333,12 +334,22 @@ class MilvusConnection:
             self._closed = True
             if self._client is not None:
                 self._client.close()
-            if self._lite is not None and self._broken is None:
+            if self._lite is not None and self._can_save():
                 self._lite.close()
             elif self._lite is not None:
                 self._lite.abandon()
 
     # Inside
+
+    def _can_save(self) -> bool:
+        """Whether an embedded store can be saved when it is closed; if not, the next opening finds everything in its log."""
+        if self._broken is not None or self._path is None:
+            return False
+        try:
+            check_disk(self._path, self._dirty_bytes)
+        except (StoreError, OSError):
+            return False
+        return True
 
     def _read(self, call: Callable[[MilvusClient], T]) -> T:
         with self._gate.reading(), self._errors():
@@ -357,6 +368,8 @@ class MilvusConnection:
     def _changing(self) -> Iterator[MilvusClient]:
         with self.writing:
             client = self._usable()
+            if self.guard is not None:
+                self.guard()
             try:
                 with self._errors():
                     yield client

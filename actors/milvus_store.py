@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
@@ -240,16 +240,16 @@ class MilvusStore:
 
     def tombstone(self, key: str) -> Tombstone | None:
         """What is left of a user who was forgotten, by user key; None for one who never was."""
-        pk = key + TOMBSTONE
-        if self._lite and pk not in self._record_keys.get(key, ()):
-            return None
-        found = self._milvus.by_pk(self._records, [pk], rows.RECORD_FIELDS)
-        return _tombstone(found[0]) if found else None
+        return self.tombstones([key]).get(key)
 
     def tombstones(self, keys: Sequence[str]) -> dict[str, Tombstone]:
         """The tombstones there are of users with these keys."""
         pks = [key + TOMBSTONE for key in keys if not self._lite or key + TOMBSTONE in self._record_keys.get(key, ())]
-        return {e["user_key"]: _tombstone(e) for e in self._milvus.by_pk(self._records, pks, rows.RECORD_FIELDS)}
+        found = {e["user_key"]: _tombstone(e) for e in self._milvus.by_pk(self._records, pks, rows.RECORD_FIELDS)}
+        for key in keys:
+            begun = key in found and not found[key].done
+            (self._unfinished.add if begun else self._unfinished.discard)(key)
+        return found
 
     def bury(self, key: str, tombstone: Tombstone) -> None:
         """Write a tombstone in the place of an older one; it is durable when this returns."""
@@ -257,8 +257,10 @@ class MilvusStore:
         kind = FORGOTTEN if content.pop("done") else FORGETTING
         entity, _ = rows.record(key, TOMBSTONE[1:], kind, content.pop("incarnation"), json.dumps(content))
         with self._milvus.writing:
+            self._unfinished.add(key)  # should nobody hear whether it was written, the next call looks
             self._put_records([entity])
-            (self._unfinished.discard if tombstone.done else self._unfinished.add)(key)
+            if tombstone.done:
+                self._unfinished.discard(key)
 
     def unfinished(self) -> list[str]:
         """Keys of the users of this shard whose forgetting was begun and did not come to its end."""
@@ -270,7 +272,7 @@ class MilvusStore:
         return sorted(self._unfinished)
 
     def is_unfinished(self, key: str) -> bool:
-        """Whether the user with this key is being forgotten, as far as this store has seen; `unfinished` looks."""
+        """Whether the user with this key may be in the midst of being forgotten; `tombstone` looks."""
         return key in self._unfinished
 
     @property
@@ -290,9 +292,15 @@ class MilvusStore:
         name = self._owner_key.removeprefix(f"{META}/")
         entity, _ = rows.record(META, name, "owner", owner.epoch, json.dumps(asdict(owner)))
         with self._milvus.writing:
+            self._milvus.guard = None  # of an owner before
             self._milvus.write(self._records, [entity])
             self._owner = owner
             self._ahead = None  # a former owner may have written since
+
+    def guard_writes(self, guard: Callable[[], None]) -> None:
+        """Have this called right before every call that changes a server; it raises where nothing may be changed any more."""
+        if not self._lite:
+            self._milvus.guard = guard
 
     def users(self, after: str = "", limit: int | None = None) -> Iterator[UserSummary]:
         """Users of this shard by user key, those after a key and at most `limit`, read in pages."""

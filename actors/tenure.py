@@ -6,8 +6,13 @@ compare again once a lease is over. So whoever takes over a server's shard that 
 that the former owner serves nothing any more.
 
 The lock on a Milvus Lite folder keeps other processes out, so there the comparison is one of two numbers in RAM, done at every
-call. Milvus has no write that depends on another row: a process that is paused between the comparison and its write for
-longer than the lease could still write once. It finds out right after, and does not acknowledge.
+call.
+
+Milvus has no write that depends on another row, so what was compared may be old when a write is sent. Therefore every single
+call that changes a server looks at the clock first (`guard`), and compares again if that was longer ago than half the lease.
+Whoever takes over has waited a whole lease before it serves. So a process that was paused between two of its calls never
+writes any more; a call that was sent already has half a lease to arrive. What is left is a pause inside the client of Milvus,
+after the look at the clock and before the bytes leave: such a call can write once more. It is never acknowledged.
 """
 
 from __future__ import annotations
@@ -93,6 +98,11 @@ class Tenure:
                 "another process has taken over this memory shard; end this service, or restart it to take the shard back"
             )
         self._compared = asked
+
+    def guard(self) -> None:
+        """Called before every single call that changes a server: what was compared must not be too old by now."""
+        while self._clock() - self._compared > self._lease_s / 2:
+            self.check()
 
     @property
     def lapsed(self) -> bool:

@@ -96,9 +96,12 @@ class Writer:
         return forget_user(self._store, user, audit_id, self._tenure.next_incarnation, self._telling(by))
 
     def finish_forgetting(self, key: str) -> None:
-        """Finish what was begun for the user with this key. Raises StoreError if something is left."""
+        """Finish what was begun for the user with this key, if it was. Raises StoreError if something is left."""
         self._tenure.check()
-        finish_erasure(self._store, key, self._telling("recovery"), answered=False)
+        tombstone = self._store.tombstone(key)
+        if tombstone is None or tombstone.done:  # its writing failed, or its end was written and nobody heard of it
+            return
+        finish_erasure(self._store, key, self._tenure.next_incarnation, self._telling("recovery"), answered=False)
 
     def recover(self) -> None:
         """Finish all that a process before this one did not. What cannot be finished now stays noted; others are served.

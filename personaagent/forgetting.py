@@ -5,8 +5,9 @@
     3. everything but the tombstone is deleted, and the store looks what is left, in its files too
     4. the tombstone says that it is done, and the receipt is given
 
-Whoever finds a tombstone that is not done begins again at 3. Work that began before 2 has a lower number than the tombstone's
-incarnation and is refused for good, also after the same user has come back.
+Whoever finds a tombstone that is not done begins again at 3. Work that began before 4 has a lower number than the tombstone's
+incarnation and is refused for good, also after the same user has come back: at 4 the number is taken anew, since work may have
+begun after a try that broke off.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ def forget_user(store: Store, user: str, audit_id: str, incarnation: Callable[[]
     key = user_key(user)
     earlier = store.tombstone(key)
     if earlier is not None and not earlier.done:
-        return finish_erasure(store, key, tell)
+        return finish_erasure(store, key, incarnation, tell)
     stored = store.load(user, rows=False)
     interactions, facts = store.count(user), len(stored.profile.facts) if stored.profile else 0
     known = bool(interactions or stored.personas or stored.profile is not None)
     if earlier is not None and (earlier.audit_id == audit_id or not (earlier.answered or known)):
         if not known:  # the answer was lost: look again, and say so
-            return finish_erasure(store, key, tell)
+            return finish_erasure(store, key, incarnation, tell)
         return _receipt(key, earlier, "an earlier try of this call forgot the user, who has come back since")
     if not known:
         raise NotFoundError("this user is unknown")
@@ -59,11 +60,13 @@ def forget_user(store: Store, user: str, audit_id: str, incarnation: Callable[[]
     )
     tell("forget", key, tombstone)
     store.bury(key, tombstone)
-    return finish_erasure(store, key, tell)
+    return finish_erasure(store, key, incarnation, tell)
 
 
-def finish_erasure(store: Store, key: str, tell: Tell, answered: bool = True) -> ForgetReceipt:
-    """Finish what a tombstone says was begun; `answered`: somebody is waiting for the receipt.
+def finish_erasure(
+    store: Store, key: str, incarnation: Callable[[], int], tell: Tell, answered: bool = True
+) -> ForgetReceipt:
+    """Finish what a tombstone says was begun; see `forget_user`. `answered`: somebody is waiting for the receipt.
 
     Raises:
         NotFoundError: nothing was begun.
@@ -77,8 +80,7 @@ def finish_erasure(store: Store, key: str, tell: Tell, answered: bool = True) ->
         raise StoreError(f"the store still holds {erased.remaining} entries of this user; forget the user again")
     if not tombstone.done:
         tell("forgotten", key, tombstone)
-    if not (tombstone.done and tombstone.answered):
-        store.bury(key, replace(tombstone, done=True, answered=answered))
+    store.bury(key, replace(tombstone, incarnation=incarnation(), done=True, answered=answered or tombstone.answered))
     return _receipt(key, tombstone, erased.note)
 
 

@@ -20,7 +20,7 @@ from actors.milvus_upkeep import UpkeepStore
 from alignment.aligner import Aligner
 from personaagent.agent import Agent, Turn
 from personaagent.cli.importing import Imported, import_export, import_interactions
-from personaagent.errors import ForgottenError, NotFoundError, StoreError
+from personaagent.errors import ForgottenError, NotFoundError, StoreError, UnavailableError
 from personaagent.profile import build_profile
 from personaagent.settings import AgentSettings, AlignmentSettings
 from personaagent.store import row_key
@@ -311,6 +311,73 @@ async def test_retention_that_was_killed_is_finished(
     assert found(tmp_path / "store") == []
     await shard.close()
     assert row_key("ann", "old")  # only its digest may be left, in what says that it was deleted
+
+
+# Answers that get lost
+
+
+def losing(patch: pytest.MonkeyPatch, store: Any, method: str, number: int, before: bool = False) -> None:
+    """Let the so-manieth call of a store's method do its work, or not, and fail as if the server had not answered."""
+    call, calls = getattr(store, method), iter(range(1_000))
+
+    def lost(*args: Any, **named: Any) -> Any:
+        fails = next(calls) == number
+        result = None if fails and before else call(*args, **named)
+        if fails:
+            raise UnavailableError("away")
+        return result
+
+    patch.setattr(store, method, lost)
+
+
+@pytest.mark.parametrize("written", [True, False])
+async def test_a_tombstone_that_may_be_written_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    shard = MemoryShard(config(tmp_path))
+    await told(shard)
+    with monkeypatch.context() as patch:
+        losing(patch, shard._store, "_put_records", 0, before=not written)
+        with pytest.raises(UnavailableError):
+            await shard.forget("ann", "user", "a")
+    assert (
+        await shard.latest("ann", 9, False) == ()
+    ) is written  # what was begun is finished, and nothing else is done
+    added = await shard.append("ann", await batch(interaction("new")), "test", await shard.incarnation())
+    assert added.added == 1
+    assert len(await shard.latest("ann", 9, False)) == (1 if written else 6)
+    await shard.close()
+
+
+async def test_forgetting_whose_end_got_no_answer_does_not_take_what_came_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = MemoryShard(config(tmp_path))
+    await told(shard)
+    with monkeypatch.context() as patch:
+        losing(patch, shard._store, "_put_records", 1)
+        with pytest.raises(UnavailableError):
+            await shard.forget("ann", "user", "a")
+    assert (await shard.append_many(await batch(interaction("new")), "test", await shard.incarnation())).added == 1
+    assert [i.id for i in await shard.latest("ann", 9, False)] == ["new"]
+    await shard.close()
+
+
+async def test_work_that_began_between_two_tries_of_forgetting_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = MemoryShard(config(tmp_path))
+    await told(shard)
+    with monkeypatch.context() as patch:
+        patch.setattr(MilvusStore, "_delete_user", lambda *_: (_ for _ in ()).throw(StoreError("broken off")))
+        with pytest.raises(StoreError):
+            await shard.forget("ann", "user", "a")
+    began = await shard.incarnation()
+    assert (await shard.forget("ann", "user", "b")).remaining == 0
+    with pytest.raises(ForgottenError):
+        await shard.append("ann", await batch(interaction("late")), "test", began)
+    assert await shard.latest("ann", 9, False) == ()
+    await shard.close()
 
 
 # Work under way

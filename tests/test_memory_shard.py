@@ -447,3 +447,61 @@ async def test_a_shard_that_was_ended_is_named(memory: ShardedMemory) -> None:
     await memory.shutdown()
     with pytest.raises(UnavailableError, match="restart the service"):
         await memory.latest("ann", 1)
+
+
+async def test_a_write_without_an_answer_shows_as_soon_as_the_store_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = MemoryShard(config(tmp_path, flush_s=0.05))
+    await shard.append("ann", await batch(interaction("1")), "test")
+    store = shard._store
+    assert store is not None
+    put = store.put
+
+    def without_answer(rows: object) -> None:
+        put(rows)  # type: ignore[arg-type]
+        raise UnavailableError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "put", without_answer)
+        with pytest.raises(UnavailableError):
+            await shard.append("ann", await batch(interaction("2", minute=1)), "test")
+    for _ in range(500):
+        found = [i.id for i in await shard.latest("ann", 9, False)]
+        if found == ["1", "2"]:
+            break
+        await asyncio.sleep(0.02)
+    assert found == ["1", "2"]
+    await shard.close()
+
+
+async def test_a_change_answers_with_what_it_wrote(shard: MemoryShard, monkeypatch: pytest.MonkeyPatch) -> None:
+    await shard.append("ann", await batch(interaction("1")), "test")
+    change = shard._change
+
+    async def forgotten_meanwhile(user: str, *args: object) -> object:
+        result = await change(user, *args)  # type: ignore[arg-type]
+        await shard.forget(user, "user", str(len(args)))
+        return result
+
+    draft = PersonaDraft(text="p", origin=Origin.INITIAL)
+    monkeypatch.setattr(shard, "_change", forgotten_meanwhile)
+    assert (await shard.feedback("ann", "1", "yes", EMBEDDER.encode(["yes"])[0], "test")).truth == "yes"
+    assert (await shard.commit_persona("ann", draft, None, "t", "test")).number == 1
+    assert (await shard.commit_profile("ann", Profile(), 0, "t", "test")).version == 1
+
+
+async def test_a_store_is_closed_on_a_full_disk_and_finds_everything_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = MemoryShard(config(tmp_path, flush_s=1000))
+    await shard.append("ann", await batch(interaction("1")), "test")
+
+    def full(*args: object) -> None:
+        raise StoreError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("actors.milvus_connection.check_disk", full)
+        await shard.close()
+    assert [i.id for i in await shard.latest("ann", 9, False)] == ["1"]
+    await shard.close()

@@ -187,7 +187,7 @@ def test_a_crash_at_any_write_leaves_counts_that_are_right(
             finished = True
         after = opened()
         for key in after.unfinished():  # as whoever opens a shard does; until then the user may be listed as before
-            finish_erasure(after, key, tell)
+            finish_erasure(after, key, lambda: 2, tell)
         for user, summary in listed(after).items():
             stored = after.load(user)
             assert summary.interactions == len(stored.rows)

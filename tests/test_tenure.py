@@ -138,6 +138,7 @@ async def test_a_shard_that_was_taken_over_serves_and_writes_nothing(shards: tup
     for call in (
         old.persona("ann", None),
         old.latest("ann", 5, False),
+        old.export("ann"),
         old.users(),
         old.append("ann", await batch(late), "test"),
         old.append_many(await batch(late, interaction("2", "bob")), "test"),
@@ -248,3 +249,22 @@ async def test_a_deposed_shard_says_so_in_our_words(shards: tuple[MemoryShard, M
     await old.close()  # started anew it takes the shard back
     await new.close()
     assert [i.id for i in await old.latest("ann", 1, False)] == ["1"]
+
+
+def test_a_call_that_changes_the_server_is_not_sent_on_what_was_compared_long_ago() -> None:
+    store, clock = Shared(), Clock()
+    old, new = (Tenure(store, LEASE, clock) for _ in range(2))
+    old.take()
+    asked = store.asked
+    clock.now += LEASE / 2
+    old.guard()
+    assert store.asked == asked  # within half a lease nobody else can have begun to serve
+    clock.now += 1.0
+    old.guard()
+    assert store.asked == asked + 1
+    new.take()
+    clock.now += LEASE / 4
+    old.guard()  # whoever took over is still waiting
+    clock.now += LEASE
+    with pytest.raises(DeposedError):
+        old.guard()
