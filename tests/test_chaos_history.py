@@ -1,4 +1,4 @@
-"""The checker of histories: every kind of broken promise is found, and what any order of overlapping calls explains is not one."""
+"""The checker of histories: every kind of broken promise is found, and what an order of overlapping calls explains is none."""
 
 from __future__ import annotations
 
