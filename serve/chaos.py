@@ -36,7 +36,7 @@ __all__ = ["chaos_settings", "run_chaos"]
 
 log = logging.getLogger(__name__)
 
-PEOPLE, CLIENTS = 8, 3
+PEOPLE, CLIENTS = 8, 4
 PAUSE_S = 0.3  # of a client between two calls, on average
 FAULT_S = 8.0  # between two faults, on average
 PAUSED = 0.4  # share of faults that only pause

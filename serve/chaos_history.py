@@ -42,7 +42,7 @@ class Operation:
     `whole`: it saw everything that is stored of the user. `doubled`: marks that it saw stored more than once. `started`: a
     moment by which the system had surely begun, such as the first piece of a streamed answer. `exists`: whether it found the
     user known, where it can tell. `makes`: it may store something of the user, if only a first persona. `run`: of the
-    alignment run whose stored results were looked at, when that run began.
+    alignment run in whose stored results the user stands, a moment by which that run had chosen its users.
     """
 
     number: int

@@ -40,19 +40,20 @@ class Population:
         self._mark = mark
         self._history = history
         self._settings = settings
-        self._began: dict[str, float] = {}
+        self._runs = 0
+        self._planned: dict[str, float] = {}  # by run: when its users were chosen, at the latest
         self.outcomes: Counter[str] = Counter()
-        self.codes: Counter[int] = Counter()  # exit codes
+        self.codes: Counter[str] = Counter()  # exit codes
 
     async def work(self, over: Callable[[], bool]) -> None:
         """One run after the other until it is over; the last one is waited for."""
         while not over():
-            await self.run(f"chaos-{len(self._began)}", ["--all"])
+            await self.run(f"chaos-{self._runs}", ["--all"])
             await asyncio.sleep(AGAIN_S)
 
     async def run(self, name: str, users: list[str]) -> None:
         """One run to its end; `users` are arguments of `align`. Ends the process when cancelled."""
-        self._began[name] = self._history.clock()
+        self._runs += 1
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "personaagent.cli", "--home", str(self._home), "align", *users, "--run-id", name, "--json"),
@@ -81,13 +82,15 @@ class Population:
         while not ended.done():
             await asyncio.wait({ended}, timeout=POLL_S)
             before, now = looked, self._history.clock()
+            if name not in self._planned and (self._home / "runs" / name / "users.parquet").is_file():
+                self._planned[name] = self._history.clock()
             there = len(list((self._home / "runs" / name).glob("part-*.parquet")))
             if there > parts:
                 self._history.note("align", "", before, Answer(Status.OK, 200), needs={ALIGNMENT})
             parts, looked = there, now
 
     def _count(self, code: int, told: bytes) -> None:
-        self.codes[code] += 1
+        self.codes[str(code)] += 1
         try:
             results = json.loads(told)["results"]
         except (ValueError, KeyError):  # it ended with an error, which the exit code says
@@ -96,11 +99,11 @@ class Population:
 
     def look(self) -> None:
         """Note whose results are stored, of which run."""
-        for name, began in self._began.items():
+        for name, planned in self._planned.items():
             looked = self._history.clock()
             try:
                 results = read_results(self._home, name)
-            except PersonaAgentError:  # there was nobody to align
+            except PersonaAgentError:  # all of it was erased
                 continue
             for result in results:
-                self._history.note("results", result.user, looked, Answer(Status.OK, 200), run=began)
+                self._history.note("results", result.user, looked, Answer(Status.OK, 200), run=planned)

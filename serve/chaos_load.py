@@ -101,7 +101,7 @@ class History:
         """Add an operation that ended now; `fields` are of `Operation`."""
         self._number += 1
         self.answers[f"{kind} {answer.error or answer.code or 'no answer'}"] += 1
-        more = {name: frozenset(value) if isinstance(value, set) else value for name, value in fields.items()}
+        more: dict[str, Any] = {n: frozenset(v) if isinstance(v, set) else v for n, v in fields.items()}
         operation = Operation(
             self._number, kind, user, began, self.clock(), answer.status, started=answer.started, **more
         )
