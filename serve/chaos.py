@@ -12,13 +12,11 @@ import asyncio
 import logging
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pyarrow.parquet as pq
 
 from personaagent.errors import InvalidInput, PersonaAgentError, UnavailableError
@@ -26,9 +24,11 @@ from personaagent.models import model_name
 from personaagent.settings import Settings
 
 from .chaos_faults import ALIGNMENT, KINDS, Processes, check_platform
-from .chaos_history import Broken, Fault, Operation, Status, Violation, acknowledged, check, recoveries
+from .chaos_history import Fault, Status, check, recoveries
 from .chaos_job import Population
-from .chaos_load import MARK, Answer, Client, History, Person, shard_part
+from .chaos_load import Client
+from .chaos_record import Answer, History, Person, marks_in, shard_part
+from .chaos_report import result, said
 from .home import HomeLock
 from .system import System
 
@@ -44,7 +44,6 @@ SHORT_S = (0.5, 4.0)
 LONG = 1.5  # a long pause, in leases
 PROBE_S = 0.5
 SETTLE_S = 180.0  # for everything to answer again
-SHOWN = 50  # violations in the result
 # Small steps, so that many are under way when something is killed.
 ALIGNMENT_SETTINGS = {"batch": 1, "held_out": 2, "candidates": 1, "max_calls": 24, "users_per_batch": 4, "retry_s": 60}
 
@@ -93,13 +92,15 @@ async def run_chaos(system: System, minutes: float, seed: int, progress: Tell) -
         seconds = time.monotonic() - started
     found = check(run.history.operations)
     for violation in found:
-        log.warning("%s", _said(violation, run.history.operations))
+        log.warning("%s", said(violation, run.history.operations))
     return {
         "model": model_name(system.settings),
         "minutes": minutes,
         "seed": seed,
         "seconds": round(seconds, 1),
-        **_result(run, found, settled),
+        **result(run.history.operations, run.faults, found, settled),
+        "alignment": {"outcomes": dict(run.population.outcomes), "exit_codes": dict(run.population.codes)},
+        "answers": dict(sorted(run.history.answers.items())),
     }
 
 
@@ -280,7 +281,7 @@ class _Run:
         began = self.history.clock()
         owner = {mark: o.user for o in self.history.operations for mark in o.wrote}
         seen: dict[str, set[str]] = {}
-        for mark in {m for text in _texts(self._home) for m in MARK.findall(text)} & owner.keys():
+        for mark in {m for text in _texts(self._home) for m in marks_in(text)} & owner.keys():
             seen.setdefault(owner[mark], set()).add(mark)
         for user, marks in seen.items():
             self.history.note("files", user, began, Answer(Status.OK, 200), saw=marks)
@@ -297,65 +298,3 @@ def _texts(home: Path) -> Iterable[str]:
                 yield from (str(table[name].to_pylist()) for name in table.column_names if name != "vector")
         except FileNotFoundError:  # the store has merged it into another one meanwhile
             continue
-
-
-def _result(run: _Run, found: list[Violation], settled: bool) -> dict[str, Any]:
-    operations, faults = run.history.operations, run.faults
-    broken = Counter(v.what for v in found)
-    recovered = recoveries(operations, faults)
-    waited: dict[str, list[float]] = {}
-    for recovery in recovered:
-        if recovery.seconds is not None:
-            waited.setdefault(recovery.fault.kind, []).append(recovery.seconds)
-    never = Counter(r.fault.kind for r in recovered if r.seconds is None)
-    status = Counter(o.status.value for o in operations)
-    return {
-        "verdict": "kept" if settled and not found and not never else "broken",
-        "settled": settled,
-        "kills": dict(sorted(Counter(f.kind for f in faults).items())),
-        "operations": {s.value: status[s.value] for s in Status},
-        "acknowledged": len(acknowledged(operations)),
-        **{what.value: broken[what] for what in Broken},
-        "recovery_s": {
-            kind: {"p50": round(float(np.percentile(s, 50)), 2), "p99": round(float(np.percentile(s, 99)), 2)}
-            for kind, s in sorted(waited.items())
-        },
-        "never_recovered": dict(never),
-        "alignment": {"outcomes": dict(run.population.outcomes), "exit_codes": dict(run.population.codes)},
-        "answers": dict(sorted(run.history.answers.items())),
-        "violations": [_shown(v, operations) for v in found[:SHOWN]],
-    }
-
-
-def _shown(violation: Violation, operations: list[Operation]) -> dict[str, Any]:
-    """A violation by the operations that show it; a mark is made up, and no text."""
-    by_number = {o.number: o for o in operations}
-    first = operations[0].began
-
-    def told(number: int) -> dict[str, Any]:
-        o = by_number[number]
-        seconds = {"began_s": round(o.began - first, 2), "ended_s": round(o.ended - first, 2)}
-        return {"operation": number, "kind": o.kind, "status": o.status.value, **seconds}
-
-    return {
-        "what": violation.what.value,
-        "user": violation.user,
-        "mark": violation.mark,
-        "look": told(violation.look),
-        "writers": [told(n) for n in violation.writers],
-        "forget": None if violation.forget is None else told(violation.forget),
-    }
-
-
-def _said(violation: Violation, operations: list[Operation]) -> str:
-    """A violation in a line of the log."""
-    shown = _shown(violation, operations)
-
-    def told(o: dict[str, Any]) -> str:
-        return f"{o['kind']} {o['operation']} ({o['status']}, {o['began_s']} to {o['ended_s']} s)"
-
-    parts = [f"{violation.what}: seen by {told(shown['look'])}"]
-    parts += [f"written by {told(w)}" for w in shown["writers"]]
-    if shown["forget"] is not None:
-        parts.append(f"forgotten by {told(shown['forget'])}")
-    return "; ".join(parts)

@@ -17,7 +17,7 @@ from personaagent.errors import PersonaAgentError
 from . import cluster
 from .chaos_faults import ALIGNMENT
 from .chaos_history import Status
-from .chaos_load import Answer, History
+from .chaos_record import Answer, History
 
 __all__ = ["Population"]
 

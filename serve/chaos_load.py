@@ -9,104 +9,24 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import re
-import time
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 
-from actors.identity import shard_of
-from personaagent.types import user_key
-
 from .chaos_history import Operation, Status
+from .chaos_record import ENGINE, ROUTER, Answer, History, Person, marks_in
 
-__all__ = ["ENGINE", "MARK", "ROUTER", "Answer", "Client", "History", "Person", "shard_part"]
+__all__ = ["Client"]
 
-ROUTER, ENGINE = "router", "engine"  # parts that operations need, beside the shards
-MARK = re.compile(r"zq[a-p]{12}")  # so long that a model that garbles one does not hit another
 QUICK_S, CHAT_S, FORGET_S = 20.0, 45.0, 60.0  # what a client waits for
 ANSWER_TOKENS = 8
 RECEIPT_TRIES = 5
 TOPICS = ("for dinner", "to read", "to drink", "on Sunday", "to listen to", "for my sister")
 DRINKS = ("tea", "coffee", "water")
-
-
-def shard_part(number: int) -> str:
-    """A memory shard as a part that operations need."""
-    return f"shard-{number}"
-
-
-@dataclass
-class Person:
-    """A user as clients know them. `asked`: interactions that feedback may be given to, with the mark of that feedback."""
-
-    name: str
-    part: str
-    asked: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=12))
-
-    @property
-    def path(self) -> str:
-        """Of the user in the API."""
-        return f"/v1/users/{quote(self.name, safe='')}"
-
-
-@dataclass
-class Answer:
-    """What came back of a call. `started` is when the first piece of a streamed answer was there."""
-
-    status: Status = Status.UNKNOWN
-    code: int = 0
-    text: str = ""
-    error: str | None = None  # the code in our API's error
-    started: float | None = None
-
-    def judge(self) -> None:
-        """Set `status` from the HTTP status: what our API refuses was not done; who answers 5xx does not say."""
-        if 200 <= self.code < 300:
-            self.status = Status.OK
-            return
-        try:
-            self.error = str(json.loads(self.text)["error"]["code"])
-        except (ValueError, KeyError, TypeError):  # not from our API, but from what stands before it
-            return
-        if 400 <= self.code < 500:
-            self.status = Status.FAIL
-
-
-class History:
-    """Collects operations; makes the marks."""
-
-    def __init__(self, seed: int, shards: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.operations: list[Operation] = []
-        self.answers: Counter[str] = Counter()  # by kind and HTTP status or reason, for people
-        self.clock = clock
-        self._marks = random.Random(f"marks {seed}")
-        self._shards = shards
-        self._number = 0
-
-    def person(self, name: str) -> Person:
-        """A user."""
-        return Person(name, shard_part(shard_of(user_key(name), self._shards)))
-
-    def mark(self) -> str:
-        """A new mark."""
-        return "zq" + "".join(self._marks.choice("abcdefghijklmnop") for _ in range(12))
-
-    def note(self, kind: str, user: str, began: float, answer: Answer, **fields: Any) -> Operation:
-        """Add an operation that ended now; `fields` are of `Operation`."""
-        self._number += 1
-        self.answers[f"{kind} {answer.error or answer.code or 'no answer'}"] += 1
-        more: dict[str, Any] = {n: frozenset(v) if isinstance(v, set) else v for n, v in fields.items()}
-        operation = Operation(
-            self._number, kind, user, began, self.clock(), answer.status, started=answer.started, **more
-        )
-        self.operations.append(operation)
-        return operation
 
 
 class Client:
@@ -165,7 +85,7 @@ class Client:
             else:
                 answer = await self._send("POST", "/v1/chat/completions", body, CHAT_S)
             needs = {ROUTER, ENGINE, person.part}
-            saw = _marks(answer.text) - {mark}
+            saw = marks_in(answer.text) - {mark}
             self._history.note(
                 "stream" if streamed else "chat",
                 person.name,
@@ -262,7 +182,7 @@ class Client:
             person.name,
             began,
             answer,
-            saw=_marks(answer.text),
+            saw=marks_in(answer.text),
             makes=makes,
             exists=exists,
             needs={ROUTER, person.part},
@@ -367,19 +287,11 @@ async def _events(lines: AsyncIterator[str]) -> AsyncIterator[dict[str, Any]]:
             yield json.loads(line.removeprefix("data: "))
 
 
-def _marks(text: str) -> set[str]:
-    return set(MARK.findall(text))
-
-
 def _stored(lines: str) -> tuple[set[str], set[str]]:
     """The marks of an export, and those stored more than once: as a request or as a truth, not quoted in an answer."""
     found = Counter[str]()
     rows = [json.loads(line) for line in lines.splitlines()]
     for row in rows:
         if row["type"] == "interaction":
-            found.update(_once(row["query"], row.get("truth")))
-    return _marks(lines), {mark for mark, n in found.items() if n > 1}
-
-
-def _once(*texts: str | None) -> Iterable[str]:
-    return _marks(" ".join(t for t in texts if t))
+            found.update(marks_in(f"{row['query']} {row.get('truth')}"))
+    return marks_in(lines), {mark for mark, n in found.items() if n > 1}

@@ -20,8 +20,10 @@ from personaagent.settings import load_settings
 from serve import chaos, chaos_faults, cluster
 from serve.chaos import chaos_settings, run_chaos
 from serve.chaos_faults import Processes
-from serve.chaos_history import Broken, Operation, Status, check
-from serve.chaos_load import Client, History
+from serve.chaos_history import Broken, Fault, Operation, Status, check
+from serve.chaos_load import Client
+from serve.chaos_record import History
+from serve.chaos_report import result, said
 from serve.system import System
 from tests.test_router import EchoLLM, World
 
@@ -196,6 +198,40 @@ def test_where_processes_cannot_be_signalled_safely(tmp_path: Path, monkeypatch:
         chaos_settings(load_settings(), tmp_path)
 
 
+def test_the_result_names_the_calls_that_show_what_is_broken() -> None:
+    written = Operation(1, "import", "ann", 10.0, 11.0, Status.OK, wrote=frozenset({"zqa"}), makes=True)
+    forgotten = Operation(2, "forget", "ann", 12.0, 13.0, Status.OK, forgets=True)
+    seen = Operation(3, "recall", "ann", 14.0, 15.0, Status.OK, saw=frozenset({"zqa"}), needs=frozenset({"router"}))
+    operations = [written, forgotten, seen]
+    found = check(operations)
+    faults = [Fault("router", "router", 12.5), Fault("engine", "engine", 12.5)]
+    told = result(operations, faults, found, True)
+    assert (told["verdict"], told["resurrected"], told["lost"], told["acknowledged"]) == ("broken", 1, 0, 1)
+    assert told["kills"] == {"engine": 1, "router": 1}
+    assert told["recovery_s"] == {"router": {"p50": 2.5, "p99": 2.5}}
+    assert told["never_recovered"] == {"engine": 1}
+    (shown,) = told["violations"]
+    assert (shown["look"]["operation"], shown["forget"]["operation"], shown["look"]["began_s"]) == (3, 2, 4.0)
+    assert said(found[0], operations) == (
+        "resurrected: seen by recall 3 (ok, 4.0 to 5.0 s); written by import 1 (ok, 0.0 to 1.0 s); "
+        "forgotten by forget 2 (ok, 2.0 to 3.0 s)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("faults", "settled", "verdict"),
+    [
+        ([], True, "kept"),
+        ([], False, "broken"),
+        ([Fault("router", "router", 0.0)], True, "kept"),
+        ([Fault("router", "router", 5.0)], True, "broken"),  # nothing has succeeded since
+    ],
+)
+def test_the_verdict(faults: list[Fault], settled: bool, verdict: str) -> None:
+    operations = [Operation(1, "probe", "ann", 1.0, 2.0, Status.OK, needs=frozenset({"router"}))]
+    assert result(operations, faults, [], settled)["verdict"] == verdict
+
+
 @pytest.mark.cluster
 @pytest.mark.timeout(600)
 async def test_a_short_run_keeps_every_promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,17 +243,17 @@ async def test_a_short_run_keeps_every_promise(tmp_path: Path, monkeypatch: pyte
     system = await System.start(chaos_settings(settings, tmp_path / "home"), http=True)
     mark = json.loads((tmp_path / "home" / "run" / "lock").read_text())["mark"]
     try:
-        result = await run_chaos(system, 0.3, 1, lambda stage, done, total: None)
+        told = await run_chaos(system, 0.3, 1, lambda stage, done, total: None)
     finally:
         await system.close()
     assert cluster.marked(mark) == []
-    print(json.dumps(result, indent=1))  # shown where it fails
-    assert json.loads(json.dumps(result)) == result
-    assert result["violations"] == []
-    assert {what.value: result[what.value] for what in Broken} == dict.fromkeys(Broken, 0)
-    assert result["verdict"] == "kept"
-    assert result["acknowledged"] > 20
-    assert result["kills"]["shard"] >= 2  # those of the last look among them
-    assert sum(result["kills"].values()) >= 4
-    assert result["recovery_s"].keys() == result["kills"].keys()
-    assert all(times["p50"] <= times["p99"] for times in result["recovery_s"].values())
+    print(json.dumps(told, indent=1))  # shown where it fails
+    assert json.loads(json.dumps(told)) == told
+    assert told["violations"] == []
+    assert {what.value: told[what.value] for what in Broken} == dict.fromkeys(Broken, 0)
+    assert told["verdict"] == "kept"
+    assert told["acknowledged"] > 20
+    assert told["kills"]["shard"] >= 2  # those of the last look among them
+    assert sum(told["kills"].values()) >= 4
+    assert told["recovery_s"].keys() == told["kills"].keys()
+    assert all(times["p50"] <= times["p99"] for times in told["recovery_s"].values())
