@@ -25,6 +25,7 @@ from personaagent.settings import Settings
 
 from .chaos_faults import ALIGNMENT, KINDS, Processes, check_platform
 from .chaos_history import Fault, Status, check, recoveries
+from .chaos_import import Importer
 from .chaos_job import Population
 from .chaos_load import Client
 from .chaos_record import Answer, History, Person, marks_in, shard_part
@@ -43,6 +44,7 @@ PAUSED = 0.4  # share of faults that only pause
 SHORT_S = (0.5, 4.0)
 LONG = 1.5  # a long pause, in leases
 PROBE_S = 0.5
+LATE_S = 300.0  # for what is under way to end
 SETTLE_S = 180.0  # for everything to answer again
 # Small steps, so that many are under way when something is killed.
 ALIGNMENT_SETTINGS = {"batch": 1, "held_out": 2, "candidates": 1, "max_calls": 24, "users_per_batch": 4, "retry_s": 60}
@@ -115,6 +117,7 @@ class _Run:
         self.history = History(seed, shards)
         self.faults: list[Fault] = []
         self._open: list[Fault] = []  # faults after which nothing has succeeded yet
+        self._late = False  # whether something hung
         self._seen = 0  # operations that were compared with them
         self._rng = random.Random(f"faults {seed}")
         self._processes = Processes(mark, self._rng)
@@ -124,6 +127,7 @@ class _Run:
         self._clients = [
             Client(http, self.history, self._people, self._model, f"client {seed} {n}") for n in range(CLIENTS)
         ]
+        self._importer = Importer(self._memory.acting_as("import"), self.history, self._people, f"import {seed}")
         self._prober = Client(http, self.history, [], self._model, "probe")
         self._http = http
         self.population = Population(self._home, mark, self.history, ALIGNMENT_SETTINGS)
@@ -140,7 +144,7 @@ class _Run:
     # Load and faults
 
     async def load(self, seconds: float, progress: Tell) -> None:
-        """Clients, job and faults for so long; returns when all that was begun has ended."""
+        """Clients, imports, job and faults for so long; returns when all that was begun has ended, or hangs."""
         for person in self._probes.values():
             await self._prober.bring(person)
         began = self.history.clock()
@@ -155,12 +159,17 @@ class _Run:
 
         async with asyncio.TaskGroup() as tasks:
             probing = tasks.create_task(self._probing())
-            working = [tasks.create_task(client.work(over, PAUSE_S)) for client in self._clients]
-            working.append(tasks.create_task(self.population.work(over)))
-            working.append(tasks.create_task(self._break(over)))
+            working = [tasks.create_task(client.work(over, PAUSE_S), name="a client") for client in self._clients]
+            working.append(tasks.create_task(self._importer.work(over), name="the import"))
+            working.append(tasks.create_task(self.population.work(over), name="the population job"))
+            working.append(tasks.create_task(self._break(over), name="a pause"))
             working.append(tasks.create_task(tell()))
-            await asyncio.wait(working)
-            probing.cancel()
+            _, late = await asyncio.wait(working, timeout=seconds + LATE_S)
+            for task in late:
+                log.warning("%s did not end within %g s", task.get_name(), LATE_S)
+            self._late = bool(late)
+            for task in (probing, *late):
+                task.cancel()
 
     async def _break(self, over: Callable[[], bool]) -> None:
         """Kill and pause, kind after kind in random order; a part that has not come back yet is left alone."""
@@ -240,7 +249,7 @@ class _Run:
     # The end
 
     async def settle(self) -> bool:
-        """Wait until everything answers, look at everything, kill every shard once more, and look again."""
+        """Wait until everything answers, look at everything, kill every shard once more, and look again; whether it did."""
         probing = asyncio.create_task(self._probing())
         try:
             async with asyncio.timeout(SETTLE_S):
@@ -258,10 +267,11 @@ class _Run:
             self.population.look()
             self._look_at_files()
         except TimeoutError:
+            log.warning("the system does not answer within %g s", SETTLE_S)
             return False
         finally:
             probing.cancel()
-        return True
+        return not self._late
 
     async def _ready(self) -> bool:
         try:

@@ -53,11 +53,15 @@ class Client:
             (self.set_persona, 1),
             (self.forget, 1),
         )
-        while not over():
-            act = self._rng.choices([a for a, _ in acts], [weight for _, weight in acts])[0]
-            await act(self._rng.choice(self._people))
-            await asyncio.sleep(self._rng.uniform(0, 2 * pause_s))
-        await asyncio.gather(*self._forgetting)
+        try:
+            while not over():
+                act = self._rng.choices([a for a, _ in acts], [weight for _, weight in acts])[0]
+                await act(self._rng.choice(self._people))
+                await asyncio.sleep(self._rng.uniform(0, 2 * pause_s))
+            await asyncio.gather(*self._forgetting)
+        finally:
+            for task in self._forgetting:
+                task.cancel()
 
     async def chat(self, person: Person) -> None:
         """A turn, and the same one again if nobody said whether it was remembered."""

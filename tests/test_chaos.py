@@ -17,10 +17,11 @@ import pytest
 
 from personaagent.errors import InvalidInput, UnavailableError
 from personaagent.settings import load_settings
-from serve import chaos, chaos_faults, cluster
+from serve import chaos, chaos_faults, chaos_import, cluster
 from serve.chaos import chaos_settings, run_chaos
 from serve.chaos_faults import Processes
 from serve.chaos_history import Broken, Fault, Operation, Status, check
+from serve.chaos_import import Importer
 from serve.chaos_load import Client
 from serve.chaos_record import History
 from serve.chaos_report import result, said
@@ -97,6 +98,28 @@ async def test_an_answer_that_broke_off_may_be_remembered_or_not() -> None:
     await calls.client.chat(calls.ann)
     assert calls.last.status is Status.UNKNOWN
     assert calls.last.started is None
+
+
+async def test_an_import_that_a_forgetting_overtakes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Calls()
+    importer = Importer(calls.world.memory, calls.history, calls.people, "seed")
+    monkeypatch.setattr(chaos_import, "READ_S", 0.0)
+    await importer.bring([calls.ann])
+    assert calls.last.status is Status.OK
+    incarnations = await calls.world.memory.incarnations()
+
+    async def begun_before() -> tuple[int, ...]:
+        return incarnations
+
+    await calls.client.forget(calls.ann)
+    monkeypatch.setattr(calls.world.memory, "incarnations", begun_before)
+    await importer.bring([calls.ann])
+    assert (calls.last.status, calls.last.started is None) == (Status.FAIL, False)
+    await importer.bring(calls.people)  # of these one was refused, and it is not said which
+    assert calls.last.status is Status.UNKNOWN
+    for person in calls.people:
+        await calls.client.export(person)
+    assert check(calls.history.operations) == []
 
 
 @pytest.mark.parametrize(
