@@ -37,7 +37,8 @@ __all__ = ["chaos_settings", "run_chaos"]
 
 log = logging.getLogger(__name__)
 
-PEOPLE, CLIENTS = 8, 4
+PEOPLE, CLIENTS = 8, 5
+CHATTING = 2  # of the clients; the others go on while the engine is away
 PAUSE_S = 0.3  # of a client between two calls, on average
 FAULT_S = 8.0  # between two faults, on average
 PAUSED = 0.4  # share of faults that only pause
@@ -159,7 +160,10 @@ class _Run:
 
         async with asyncio.TaskGroup() as tasks:
             probing = tasks.create_task(self._probing())
-            working = [tasks.create_task(client.work(over, PAUSE_S), name="a client") for client in self._clients]
+            working = [
+                tasks.create_task(client.work(over, PAUSE_S, n < CHATTING), name="a client")
+                for n, client in enumerate(self._clients)
+            ]
             working.append(tasks.create_task(self._importer.work(over), name="the import"))
             working.append(tasks.create_task(self.population.work(over), name="the population job"))
             working.append(tasks.create_task(self._break(over), name="a pause"))

@@ -40,11 +40,11 @@ class Client:
         self._rng = random.Random(seed)
         self._forgetting: set[asyncio.Task[None]] = set()
 
-    async def work(self, over: Callable[[], bool], pause_s: float) -> None:
-        """Do one thing after the other until it is over; then wait for what was begun."""
+    async def work(self, over: Callable[[], bool], pause_s: float, chats: bool = True) -> None:
+        """Do one thing after the other until it is over; then wait for what was begun. `chats`: also what needs the model."""
         acts = (
-            (self.chat, 3),
-            (self.stream, 4),
+            (self.chat, 3 * chats),
+            (self.stream, 4 * chats),
             (self.feedback, 3),
             (self.bring, 2),
             (self.export, 2),
