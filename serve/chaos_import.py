@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from personaagent.errors import PersonaAgentError
-from personaagent.protocols import Memory
-from personaagent.types import Interaction, utc_now
+from personaagent.types import AppendResult, Interaction, utc_now
 
 from .chaos_history import Status
 from .chaos_record import Answer, History, Person
@@ -24,10 +24,24 @@ PAUSE_S = 2.0  # between two imports, on average
 DRINKS = ("tea", "coffee", "water")
 
 
+class Target(Protocol):
+    """The memory that is written to."""
+
+    async def incarnations(self) -> tuple[int, ...]:
+        """Where forgetting stands; see `personaagent.protocols.Memory`."""
+        ...
+
+    async def append_many(
+        self, interactions: Sequence[Interaction], incarnations: Sequence[int] | None = None
+    ) -> AppendResult:
+        """Add interactions of many users."""
+        ...
+
+
 class Importer:
     """Imports interactions of a few users at a time. Whoever is forgotten after an import has begun must not get them."""
 
-    def __init__(self, memory: Memory, history: History, people: Sequence[Person], seed: str) -> None:
+    def __init__(self, memory: Target, history: History, people: Sequence[Person], seed: str) -> None:
         self._memory = memory
         self._history = history
         self._people = people
