@@ -293,11 +293,13 @@ def _add_personas(app: FastAPI, services: Services) -> None:
 
     async def current(user: str, incarnation: int | None = None) -> Persona:
         persona = await memory.persona(user)
-        if persona is None and await memory.summary(user) is not None:
-            return await services.agent.ensure_persona(user, incarnation)  # imported, but never spoken to
-        if persona is None:
+        if persona is not None:
+            return persona
+        if incarnation is None:  # before the look: one who is forgotten right after it gets no persona
+            incarnation = await memory.incarnation(user)
+        if await memory.summary(user) is None:
             raise NotFoundError("this user is unknown")
-        return persona
+        return await services.agent.ensure_persona(user, incarnation)  # imported, but never spoken to
 
     @app.get("/v1/users/{user}/persona")
     async def get_persona(user: User) -> Persona:

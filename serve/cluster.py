@@ -30,6 +30,7 @@ from .app import APP, build_app
 
 __all__ = [
     "LISTENING_PORTS",
+    "MARK",
     "auth_mode",
     "check_milvus",
     "check_port",
@@ -38,6 +39,7 @@ __all__ = [
     "free_port",
     "init_ray",
     "join_ray",
+    "marked",
     "needed_cpus",
     "serving",
     "set_environment",
@@ -49,7 +51,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 NAMESPACE = "personaagent"
-_MARK = "PERSONAAGENT_SYSTEM"  # environment variable
+MARK = "PERSONAAGENT_SYSTEM"  # environment variable
 HANDLES_END_S = 5.0  # for what is under way through handles to be cancelled
 # Above the ports of Ray's workers, below those that Linux, macOS and Windows give to outgoing connections.
 LISTENING_PORTS = range(20_000, 32_768)
@@ -142,7 +144,7 @@ def init_ray(mark: str, verbose: bool, cpus: int = 4) -> str:
     `cpus` are logical, and may be more than there are: our processes mostly wait.
     """
     set_environment(verbose)
-    os.environ[_MARK] = mark
+    os.environ[MARK] = mark
     try:
         context = ray.init(
             address="local",
@@ -153,7 +155,7 @@ def init_ray(mark: str, verbose: bool, cpus: int = 4) -> str:
             namespace=NAMESPACE,
         )
     finally:
-        del os.environ[_MARK]  # what this process starts besides is no part of it
+        del os.environ[MARK]  # what this process starts besides is no part of it
     return str(context.address_info["gcs_address"])
 
 
@@ -294,7 +296,7 @@ def end(mark: str, patience_s: float) -> None:
     Ray ends its own, but vLLM's engine outlives its parent for a moment, and some outlive a raylet that was killed.
     """
     deadline = time.monotonic() + patience_s
-    while left := _marked(mark):
+    while left := marked(mark):
         if time.monotonic() >= deadline:
             for pid in left:
                 try:
@@ -304,8 +306,9 @@ def end(mark: str, patience_s: float) -> None:
         time.sleep(0.05)
 
 
-def _marked(mark: str) -> list[int]:
-    wanted = f"{_MARK}={mark}".encode()
+def marked(mark: str) -> list[int]:
+    """The processes that carry a mark, given to `init_ray`."""
+    wanted = f"{MARK}={mark}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:

@@ -29,6 +29,7 @@ from personaagent.types import (
     LikelihoodRequest,
     Origin,
     Usage,
+    UserSummary,
     user_key,
 )
 from serve.api import Online, Services, create_api
@@ -517,6 +518,21 @@ async def test_personas_are_versions(world: World) -> None:
     assert_error(await world.post("anna", "/persona/rollback", {"number": 9}), 404, "not_found")
     new = (await world.http.put("/v1/users/bob/persona", json={"text": "New here."})).json()
     assert new["number"] == 1
+
+
+@pytest.mark.parametrize("path", ["/persona", "/persona/versions"])
+async def test_a_look_at_a_persona_does_not_bring_back_who_is_forgotten_meanwhile(world: World, path: str) -> None:
+    await world.post("anna", "/interactions", [{"id": "1", "query": "hi"}])  # imported, but never spoken to
+    known = world.memory.summary
+
+    async def summary(user: str) -> UserSummary | None:
+        found = await known(user)
+        await world.memory.forget(user)
+        return found
+
+    world.memory.summary = summary  # type: ignore[method-assign]
+    assert_error(await world.get("anna", path), 409, "forgotten")
+    assert await known("anna") is None
 
 
 async def test_a_persona_is_changed_claim_by_claim(world: World) -> None:

@@ -55,6 +55,7 @@ class Bench(StrEnum):
 
     MEMORY = "memory"
     ALIGNMENT = "alignment"
+    CHAOS = "chaos"
 
 
 async def evaluate(
@@ -220,15 +221,23 @@ async def bench(
     run: Run,
     what: Annotated[Bench, typer.Argument(help="What to measure.")],
     users: Annotated[int, typer.Option(min=1, help="Users (alignment).")] = 32,
+    minutes: Annotated[float, typer.Option(min=0.1, help="How long processes are killed and paused (chaos).")] = 5.0,
+    seed: Annotated[int, typer.Option(help="Of what is done and what is hit (chaos).")] = 0,
     json: Json = False,
-) -> None:
-    """Measure on this machine, on made-up users in a temporary store."""
+) -> int | None:
+    """Measure on this machine, on made-up users in a temporary store.
+
+    `chaos` starts a system of its own, loads it, kills and pauses its processes, and checks that nothing acknowledged is lost
+    or doubled, nothing forgotten comes back, and nobody sees another's data; the exit code is 1 if something is broken.
+    """
     if what is Bench.ALIGNMENT:
         from alignment import bench as bench_alignment
 
         run.output.divert()
         with run.output.progress(what.value) as tell:
             result = await bench_alignment.run(run.settings(), users, progress=tell)
+    elif what is Bench.CHAOS:
+        result = await _chaos(run, minutes, seed)
     else:
         with tempfile.TemporaryDirectory(prefix="personaagent-bench-") as home:
             settings = run.settings(home=home)
@@ -239,6 +248,19 @@ async def bench(
                     result = await bench_memory.run(settings, embedder=system.embedder, progress=tell)
     run.output.result(result)
     run.output.show(jsonlib.dumps(result, indent=2, ensure_ascii=False))
+    return EXIT_ERROR if result.get("verdict") == "broken" else None
+
+
+async def _chaos(run: Run, minutes: float, seed: int) -> dict[str, Any]:
+    if os.environ.get("RAY_ADDRESS"):
+        raise InvalidInput("bench chaos kills processes, so it starts a Ray of its own; unset RAY_ADDRESS")
+    run.output.divert()
+    from serve.chaos import chaos_settings, run_chaos
+
+    with tempfile.TemporaryDirectory(prefix="personaagent-chaos-", ignore_cleanup_errors=True) as home:
+        async with run.system(chaos_settings(run.settings(), Path(home)), http=True) as system:
+            with run.output.progress("chaos") as tell:
+                return await run_chaos(system, minutes, seed, tell)
 
 
 def register(app: typer.Typer) -> None:
