@@ -29,7 +29,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     items.sort(key=tier)
     for item in items:
-        if "milvus" in getattr(item, "fixturenames", ()):  # one server for them all, also where tests run in two processes
+        if "milvus" in getattr(
+            item, "fixturenames", ()
+        ):  # one server for them all, also where tests run in two processes
             item.add_marker(pytest.mark.xdist_group("milvus"))
 
 
