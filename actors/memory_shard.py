@@ -272,29 +272,32 @@ class MemoryShard:
     ) -> Persona:
         """Add a version if the current one is `expected`; repeating a `token` is harmless. Raises ConflictError."""
         number = (expected or 0) + 1
+        known: list[Persona] = []  # what an earlier try of this call wrote
 
         def plan(memory: User) -> Change:
             try:
                 return replace(memory.commit_persona(draft, expected), token=token)
             except ConflictError:
-                current = memory.persona()
-                if current is None or current.number != number or self._store is None:
+                stored = memory.persona(number)  # others may have added versions since
+                if stored is None or self._store is None:
                     raise
-                self._store.put_persona(user, current, token)  # raises unless an earlier try of this call wrote it
+                self._store.put_persona(user, stored, token)  # raises unless an earlier try of this call wrote it
+                known.append(stored)
                 return Change(user=user)
 
         change = await self._change(user, "persona", by, plan, incarnation)
-        if change.personas:
-            return change.personas[-1]
-        persona = await self._read(user, lambda memory: memory.persona(number))
-        if persona is None:
-            raise ConflictError("the persona was removed meanwhile")
-        return persona
+        return (*known, *change.personas)[-1]
 
     async def commit_profile(
         self, user: str, profile: Profile, expected: int, token: str, by: str, incarnation: int | None = None
     ) -> Profile:
-        """Replace the profile of version `expected`; repeating a `token` is harmless. Raises ConflictError."""
+        """Replace the profile of version `expected`; repeating a `token` is harmless. Raises ConflictError.
+
+        A profile that is replaced is gone. So a call that is repeated, because its shard died, hears of a conflict too if its
+        first try was stored and has been replaced since.
+        """
+
+        known: list[Profile] = []  # what an earlier try of this call wrote
 
         def plan(memory: User) -> Change:
             try:
@@ -304,12 +307,11 @@ class MemoryShard:
                 if current.version != expected + 1 or self._store is None:
                     raise
                 self._store.put_profile(user, current, expected, token)
+                known.append(current)
                 return Change(user=user)
 
         change = await self._change(user, "profile", by, plan, incarnation)
-        if change.profile is not None:
-            return change.profile
-        return await self._read(user, lambda memory: memory.profile())
+        return known[-1] if change.profile is None else change.profile
 
     async def note_alignment(self, user: str, seen: int, by: str, incarnation: int | None = None) -> None:
         """Note that alignment has looked at the truths that arrived up to `seen`; repeating it is harmless."""

@@ -505,3 +505,13 @@ async def test_a_store_is_closed_on_a_full_disk_and_finds_everything_again(
         await shard.close()
     assert [i.id for i in await shard.latest("ann", 9, False)] == ["1"]
     await shard.close()
+
+
+async def test_a_repeated_commit_is_known_again_though_others_came_after_it(shard: MemoryShard) -> None:
+    first, second = (PersonaDraft(text=text, origin=Origin.INITIAL) for text in "ab")
+    await shard.commit_persona("ann", first, None, "one", "test")
+    await shard.commit_persona("ann", second, 1, "two", "test")
+    assert (await shard.commit_persona("ann", first, None, "one", "test")).text == "a"  # nobody had heard the answer
+    with pytest.raises(ConflictError):
+        await shard.commit_persona("ann", first, None, "three", "test")
+    assert [p.text for p in await shard.personas("ann")] == ["a", "b"]

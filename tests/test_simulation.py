@@ -15,7 +15,7 @@ from tests.simulation.run import Simulator
 
 ROOT = Path(__file__).resolve().parent.parent
 # Seeds whose faults were found by the simulation and mended; what each of them plays depends on the code, so they are samples.
-ONCE_FAILED = [2, 32, 101, 194, 241, 263, 288, 319, 339, 444, 488, 536, 554, 672, 698]
+ONCE_FAILED = [2, 32, 101, 194, 241, 263, 288, 319, 339, 444, 488, 536, 554, 672, 698, 814, 1817, 5344, 8883]
 
 
 @pytest.fixture(scope="module")

@@ -59,6 +59,7 @@ class History:
             len(self.ops), client, kind, user, asked, now if began is None else began, now, fenced=began is not None
         )
         self.ops.append(op)
+        deaths = self.kernel.deaths
         self.kernel.note("ask", op.client, f"#{op.number}", kind, user, asked)
         try:
             yield op
@@ -66,7 +67,9 @@ class History:
         except (ConflictError, InvalidInput, NotFoundError) as e:
             op.error = f"{e.code}: {e.message}"
             # A restore is several writes: a try that broke off may have done some before the next one met a conflict.
-            if kind != "restore" or isinstance(e, ForgottenError):
+            # A profile whose first try was stored may have been replaced before the shard was there again to repeat the call.
+            broken = kind == "restore" or (kind == "commit_profile" and self.kernel.deaths > deaths)
+            if not broken or isinstance(e, ForgottenError):
                 op.outcome = FAIL
         except (PersonaAgentError, TimeoutError) as e:
             op.error = f"{type(e).__name__}: {e}"

@@ -64,6 +64,7 @@ class Process:
             return
         self.kernel.note("kill", self.name)
         self.dead = True
+        self.kernel.deaths += 1
         self.held.clear()
         for worker in sorted(self.workers, key=lambda w: w.number):
             self.kernel.end(worker)
@@ -82,6 +83,7 @@ class Kernel:
         self.trace: list[str] | None = None
         self.trouble: list[str] = []  # errors that nobody waited for
         self.events = 0
+        self.deaths = 0  # of processes
         self.closing = False
         self._threads = threads
         self._queue: list[tuple[float, int, Process | None, Any]] = []

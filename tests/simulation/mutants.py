@@ -303,7 +303,7 @@ MUTANTS = [
     Mutant("the epoch is compared neither amid a write nor after it", no_check_after_writes, 135),
     Mutant("calls are sent on what was compared long ago", no_guard, 125),
     Mutant("reads do not end with the lease", no_lease_at_reads, 236),
-    Mutant("whoever takes over does not wait for the lease", no_wait_for_the_former_lease, 130),
+    Mutant("whoever takes over does not wait for the lease", no_wait_for_the_former_lease, 534),
     Mutant("appends do not say when they began", no_incarnation_at_appends, 2),
     Mutant("imports do not say when they began", no_incarnation_at_imports, 2),
     Mutant("personas do not say when they began", no_incarnation_at_personas, 57),
@@ -322,7 +322,7 @@ MUTANTS = [
     Mutant("RAM is kept when a write is in doubt", ram_kept_in_doubt, 400),
     Mutant("changes are not logged", changes_without_audit, 0),
     Mutant("forgetting is not logged", forgetting_without_audit, 0),
-    Mutant("counts are not opened before a change", counts_that_are_not_opened, 475),
+    Mutant("counts are not opened before a change", counts_that_are_not_opened, 425),
     Mutant("who comes back has no name", names_that_are_forgotten_to_be_written, 1),
     Mutant("only the first page is read", one_page_only, 0),
 ]
