@@ -147,13 +147,14 @@ class MilvusStore:
     def load(self, user: str, rows: bool = True) -> StoredUser:
         """Everything of the user, or only personas and profile; empty for an unknown user."""
         key = user_key(user)
-        found = self._records_of(key, "persona", "profile", SEEN)
+        found = self._records_of(key, "persona", "profile", "user", SEEN)
         personas, profiles = numbered(found, "persona"), numbered(found, "profile")
         return StoredUser(
             rows=self._load_rows(user, key) if rows else (),
             personas=tuple(Persona.model_validate(content["persona"]) for content in personas),
             profile=Profile.model_validate(profiles[-1]["profile"]) if profiles else None,
             seen=seen_in(found),
+            named=any(e["kind"] == "user" for e in found),
         )
 
     def ledger(self, user: str) -> Ledger:

@@ -44,7 +44,8 @@ def forget_user(store: Store, user: str, audit_id: str, incarnation: Callable[[]
         return finish_erasure(store, key, incarnation, tell)
     stored = store.load(user, rows=False)
     interactions, facts = store.count(user), len(stored.profile.facts) if stored.profile else 0
-    known = bool(interactions or stored.personas or stored.profile is not None)
+    # A write that got no further than the user's name has left something, too.
+    known = bool(interactions or stored.personas or stored.profile is not None or stored.named)
     if earlier is not None and (earlier.audit_id == audit_id or not (earlier.answered or known)):
         if not known:  # the answer was lost: look again, and say so
             return finish_erasure(store, key, incarnation, tell)

@@ -13,7 +13,7 @@ import threading
 import time as clocks
 from array import array
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
@@ -167,6 +167,7 @@ class StoredUser:
     personas: tuple[Persona, ...] = ()
     profile: Profile | None = None
     seen: int | None = None  # alignment has looked at truths that arrived up to here; None if it never has
+    named: bool = field(default=False, compare=False)  # their name is stored, be it by a write that got no further
 
 
 @dataclass(frozen=True, slots=True)

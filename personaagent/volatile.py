@@ -60,6 +60,7 @@ class VolatileStore:
             personas=tuple(stored.personas[n][1] for n in sorted(stored.personas)),
             profile=stored.profile[1] if stored.profile else None,
             seen=stored.seen,
+            named=user in self._users,
         )
 
     def ledger(self, user: str) -> Ledger:

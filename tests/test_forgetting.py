@@ -596,3 +596,29 @@ async def test_a_change_that_failed_after_it_was_logged_is_logged_as_failed(
     lines = [line for path in (tmp_path / "audit").iterdir() for line in path.read_text().splitlines()]
     assert ['"append"' in lines[-2], '"failed"' in lines[-1], '"what": "append"' in lines[-1]] == [True] * 3
     await shard.close()
+
+
+async def test_what_a_failed_first_write_left_is_forgotten_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name and the parts of a long text are stored before the row that they belong to."""
+    shard = MemoryShard(config(tmp_path))
+    await shard.append("bob", await batch(interaction("1", "bob")), "test")
+    store = shard._store
+    assert store is not None
+    write = store._milvus.write
+
+    def failing(collection: str, *args: Any) -> None:
+        if collection.endswith("_episodes"):
+            raise StoreError("no room is left")
+        write(collection, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._milvus, "write", failing)
+        with pytest.raises(StoreError):
+            await shard.append(SECRET, await batch(interaction("1", SECRET, query=SECRET + "é" * 40_000)), "test")
+    await shard.flush()
+    assert found(tmp_path / "store")
+    assert (await shard.forget(SECRET, "test", "a")).remaining == 0
+    assert not found(tmp_path / "store")
+    with pytest.raises(NotFoundError):
+        await shard.forget(SECRET, "test", "b")
+    await shard.close()
