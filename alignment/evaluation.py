@@ -48,7 +48,7 @@ from alignment.views import View
 from personaagent.agent import Agent
 from personaagent.errors import InvalidInput, LLMError, UnavailableError
 from personaagent.local_memory import LocalMemory
-from personaagent.profile import build_profile
+from personaagent.profile import PAGE, build_profile
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.tasks import together
 from personaagent.types import AlignmentResult, Interaction, Kind, user_key, utc_now
@@ -297,7 +297,9 @@ class Evaluation:
             if built is None:
                 missing.append(user)
             elif built.profile is not None and built.profile.version > current.version:
-                await memory.commit_profile(user, built.profile, current.version)
+                # It has read all that is there now, which arrived anew in this process.
+                put_back = built.profile.model_copy(update={"mark": await _newest(memory, user)})
+                await memory.commit_profile(user, put_back, current.version)
 
         async def one(user: str) -> None:
             profile = error = None
@@ -384,6 +386,15 @@ class Evaluation:
 def _counted_for(user: str, tallies: dict[str, Tally]) -> Iterator[None]:
     with counted() as tallies[user]:
         yield
+
+
+async def _newest(memory: Memory, user: str) -> int:
+    """When the newest of a user's truths arrived; 0 if there are none."""
+    mark, more = 0, True
+    while more:
+        found = await memory.truths(user, mark, PAGE)
+        mark, more = found.mark, found.more
+    return mark
 
 
 def _silent(stage: str, done: int, total: int, note: str = "") -> None:

@@ -39,7 +39,7 @@ from personaagent.types import (
     utc_now,
 )
 
-__all__ = ["BATCH", "ProfileBuild", "build_profile", "extract_facts", "parse_facts", "trim"]
+__all__ = ["BATCH", "PAGE", "ProfileBuild", "build_profile", "extract_facts", "parse_facts", "trim"]
 
 BATCH = 12  # episodes shown to the model in one call
 MAX_CALLS = 4  # per build; older episodes beyond it are read by extraction only

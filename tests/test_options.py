@@ -32,6 +32,7 @@ from tests.doubles import HashEmbedder
 from tests.store_contract import DIM, EMBEDDER, assert_same, make_row
 
 DRINKS = ("tea", "coffee", "milk")
+NOW = 1_714_600_000_000_000  # a day later, in microseconds
 MANY = tuple(f"option {n}" for n in range(40))
 
 
@@ -45,7 +46,7 @@ async def incoming(*interactions: Interaction) -> list[Incoming]:
 
 
 def appended(items: Sequence[Incoming], *stored: Row) -> tuple[Row, ...]:
-    return plan_append("ann", items, {row.id: row for row in stored}.get, 0, 1).rows
+    return plan_append("ann", items, {row.id: row for row in stored}.get, 0, NOW).rows
 
 
 def of(*options: str) -> np.ndarray:
@@ -131,8 +132,8 @@ async def test_a_truth_that_comes_later_leaves_the_options() -> None:
     for (after,) in (appended(told, row), appended(again, row)):
         assert after.interaction.truth == "milk"
         np.testing.assert_array_equal(after.option_vectors, of(*DRINKS))
-    (after,) = plan_feedback(row, "1", "tea", EMBEDDER.encode(["tea"])[0], 9).rows
-    assert (after.interaction.truth, after.truth_arrived, after.arrived) == ("tea", 9, row.arrived)
+    (after,) = plan_feedback(row, "1", "tea", EMBEDDER.encode(["tea"])[0], 0, NOW + 9).rows
+    assert (after.interaction.truth, after.truth_arrived, after.arrived) == ("tea", NOW + 9, row.arrived)
     np.testing.assert_array_equal(after.option_vectors, of(*DRINKS))
 
 
@@ -145,7 +146,7 @@ async def test_an_older_row_gets_its_options_when_it_is_written_again() -> None:
     (after,) = appended(await incoming(interaction("1", ("tea", "water"), truth="tea")), old)
     assert after.interaction.choices == DRINKS
     assert after.option_vectors is None  # those are the vectors of other options
-    (after,) = plan_feedback(old, "1", "tea", EMBEDDER.encode(["tea"])[0], 9).rows
+    (after,) = plan_feedback(old, "1", "tea", EMBEDDER.encode(["tea"])[0], 0, NOW + 9).rows
     assert after.option_vectors is None
 
 
