@@ -225,7 +225,7 @@ def test_a_report_lists_claims_with_what_they_rest_on() -> None:
     )
     assert isinstance(table, Table)
     assert table.rows == [
-        ["ann", "prefers", "prefers tea", "2026-01-01", 2, "+.10 nats per token (± .02)"],
+        ["ann", "prefers", "prefers tea", datetime(2026, 1, 1, tzinfo=UTC), 2, "+.10 nats per token (± .02)"],
         ["ann", "fact", "lives in Rome", None, 1, None],
         ["ann", "fact", "has a dog", None, 0, None],
         ["bob", "fact", "Old prose.", None, 0, None],
