@@ -205,7 +205,7 @@ class Client:
                 person.name,
                 began,
                 answer,
-                forgets=True,
+                forgets=not unknown,  # work that goes on may still store the first text of somebody unknown: no receipt was given
                 whole=unknown,
                 exists=False if unknown else None,
                 needs={ROUTER, person.part},
