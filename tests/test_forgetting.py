@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import uuid
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
@@ -12,6 +14,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from milvus_lite.engine import compaction
+from milvus_lite.engine.compaction import CompactionManager
+from milvus_lite.storage.manifest import Manifest
 
 from actors.lite import LiteEngine
 from actors.memory_shard import MemoryShard
@@ -243,19 +248,76 @@ async def test_a_look_at_the_files_decides_about_the_receipt(tmp_path: Path, mon
     await told(shard)
     await shard.flush()
     kept, content = copied(tmp_path / "store")
-    erase = MilvusStore._delete_user
+    rewrite = CompactionManager._compact_files
 
-    def leave_a_copy(store: MilvusStore, collection: str, key: str) -> None:
-        erase(store, collection, key)
+    def leave_a_copy(*args: Any) -> None:
+        rewrite(*args)
         (kept.parent / "data_900001_900002.parquet").write_bytes(content)  # a file that no manifest names
 
     with monkeypatch.context() as patch:
-        patch.setattr(MilvusStore, "_delete_user", leave_a_copy)
+        patch.setattr(CompactionManager, "_compact_files", leave_a_copy)
         with pytest.raises(StoreError, match="still holds"):
             await shard.forget("ann", "user", "a")
+    assert (await shard.forget("ann", "user", "b")).remaining == 0  # what no manifest names is removed
+    assert found(tmp_path / "store") == []
     await shard.close()
-    shard = MemoryShard(config(tmp_path))  # the engine removes what its manifest does not name
+
+
+def failing_once(patch: pytest.MonkeyPatch, owner: Any, name: str, done: bool) -> list[str]:
+    """Have a step of rewriting files find the disk full, once; before or after it is `done`. Says which step failed."""
+    failed: list[str] = []
+    rewriting: list[bool] = []
+    purge, step = LiteEngine.purge, getattr(owner, name)
+
+    def purging(*args: Any) -> Any:
+        rewriting.append(True)
+        try:
+            return purge(*args)
+        finally:
+            rewriting.pop()
+
+    def failing(*args: Any, **named: Any) -> Any:
+        if rewriting and not failed:
+            failed.append(name)
+            if done:
+                step(*args, **named)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return step(*args, **named)
+
+    patch.setattr(LiteEngine, "purge", purging)
+    patch.setattr(owner, name, failing)
+    return failed
+
+
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize(
+    ("owner", "name"), [(Manifest, "save"), (os, "remove"), (compaction, "write_data_file"), (Path, "unlink")]
+)
+async def test_a_disk_that_is_full_once_does_not_hold_up_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, done: bool
+) -> None:
+    """Wherever in the rewriting of files that was, and with the store open all the while."""
+    shard = MemoryShard(config(tmp_path, flush_s=1000))
+    await told(shard)
+    await shard.flush()
+    if owner is Path:  # only what broke off before is removed so
+        kept, content = copied(tmp_path / "store")
+        (kept.parent / "data_900001_900002.parquet").write_bytes(content)
+    with monkeypatch.context() as patch:
+        failed = failing_once(patch, owner, name, done)
+        if not (name == "remove" and done):
+            with pytest.raises(StoreError):
+                await shard.forget("ann", "user", "a")
+            assert failed
     assert (await shard.forget("ann", "user", "b")).remaining == 0
+    assert found(tmp_path / "store") == []
+    await shard.append("bob", await batch(interaction("more", "bob")), "test")
+    await shard.flush()
+    await shard.close()
+    shard = MemoryShard(config(tmp_path))
+    summary = await shard.summary("bob")
+    assert summary is not None
+    assert summary.interactions == 5
     assert found(tmp_path / "store") == []
     await shard.close()
 
