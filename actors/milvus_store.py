@@ -304,12 +304,17 @@ class MilvusStore:
             self._milvus.guard = guard
 
     def users(self, after: str = "", limit: int | None = None) -> Iterator[UserSummary]:
-        """Users of this shard by user key, those after a key and at most `limit`, read in pages."""
-        if not self._lite:
-            yield from self._counts.page(after, limit)
-            return
-        keys = sorted(key for key in list(self._record_keys) if key > after and key != META)
-        listed = (summary for chunk in rows.chunked(keys, 100) for summary in self._summaries(chunk))
+        """Users of this shard by user key, those after a key and at most `limit`, read in pages.
+
+        Who is being forgotten is not among them, however far that has come.
+        """
+        hidden = {key for key, stone in self.tombstones(sorted(self._unfinished)).items() if not stone.done}
+        if self._lite:
+            keys = sorted(key for key in list(self._record_keys) if key > after and key != META and key not in hidden)
+            listed = (summary for chunk in rows.chunked(keys, 100) for summary in self._summaries(chunk))
+        else:
+            found = self._counts.page(after, None if limit is None else limit + len(hidden))
+            listed = (summary for summary in found if not hidden or user_key(summary.user) not in hidden)
         yield from islice(listed, limit)
 
     def population(self) -> Population | None:

@@ -43,7 +43,7 @@ from personaagent.types import (
     user_key,
 )
 from tests.direct_memory import DirectMemory
-from tests.milvus_servers import StandaloneServer
+from tests.milvus_servers import LiteServer, StandaloneServer
 from tests.test_memory_shard import EMBEDDER, START, batch, config, interaction
 
 SECRET = "SECRET"
@@ -222,7 +222,7 @@ async def test_a_full_disk_leaves_no_receipt_and_the_next_call_finishes(
         with pytest.raises(StoreError):  # not an empty answer: it would say that the user is gone
             await shard.latest("ann", 1, False)
         with pytest.raises(StoreError):
-            await shard.append_many(await batch(interaction("9")), "test")
+            await shard.append("ann", await batch(interaction("9")), "test")
     assert (await shard.forget("ann", "user", "b")).interactions == 5
     assert found(tmp_path / "store") == []
     with pytest.raises(NotFoundError):
@@ -261,6 +261,49 @@ async def test_a_look_at_the_files_decides_about_the_receipt(tmp_path: Path, mon
     assert (await shard.forget("ann", "user", "b")).remaining == 0  # what no manifest names is removed
     assert found(tmp_path / "store") == []
     await shard.close()
+
+
+@pytest.mark.parametrize("where", ["lite", "server"])
+async def test_a_forgetting_that_broke_off_holds_up_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, request: pytest.FixtureRequest
+) -> None:
+    settings = config(tmp_path, flush_s=1000)
+    if where == "server":
+        server = LiteServer(tmp_path / "served")
+        request.addfinalizer(server.stop)
+        settings = config(tmp_path, uri=server.uri)
+    shard = MemoryShard(settings)
+    users = sorted(("ann", "bob", "eve"), key=user_key)
+    for user in users:
+        await shard.append(user, await batch(interaction("1", user, query=SECRET if user == "ann" else "tea")), "test")
+
+    def broken(*args: object) -> None:
+        raise StoreError("it broke off here")
+
+    async def both(name: str, incarnation: int | None = None) -> tuple[int, int]:
+        items = await batch(interaction(name), interaction(name, "bob"))
+        result = await shard.append_many(items, "test", incarnation)
+        return result.added, result.refused
+
+    began = await shard.incarnation()
+    others = [user for user in users if user != "ann"]
+    with monkeypatch.context() as patch:
+        patch.setattr(MilvusStore, "_delete_user", broken)
+        with pytest.raises(StoreError, match="broke off"):
+            await shard.forget("ann", "user", "a")
+        assert [s.user for s in await shard.users()] == others
+        assert [s.user for s in await shard.users("", 1)] == others[:1]
+        assert [s.user for s in await shard.users(user_key(others[0]), 5)] == others[1:]
+        assert await both("2") == (1, 1)
+        assert await both("3", began) == (1, 1)
+        assert [s.user for s in await shard.users()] == others
+    assert await both("4", began) == (1, 1)  # finished by now, and this began before
+    assert await both("5") == (2, 0)  # who comes back is welcome
+    assert [i.id for i in await shard.latest("ann", 9, False)] == ["5"]
+    assert {i.id for i in await shard.latest("bob", 9, False)} == {"1", "2", "3", "4", "5"}
+    assert [s.user for s in await shard.users()] == users
+    await shard.close()
+    assert where == "server" or found(tmp_path / "store") == []
 
 
 def failing_once(patch: pytest.MonkeyPatch, owner: Any, name: str, done: bool) -> list[str]:
