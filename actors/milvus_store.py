@@ -12,6 +12,8 @@ any moment. It is on the disk after the next `flush`.
 from __future__ import annotations
 
 import json
+import logging
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,10 +33,12 @@ from personaagent.changes import clock
 from personaagent.errors import ConflictError, StoreError
 from personaagent.population import Population, replacing
 from personaagent.privacy import Cipher
-from personaagent.store import Erased, Ledger, Row, RowKey, StoredUser, Tombstone, Vector, row_key, summarise
+from personaagent.store import Erased, Held, Ledger, Row, RowKey, StoredUser, Tombstone, Vector, row_key, summarise
 from personaagent.types import AHEAD, Persona, Profile, UserSummary, user_key
 
 __all__ = ["MilvusStore"]
+
+logger = logging.getLogger(__name__)
 
 FORGETTING, FORGOTTEN = "forgetting", "forgotten"  # kinds of tombstones
 TOMBSTONE = "/tombstone"  # follows the user key in theirs
@@ -147,14 +151,31 @@ class MilvusStore:
     def load(self, user: str, rows: bool = True) -> StoredUser:
         """Everything of the user, or only personas and profile; empty for an unknown user."""
         key = user_key(user)
-        found = self._records_of(key, "persona", "profile", "user", SEEN)
+        found = self._records_of(key, "persona", "profile", SEEN)
         personas, profiles = numbered(found, "persona"), numbered(found, "profile")
         return StoredUser(
             rows=self._load_rows(user, key) if rows else (),
             personas=tuple(Persona.model_validate(content["persona"]) for content in personas),
             profile=Profile.model_validate(profiles[-1]["profile"]) if profiles else None,
             seen=seen_in(found),
-            named=any(e["kind"] == "user" for e in found),
+        )
+
+    def held(self, user: str) -> Held:
+        """How much there is of the user, by kinds of records; only facts are read, and none are counted where that fails."""
+        key = user_key(user)
+        pks = [str(e["pk"]) for e in self._records_of(key, "persona", "profile", "user", text=False)]
+        facts = 0
+        if profiles := [pk for pk in pks if _kind(pk) == "profile"]:
+            try:
+                facts = len(Profile.model_validate(self._versions(key, "profile")[-1]["profile"]).facts)
+            except (StoreError, ValueError, LookupError, TypeError, zlib.error) as e:
+                logger.warning("the profile of user %s is damaged, its facts are not counted: %s", key, type(e).__name__)
+        return Held(
+            interactions=self.count(user),
+            personas=len({pk.split("/")[2] for pk in pks if _kind(pk) == "persona"}),
+            profiles=len(profiles),
+            facts=facts,
+            named=any(_kind(pk) == "user" for pk in pks),
         )
 
     def ledger(self, user: str) -> Ledger:

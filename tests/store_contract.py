@@ -11,7 +11,7 @@ import pytest
 from personaagent.changes import option_texts
 from personaagent.errors import ConflictError
 from personaagent.population import BINS, SIZE, Population, packed
-from personaagent.store import Row, Store, Tombstone, half, microseconds, pack, quantised, row_key
+from personaagent.store import Held, Row, Store, Tombstone, half, microseconds, pack, quantised, row_key
 from personaagent.types import Fact, Interaction, Origin, Persona, Profile, UserSummary, user_key
 from tests.doubles import HashEmbedder
 
@@ -271,7 +271,10 @@ class StoreContract:
             store.put_profile(user, Profile(version=1, facts=(fact,)), 0, "a")
         store.flush()
         store.put([make_row("ann", "unflushed", arrived=9)])
+        assert store.held("ann") == Held(interactions=6, personas=2, profiles=1, facts=1, named=True)
+        assert not store.held("eve")
         assert store.erase(user_key("ann")).remaining == 0
+        assert store.held("ann") == Held()
         assert store.load("ann") == type(store.load("ann"))()
         assert [s.user for s in store.users()] == ["bob"]
         assert len(store.load("bob").rows) == 5

@@ -12,12 +12,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from cryptography.fernet import Fernet
 from milvus_lite.engine import compaction
 from milvus_lite.engine.compaction import CompactionManager
 from milvus_lite.storage.manifest import Manifest
 
+from actors import milvus_rows as rows
 from actors.lite import LiteEngine
 from actors.memory_shard import MemoryShard
 from actors.milvus_store import MilvusStore
@@ -726,4 +729,36 @@ async def test_what_a_failed_first_write_left_is_forgotten_too(tmp_path: Path, m
     assert not found(tmp_path / "store")
     with pytest.raises(NotFoundError):
         await shard.forget(SECRET, "test", "b")
+    await shard.close()
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize("kind", ["persona", "profile", "user", "part", "episode"])
+async def test_who_has_damaged_records_can_be_forgotten(tmp_path: Path, kind: str, encrypted: bool) -> None:
+    key = Fernet.generate_key().decode() if encrypted else None
+    shard = MemoryShard(config(tmp_path, flush_s=1000, encryption_key=key))
+    await told(shard)
+    text = "".join(
+        chr(0x4E00 + n % 20_000) for n in np.random.default_rng(1).integers(0, 2**31, 40_000)
+    )  # too long for one
+    await shard.commit_persona("ann", PersonaDraft(text=text, origin=Origin.MANUAL), 3, "long", "test")
+    store = shard._store
+    assert store is not None
+    key, body = user_key("ann"), "{damaged"
+    if kind == "episode":
+        pk = key + row_key("ann", "1")[1].hex()
+        entity = store.entities([pk], records=False)[0]
+        store._milvus.write(store._episodes, [{**entity, "body": body}])
+    else:
+        entities = store.entities(sorted(store._record_keys[key]), records=True)
+        damaged = [{**e, "body": body, "vector": rows.DUMMY} for e in entities if e["kind"] == kind]
+        assert damaged
+        store._milvus.write(store._records, damaged)
+    await shard.passivate()
+    receipt = await shard.forget("ann", "user", "a")
+    assert (receipt.interactions, receipt.personas, receipt.remaining) == (5, 4, 0)
+    assert receipt.facts == (0 if kind == "profile" else 1)
+    assert found(tmp_path / "store") == []
+    with pytest.raises(NotFoundError):
+        await shard.forget("ann", "user", "b")
     await shard.close()
