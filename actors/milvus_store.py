@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 FORGETTING, FORGOTTEN = "forgetting", "forgotten"  # kinds of tombstones
 TOMBSTONE = "/tombstone"  # follows the user key in theirs
 POPULATION = f"{META}/population"
+READ_USERS = 100  # whose records one call reads
 AHEAD_US = AHEAD // timedelta(microseconds=1)
 
 
@@ -197,6 +198,8 @@ class MilvusStore:
         else:
             ahead = self._looked_ahead(after)
             latest = {user: max(self._issued, ahead.get(key, 0)) for key, user in keys.items()}
+        for key, mark in self._marks(list(keys)).items():
+            latest[keys[key]] = max(latest.get(keys[key], 0), mark)
         return {user: arrived for user, arrived in latest.items() if arrived > after}
 
     def search(
@@ -452,6 +455,26 @@ class MilvusStore:
                 self._ahead = None  # not all of it was seen
                 raise
         return self._ahead
+
+    def _marks(self, keys: Sequence[str]) -> dict[str, int]:
+        """By user key, up to which arrival truths count as read, whether or not their rows are there still."""
+        if self._lite:
+            pks = [pk for key in keys for pk in list(self._record_keys.get(key, ())) if _kind(pk) in ("profile", SEEN)]
+            found = self._milvus.by_pk(self._records, pks, rows.RECORD_FIELDS)
+        else:
+            kinds = rows.any_of("kind", ["profile", SEEN])
+            found = [
+                e
+                for chunk in rows.chunked(keys, READ_USERS)
+                for e in self._milvus.pages(
+                    self._records, rows.both(rows.any_of("user_key", chunk), kinds), rows.RECORD_FIELDS
+                )
+            ]
+        marks: dict[str, int] = {}
+        for e in self._with_text(found):
+            mark = e["number"] if e["kind"] == SEEN else json.loads(e["text"])["profile"].get("mark") or 0
+            marks[e["user_key"]] = max(marks.get(e["user_key"], 0), mark)
+        return marks
 
     def _follow(self, e: Entity, now: int) -> None:
         """Note when an episode and its truth arrived: for all users, unless it is so far ahead that it would hurt the others."""

@@ -377,7 +377,8 @@ class Store(Protocol):
     def arrivals(self, users: Collection[str], after: int) -> dict[str, int]:
         """Later than when new rows and truths of these users must arrive, where it is later than `after`.
 
-        It takes no call to a server, unless to find out once which arrivals a clock that was put back has left behind.
+        That is when their newest row or truth arrived, and up to where profile and alignment have read, be those rows gone.
+        Of a server only that is read every time, and once which arrivals a clock that was put back has left behind.
         """
         ...
 

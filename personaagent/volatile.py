@@ -77,7 +77,11 @@ class VolatileStore:
 
     def arrivals(self, users: Collection[str], after: int) -> dict[str, int]:
         """Later than when new rows and truths of these users must arrive, where it is later than `after`."""
-        latest = {user: self.ledger(user).last_arrived for user in users}
+        latest = {}
+        for user in users:
+            stored = self.load(user, rows=False)
+            mark = stored.profile.mark if stored.profile is not None else None
+            latest[user] = max(self.ledger(user).last_arrived, mark or 0, stored.seen or 0)
         return {user: arrived for user, arrived in latest.items() if arrived > after}
 
     def search(
