@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from milvus_lite.storage.snapshots import snapshot_references
 
 from personaagent.errors import StoreError
 
@@ -72,6 +73,7 @@ def purge(engine: Any, owners: frozenset[str]) -> int:
     try:
         engine._wait_for_bg()
         with engine._maintenance_lock:
+            _sweep(engine)
             dead = _Dead(engine, owners)
             try:
                 for (partition, name), segment in list(engine._segment_cache.items()):
@@ -87,6 +89,26 @@ def purge(engine: Any, owners: frozenset[str]) -> int:
         raise StoreError(f"this version of milvus-lite cannot rewrite its files: {e}; install 3.2") from e
     except (OSError, pa.ArrowException) as e:
         raise StoreError(f"the store's files could not be rewritten ({e}); free some space, then try again") from e
+
+
+def _sweep(engine: Any) -> None:
+    """Remove data files that neither the manifest nor a snapshot names: what a rewriting left that broke off.
+
+    The engine does so when it opens a folder, but nobody should have to wait for that. It forgets a file before it has saved
+    that it did, so the manifest is saved first: a file that the saved one names must not go.
+    """
+    folder = Path(engine.data_dir)
+    named = engine._manifest.get_all_data_files()
+    pinned = snapshot_references(str(folder))[0]
+    stray = [
+        path
+        for path in (folder / "partitions").glob("*/data/*")
+        if (name := f"data/{path.name}") not in named.get(path.parts[-3], ()) and name not in pinned.get(path.parts[-3], ())
+    ]
+    if stray:
+        engine._manifest.save()
+    for path in stray:
+        path.unlink()
 
 
 def owners(engine: Any) -> Owners:

@@ -242,7 +242,8 @@ class MemoryShard:
     async def append_many(self, batch: Batch, by: str, incarnation: int | None = None) -> AppendResult:
         """Add interactions of many users in one write. Users that are not active stay so.
 
-        Those of users who were forgotten since the incarnation are counted as refused.
+        Those of users who were forgotten since the incarnation are counted as refused, and so are those of users who are
+        being forgotten while that cannot be finished: they hold up nobody else.
         """
         groups: dict[str, list[Incoming]] = {}
         for item in batch.items():

@@ -12,6 +12,8 @@ any moment. It is on the disk after the next `flush`.
 from __future__ import annotations
 
 import json
+import logging
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,14 +33,17 @@ from personaagent.changes import clock
 from personaagent.errors import ConflictError, StoreError
 from personaagent.population import Population, replacing
 from personaagent.privacy import Cipher
-from personaagent.store import Erased, Ledger, Row, RowKey, StoredUser, Tombstone, Vector, row_key, summarise
+from personaagent.store import Erased, Held, Ledger, Row, RowKey, StoredUser, Tombstone, Vector, row_key, summarise
 from personaagent.types import AHEAD, Persona, Profile, UserSummary, user_key
 
 __all__ = ["MilvusStore"]
 
+logger = logging.getLogger(__name__)
+
 FORGETTING, FORGOTTEN = "forgetting", "forgotten"  # kinds of tombstones
 TOMBSTONE = "/tombstone"  # follows the user key in theirs
 POPULATION = f"{META}/population"
+READ_USERS = 100  # whose records one call reads
 AHEAD_US = AHEAD // timedelta(microseconds=1)
 
 
@@ -147,14 +152,31 @@ class MilvusStore:
     def load(self, user: str, rows: bool = True) -> StoredUser:
         """Everything of the user, or only personas and profile; empty for an unknown user."""
         key = user_key(user)
-        found = self._records_of(key, "persona", "profile", "user", SEEN)
+        found = self._records_of(key, "persona", "profile", SEEN)
         personas, profiles = numbered(found, "persona"), numbered(found, "profile")
         return StoredUser(
             rows=self._load_rows(user, key) if rows else (),
             personas=tuple(Persona.model_validate(content["persona"]) for content in personas),
             profile=Profile.model_validate(profiles[-1]["profile"]) if profiles else None,
             seen=seen_in(found),
-            named=any(e["kind"] == "user" for e in found),
+        )
+
+    def held(self, user: str) -> Held:
+        """How much there is of the user, by kinds of records; only facts are read, and none are counted where that fails."""
+        key = user_key(user)
+        pks = [str(e["pk"]) for e in self._records_of(key, "persona", "profile", "user", text=False)]
+        facts = 0
+        if profiles := [pk for pk in pks if _kind(pk) == "profile"]:
+            try:
+                facts = len(Profile.model_validate(self._versions(key, "profile")[-1]["profile"]).facts)
+            except (StoreError, ValueError, LookupError, TypeError, zlib.error) as e:
+                logger.warning("the profile of user %s is damaged, its facts are not counted: %s", key, type(e).__name__)
+        return Held(
+            interactions=self.count(user),
+            personas=len({pk.split("/")[2] for pk in pks if _kind(pk) == "persona"}),
+            profiles=len(profiles),
+            facts=facts,
+            named=any(_kind(pk) == "user" for pk in pks),
         )
 
     def ledger(self, user: str) -> Ledger:
@@ -176,6 +198,8 @@ class MilvusStore:
         else:
             ahead = self._looked_ahead(after)
             latest = {user: max(self._issued, ahead.get(key, 0)) for key, user in keys.items()}
+        for key, mark in self._marks(list(keys)).items():
+            latest[keys[key]] = max(latest.get(keys[key], 0), mark)
         return {user: arrived for user, arrived in latest.items() if arrived > after}
 
     def search(
@@ -304,12 +328,17 @@ class MilvusStore:
             self._milvus.guard = guard
 
     def users(self, after: str = "", limit: int | None = None) -> Iterator[UserSummary]:
-        """Users of this shard by user key, those after a key and at most `limit`, read in pages."""
-        if not self._lite:
-            yield from self._counts.page(after, limit)
-            return
-        keys = sorted(key for key in list(self._record_keys) if key > after and key != META)
-        listed = (summary for chunk in rows.chunked(keys, 100) for summary in self._summaries(chunk))
+        """Users of this shard by user key, those after a key and at most `limit`, read in pages.
+
+        Who is being forgotten is not among them, however far that has come.
+        """
+        hidden = {key for key, stone in self.tombstones(sorted(self._unfinished)).items() if not stone.done}
+        if self._lite:
+            keys = sorted(key for key in list(self._record_keys) if key > after and key != META and key not in hidden)
+            listed = (summary for chunk in rows.chunked(keys, 100) for summary in self._summaries(chunk))
+        else:
+            found = self._counts.page(after, None if limit is None else limit + len(hidden))
+            listed = (summary for summary in found if not hidden or user_key(summary.user) not in hidden)
         yield from islice(listed, limit)
 
     def population(self) -> Population | None:
@@ -426,6 +455,26 @@ class MilvusStore:
                 self._ahead = None  # not all of it was seen
                 raise
         return self._ahead
+
+    def _marks(self, keys: Sequence[str]) -> dict[str, int]:
+        """By user key, up to which arrival truths count as read, whether or not their rows are there still."""
+        if self._lite:
+            pks = [pk for key in keys for pk in list(self._record_keys.get(key, ())) if _kind(pk) in ("profile", SEEN)]
+            found = self._milvus.by_pk(self._records, pks, rows.RECORD_FIELDS)
+        else:
+            kinds = rows.any_of("kind", ["profile", SEEN])
+            found = [
+                e
+                for chunk in rows.chunked(keys, READ_USERS)
+                for e in self._milvus.pages(
+                    self._records, rows.both(rows.any_of("user_key", chunk), kinds), rows.RECORD_FIELDS
+                )
+            ]
+        marks: dict[str, int] = {}
+        for e in self._with_text(found):
+            mark = e["number"] if e["kind"] == SEEN else json.loads(e["text"])["profile"].get("mark") or 0
+            marks[e["user_key"]] = max(marks.get(e["user_key"], 0), mark)
+        return marks
 
     def _follow(self, e: Entity, now: int) -> None:
         """Note when an episode and its truth arrived: for all users, unless it is so far ahead that it would hurt the others."""

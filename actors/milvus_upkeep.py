@@ -35,6 +35,7 @@ class UpkeepStore(MilvusStore):
         self._identity = replace(self._identity, shards=1, shard=0)
         if not self._lite:
             self._counts.everyone()
+            self.unfinished()
         return self
 
     # Single interactions

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from actors.audit import AuditLog, Entry
 from actors.milvus_upkeep import UpkeepStore
-from actors.tenure import Tenure
+from actors.tenure import DeposedError, Tenure
 from personaagent.changes import Change, commit
 from personaagent.errors import StoreError
 from personaagent.forgetting import admit, finish_erasure, forget_user
@@ -56,15 +56,16 @@ class Writer:
             admit(self._store.tombstone(key), incarnation)
 
     def admitted(self, users: Sequence[str], incarnation: int | None) -> list[str]:
-        """Those of these users who were not forgotten since; see `admit`."""
+        """Those of these users who may be written: not forgotten since, see `admit`, nor in the midst of it.
+
+        A forgetting that broke off is finished first. Where that fails the user is left out, and the others are not held up.
+        """
         self._tenure.check()
         keys = {user_key(user): user for user in users}
-        looked = keys if incarnation is not None else [key for key in keys if self._store.is_unfinished(key)]
-        stones = self._store.tombstones(list(looked)) if looked else {}
+        begun = {key for key in keys if self._store.is_unfinished(key) and not self._finished(key)}
+        stones = self._store.tombstones(list(keys)) if incarnation is not None else {}
         refused = {key for key, stone in stones.items() if incarnation is not None and incarnation < stone.incarnation}
-        for key in stones.keys() - refused:
-            admit(stones[key], incarnation)
-        return [user for key, user in keys.items() if key not in refused]
+        return [user for key, user in keys.items() if key not in begun | refused]
 
     def write(self, changes: Sequence[Change], action: str, by: str, held: Mapping[str, Held]) -> None:
         """Make changes durable that were planned after `admit`.
@@ -109,10 +110,7 @@ class Writer:
         A version before this one noted nothing. What it left in the files is found by looking, once.
         """
         for key in self._store.unfinished():
-            try:
-                self.finish_forgetting(key)
-            except StoreError as e:
-                logger.warning("the forgetting of user %s is not finished: %s", key, e.message)
+            self._finished(key)
         try:
             if left := self._store.intended() | self._store.outdated(gone=not self._tenure.first):
                 self._store.scrub(left)
@@ -120,6 +118,17 @@ class Writer:
             logger.warning("deleted rows are still in the store's files: %s", e.message)
 
     # Inside
+
+    def _finished(self, key: str) -> bool:
+        """Finish the forgetting of one of many users, whom it must not hold up; whether that went well."""
+        try:
+            self.finish_forgetting(key)
+        except DeposedError:
+            raise
+        except StoreError as e:
+            logger.warning("the forgetting of user %s is not finished: %s", key, e.message)
+            return False
+        return True
 
     def _compare(self, rows: Sequence[Row], held: Mapping[str, Held]) -> None:
         stored = self._store.get([row.key for row in rows]) if rows else {}

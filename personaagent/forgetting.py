@@ -42,22 +42,19 @@ def forget_user(store: Store, user: str, audit_id: str, incarnation: Callable[[]
     earlier = store.tombstone(key)
     if earlier is not None and not earlier.done:
         return finish_erasure(store, key, incarnation, tell)
-    stored = store.load(user, rows=False)
-    interactions, facts = store.count(user), len(stored.profile.facts) if stored.profile else 0
-    # A write that got no further than the user's name has left something, too.
-    known = bool(interactions or stored.personas or stored.profile is not None or stored.named)
-    if earlier is not None and (earlier.audit_id == audit_id or not (earlier.answered or known)):
-        if not known:  # the answer was lost: look again, and say so
+    held = store.held(user)
+    if earlier is not None and (earlier.audit_id == audit_id or not (earlier.answered or held)):
+        if not held:  # the answer was lost: look again, and say so
             return finish_erasure(store, key, incarnation, tell)
         return _receipt(key, earlier, "an earlier try of this call forgot the user, who has come back since")
-    if not known:
+    if not held:
         raise NotFoundError("this user is unknown")
     tombstone = Tombstone(
         incarnation=incarnation(),
         audit_id=audit_id,
-        interactions=interactions,
-        personas=len(stored.personas),
-        facts=facts,
+        interactions=held.interactions,
+        personas=held.personas,
+        facts=held.facts,
     )
     tell("forget", key, tombstone)
     store.bury(key, tombstone)

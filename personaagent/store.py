@@ -13,7 +13,7 @@ import threading
 import time as clocks
 from array import array
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ from personaagent.types import AHEAD, Interaction, Origin, Persona, Profile, Use
 
 __all__ = [
     "Erased",
+    "Held",
     "Ledger",
     "Quantised",
     "Row",
@@ -167,7 +168,20 @@ class StoredUser:
     personas: tuple[Persona, ...] = ()
     profile: Profile | None = None
     seen: int | None = None  # alignment has looked at truths that arrived up to here; None if it never has
-    named: bool = field(default=False, compare=False)  # their name is stored, be it by a write that got no further
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """How much a store has of one user, also where it cannot be read. A profile that is damaged has 0 facts."""
+
+    interactions: int = 0
+    personas: int = 0
+    profiles: int = 0
+    facts: int = 0
+    named: bool = False  # their name is stored, be it by a write that got no further
+
+    def __bool__(self) -> bool:
+        return bool(self.interactions or self.personas or self.profiles or self.named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +366,10 @@ class Store(Protocol):
         """Everything of the user, or only personas and profile; empty for an unknown user."""
         ...
 
+    def held(self, user: str) -> Held:
+        """How much there is of the user. Damaged texts are no hindrance, nor may they be: such a user can be forgotten too."""
+        ...
+
     def ledger(self, user: str) -> Ledger:
         """When the user's interactions happened and arrived; the caller's own copy."""
         ...
@@ -359,7 +377,8 @@ class Store(Protocol):
     def arrivals(self, users: Collection[str], after: int) -> dict[str, int]:
         """Later than when new rows and truths of these users must arrive, where it is later than `after`.
 
-        It takes no call to a server, unless to find out once which arrivals a clock that was put back has left behind.
+        That is when their newest row or truth arrived, and up to where profile and alignment have read, be those rows gone.
+        Of a server only that is read every time, and once which arrivals a clock that was put back has left behind.
         """
         ...
 

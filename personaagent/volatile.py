@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from personaagent.errors import ConflictError
 from personaagent.population import Population, replacing
-from personaagent.store import Erased, Ledger, Row, RowKey, StoredUser, Tombstone, Vector, summarise
+from personaagent.store import Erased, Held, Ledger, Row, RowKey, StoredUser, Tombstone, Vector, summarise
 from personaagent.types import Persona, Profile, UserSummary, user_key
 
 __all__ = ["VolatileStore"]
@@ -60,8 +60,13 @@ class VolatileStore:
             personas=tuple(stored.personas[n][1] for n in sorted(stored.personas)),
             profile=stored.profile[1] if stored.profile else None,
             seen=stored.seen,
-            named=user in self._users,
         )
+
+    def held(self, user: str) -> Held:
+        """How much there is of the user."""
+        stored = self._users.get(user, _User())
+        facts = len(stored.profile[1].facts) if stored.profile else 0
+        return Held(len(stored.rows), len(stored.personas), int(stored.profile is not None), facts, user in self._users)
 
     def ledger(self, user: str) -> Ledger:
         """When the user's interactions happened and arrived."""
@@ -72,7 +77,11 @@ class VolatileStore:
 
     def arrivals(self, users: Collection[str], after: int) -> dict[str, int]:
         """Later than when new rows and truths of these users must arrive, where it is later than `after`."""
-        latest = {user: self.ledger(user).last_arrived for user in users}
+        latest = {}
+        for user in users:
+            stored = self.load(user, rows=False)
+            mark = stored.profile.mark if stored.profile is not None else None
+            latest[user] = max(self.ledger(user).last_arrived, mark or 0, stored.seen or 0)
         return {user: arrived for user, arrived in latest.items() if arrived > after}
 
     def search(

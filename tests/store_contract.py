@@ -11,7 +11,7 @@ import pytest
 from personaagent.changes import option_texts
 from personaagent.errors import ConflictError
 from personaagent.population import BINS, SIZE, Population, packed
-from personaagent.store import Row, Store, Tombstone, half, microseconds, pack, quantised, row_key
+from personaagent.store import Held, Row, Store, Tombstone, half, microseconds, pack, quantised, row_key
 from personaagent.types import Fact, Interaction, Origin, Persona, Profile, UserSummary, user_key
 from tests.doubles import HashEmbedder
 
@@ -262,6 +262,17 @@ class StoreContract:
         store.put([late])
         assert store.arrivals(["ann"], 9) == {"ann": 20}
 
+    def test_new_rows_arrive_behind_what_counts_as_read(self, store: Store) -> None:
+        """Also where the rows that were read are gone."""
+        for user in ("ann", "bob"):
+            store.put([make_row(user, "1", truth="x", arrived=7)])
+        fact = Fact(id="f", text="é" * 1900, evidence=("1",), first_seen=START, last_seen=START)
+        store.put_profile("ann", Profile(version=1, facts=(fact,), mark=30), 0, "a")
+        store.put_seen("bob", 40)
+        assert store.arrivals(["ann", "bob"], 25) == {"ann": 30, "bob": 40}
+        store.put_seen("ann", 50)
+        assert store.arrivals(["ann", "bob", "eve"], 45) == {"ann": 50}
+
     def test_erase_takes_everything_of_one_user(self, store: Store) -> None:
         fact = Fact(id="f", text="tea", evidence=("1",), first_seen=START, last_seen=START)
         for user in ("ann", "bob"):
@@ -271,7 +282,10 @@ class StoreContract:
             store.put_profile(user, Profile(version=1, facts=(fact,)), 0, "a")
         store.flush()
         store.put([make_row("ann", "unflushed", arrived=9)])
+        assert store.held("ann") == Held(interactions=6, personas=2, profiles=1, facts=1, named=True)
+        assert not store.held("eve")
         assert store.erase(user_key("ann")).remaining == 0
+        assert store.held("ann") == Held()
         assert store.load("ann") == type(store.load("ann"))()
         assert [s.user for s in store.users()] == ["bob"]
         assert len(store.load("bob").rows) == 5

@@ -327,6 +327,27 @@ async def test_arrivals_go_on_when_the_clock_is_put_back(tmp_path: Path, clock: 
     await shard.close()
 
 
+async def test_an_import_is_read_after_retention_took_what_was_read_and_the_clock_went_back(
+    tmp_path: Path, clock: Clock
+) -> None:
+    memory = DirectMemory(shard := MemoryShard(config(tmp_path)))
+    await memory.append("ann", [said(n, "tea" if n != 1 else None, f"q{n}") for n in range(3)])
+    built = await build_profile(memory, EMBEDDER, "ann")
+    await memory.note_alignment("ann", built.profile.mark or 0)
+    opened = shard._store
+    assert opened is not None
+    opened.remove("ann", [row_key("ann", f"i{n}")[1] for n in (0, 2)])
+    await shard.close()
+    clock.now -= HOUR
+    memory = DirectMemory(shard := MemoryShard(config(tmp_path)))
+    await memory.append_many([said(n, "new", f"new {n}") for n in range(10, 15)])
+    summary = await memory.summary("ann")
+    assert summary is not None
+    assert summary.truths_since_alignment == 5
+    assert (await build_profile(memory, EMBEDDER, "ann")).read == 5
+    await shard.close()
+
+
 async def test_pages_of_a_large_user_are_those_of_any_other(tmp_path: Path) -> None:
     kept = VolatileStore(16)
     kept.put([make_row("ann", str(n), truth="x" if n % 3 else None, arrived=n // 2 + 1, minute=-n) for n in range(20)])

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import uuid
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from cryptography.fernet import Fernet
+from milvus_lite.engine import compaction
+from milvus_lite.engine.compaction import CompactionManager
+from milvus_lite.storage.manifest import Manifest
 
+from actors import milvus_rows as rows
 from actors.lite import LiteEngine
 from actors.memory_shard import MemoryShard
 from actors.milvus_store import MilvusStore
@@ -38,7 +46,7 @@ from personaagent.types import (
     user_key,
 )
 from tests.direct_memory import DirectMemory
-from tests.milvus_servers import StandaloneServer
+from tests.milvus_servers import LiteServer, StandaloneServer
 from tests.test_memory_shard import EMBEDDER, START, batch, config, interaction
 
 SECRET = "SECRET"
@@ -217,7 +225,7 @@ async def test_a_full_disk_leaves_no_receipt_and_the_next_call_finishes(
         with pytest.raises(StoreError):  # not an empty answer: it would say that the user is gone
             await shard.latest("ann", 1, False)
         with pytest.raises(StoreError):
-            await shard.append_many(await batch(interaction("9")), "test")
+            await shard.append("ann", await batch(interaction("9")), "test")
     assert (await shard.forget("ann", "user", "b")).interactions == 5
     assert found(tmp_path / "store") == []
     with pytest.raises(NotFoundError):
@@ -243,19 +251,119 @@ async def test_a_look_at_the_files_decides_about_the_receipt(tmp_path: Path, mon
     await told(shard)
     await shard.flush()
     kept, content = copied(tmp_path / "store")
-    erase = MilvusStore._delete_user
+    rewrite = CompactionManager._compact_files
 
-    def leave_a_copy(store: MilvusStore, collection: str, key: str) -> None:
-        erase(store, collection, key)
+    def leave_a_copy(*args: Any) -> None:
+        rewrite(*args)
         (kept.parent / "data_900001_900002.parquet").write_bytes(content)  # a file that no manifest names
 
     with monkeypatch.context() as patch:
-        patch.setattr(MilvusStore, "_delete_user", leave_a_copy)
+        patch.setattr(CompactionManager, "_compact_files", leave_a_copy)
         with pytest.raises(StoreError, match="still holds"):
             await shard.forget("ann", "user", "a")
+    assert (await shard.forget("ann", "user", "b")).remaining == 0  # what no manifest names is removed
+    assert found(tmp_path / "store") == []
     await shard.close()
-    shard = MemoryShard(config(tmp_path))  # the engine removes what its manifest does not name
+
+
+@pytest.mark.parametrize("where", ["lite", "server"])
+async def test_a_forgetting_that_broke_off_holds_up_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, request: pytest.FixtureRequest
+) -> None:
+    settings = config(tmp_path, flush_s=1000)
+    if where == "server":
+        server = LiteServer(tmp_path / "served")
+        request.addfinalizer(server.stop)
+        settings = config(tmp_path, uri=server.uri)
+    shard = MemoryShard(settings)
+    users = sorted(("ann", "bob", "eve"), key=user_key)
+    for user in users:
+        await shard.append(user, await batch(interaction("1", user, query=SECRET if user == "ann" else "tea")), "test")
+
+    def broken(*args: object) -> None:
+        raise StoreError("it broke off here")
+
+    async def both(name: str, incarnation: int | None = None) -> tuple[int, int]:
+        items = await batch(interaction(name), interaction(name, "bob"))
+        result = await shard.append_many(items, "test", incarnation)
+        return result.added, result.refused
+
+    began = await shard.incarnation()
+    others = [user for user in users if user != "ann"]
+    with monkeypatch.context() as patch:
+        patch.setattr(MilvusStore, "_delete_user", broken)
+        with pytest.raises(StoreError, match="broke off"):
+            await shard.forget("ann", "user", "a")
+        assert [s.user for s in await shard.users()] == others
+        assert [s.user for s in await shard.users("", 1)] == others[:1]
+        assert [s.user for s in await shard.users(user_key(others[0]), 5)] == others[1:]
+        assert await both("2") == (1, 1)
+        assert await both("3", began) == (1, 1)
+        assert [s.user for s in await shard.users()] == others
+    assert await both("4", began) == (1, 1)  # finished by now, and this began before
+    assert await both("5") == (2, 0)  # who comes back is welcome
+    assert [i.id for i in await shard.latest("ann", 9, False)] == ["5"]
+    assert {i.id for i in await shard.latest("bob", 9, False)} == {"1", "2", "3", "4", "5"}
+    assert [s.user for s in await shard.users()] == users
+    await shard.close()
+    assert where == "server" or found(tmp_path / "store") == []
+
+
+def failing_once(patch: pytest.MonkeyPatch, owner: Any, name: str, done: bool) -> list[str]:
+    """Have a step of rewriting files find the disk full, once; before or after it is `done`. Says which step failed."""
+    failed: list[str] = []
+    rewriting: list[bool] = []
+    purge, step = LiteEngine.purge, getattr(owner, name)
+
+    def purging(*args: Any) -> Any:
+        rewriting.append(True)
+        try:
+            return purge(*args)
+        finally:
+            rewriting.pop()
+
+    def failing(*args: Any, **named: Any) -> Any:
+        if rewriting and not failed:
+            failed.append(name)
+            if done:
+                step(*args, **named)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return step(*args, **named)
+
+    patch.setattr(LiteEngine, "purge", purging)
+    patch.setattr(owner, name, failing)
+    return failed
+
+
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize(
+    ("owner", "name"), [(Manifest, "save"), (os, "remove"), (compaction, "write_data_file"), (Path, "unlink")]
+)
+async def test_a_disk_that_is_full_once_does_not_hold_up_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, done: bool
+) -> None:
+    """Wherever in the rewriting of files that was, and with the store open all the while."""
+    shard = MemoryShard(config(tmp_path, flush_s=1000))
+    await told(shard)
+    await shard.flush()
+    if owner is Path:  # only what broke off before is removed so
+        kept, content = copied(tmp_path / "store")
+        (kept.parent / "data_900001_900002.parquet").write_bytes(content)
+    with monkeypatch.context() as patch:
+        failed = failing_once(patch, owner, name, done)
+        if not (name == "remove" and done):
+            with pytest.raises(StoreError):
+                await shard.forget("ann", "user", "a")
+            assert failed
     assert (await shard.forget("ann", "user", "b")).remaining == 0
+    assert found(tmp_path / "store") == []
+    await shard.append("bob", await batch(interaction("more", "bob")), "test")
+    await shard.flush()
+    await shard.close()
+    shard = MemoryShard(config(tmp_path))
+    summary = await shard.summary("bob")
+    assert summary is not None
+    assert summary.interactions == 5
     assert found(tmp_path / "store") == []
     await shard.close()
 
@@ -621,4 +729,36 @@ async def test_what_a_failed_first_write_left_is_forgotten_too(tmp_path: Path, m
     assert not found(tmp_path / "store")
     with pytest.raises(NotFoundError):
         await shard.forget(SECRET, "test", "b")
+    await shard.close()
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize("kind", ["persona", "profile", "user", "part", "episode"])
+async def test_who_has_damaged_records_can_be_forgotten(tmp_path: Path, kind: str, encrypted: bool) -> None:
+    key = Fernet.generate_key().decode() if encrypted else None
+    shard = MemoryShard(config(tmp_path, flush_s=1000, encryption_key=key))
+    await told(shard)
+    text = "".join(
+        chr(0x4E00 + n % 20_000) for n in np.random.default_rng(1).integers(0, 2**31, 40_000)
+    )  # too long for one
+    await shard.commit_persona("ann", PersonaDraft(text=text, origin=Origin.MANUAL), 3, "long", "test")
+    store = shard._store
+    assert store is not None
+    key, body = user_key("ann"), "{damaged"
+    if kind == "episode":
+        pk = key + row_key("ann", "1")[1].hex()
+        entity = store.entities([pk], records=False)[0]
+        store._milvus.write(store._episodes, [{**entity, "body": body}])
+    else:
+        entities = store.entities(sorted(store._record_keys[key]), records=True)
+        damaged = [{**e, "body": body, "vector": rows.DUMMY} for e in entities if e["kind"] == kind]
+        assert damaged
+        store._milvus.write(store._records, damaged)
+    await shard.passivate()
+    receipt = await shard.forget("ann", "user", "a")
+    assert (receipt.interactions, receipt.personas, receipt.remaining) == (5, 4, 0)
+    assert receipt.facts == (0 if kind == "profile" else 1)
+    assert found(tmp_path / "store") == []
+    with pytest.raises(NotFoundError):
+        await shard.forget("ann", "user", "b")
     await shard.close()
