@@ -1,7 +1,8 @@
 """Moving a whole store: to another number of shards, or from Milvus Lite to a Milvus server.
 
 Both copy user by user, compare what arrived with what was sent, and may be interrupted at any point: the same command
-goes on where it was. The source is only read; it stays as it was until the copy is complete.
+goes on where it was. The source is only read, but that forgetting which broke off is finished in it first; it stays as it was
+until the copy is complete.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from actors.audit import AuditLog
+from actors.graves import carry_graves, settle
 from actors.identity import shard_of
 from actors.milvus_upkeep import UpkeepStore
 from actors.offline import Tell, description, open_stores, silent, tenant_folder
@@ -102,13 +105,13 @@ def reshard(settings: Settings, shards: int, keep: bool = False, tell: Tell = si
         open_stores(settings) as sources,
         open_stores(settings, folder=beside, stored=new) as targets,
     ):
+        settle([*sources, *targets], _audit(settings))
         names = [[s.user for s in source.users()] for source in sources]
         total = sum(map(len, names))
-        known = {user for users in names for user in users}
-        for target in targets:  # who was forgotten after an interrupted run
-            for summary in list(target.users()):
-                if summary.user not in known:
-                    target.erase(user_key(summary.user))
+        known = {user_key(user) for users in names for user in users}
+        for target in targets:  # who was forgotten after an interrupted run, be it that only their name had been copied
+            for key in sorted(target.directory().keys() - known):
+                target.erase(key)
         for source, users in zip(sources, names, strict=True):
             for user in users:
                 target = targets[shard_of(user_key(user), shards)]
@@ -116,7 +119,7 @@ def reshard(settings: Settings, shards: int, keep: bool = False, tell: Tell = si
                 moved.add(stored, _copy(stored, user, target, replace=True))
                 tell("moving users", moved.users, total)
         _carry(sources, targets)
-        _carry_graves(sources, targets)
+        carry_graves(sources, targets)
         _verify(sources, targets, moved)
         for target in targets:
             target.flush()
@@ -156,7 +159,9 @@ def migrate(settings: Settings, to_uri: str, tell: Tell = silent) -> Moved:
     there = settings.memory.model_copy(update={"uri": to_uri})
     moved = Moved(shards=int(stored["shards"]))
     with open_stores(settings) as sources, open_stores(settings, there, stored=stored) as (target,):
+        settle([*sources, target], _audit(settings))
         names = [[s.user for s in source.users()] for source in sources]
+        _refuse_forgotten(sources, {user_key(user) for users in names for user in users}, target)
         total = sum(map(len, names))
         for source, users in zip(sources, names, strict=True):
             for user in users:
@@ -164,7 +169,7 @@ def migrate(settings: Settings, to_uri: str, tell: Tell = silent) -> Moved:
                 moved.add(content, _copy(content, user, target, replace=False))
                 tell("copying users", moved.users, total)
         _carry(sources, [target])
-        _carry_graves(sources, [target])
+        carry_graves(sources, [target])
     moved.note = (
         f"set memory.uri to {to_uri}; the Lite store in {tenant_folder(settings)} is as it was, delete it when you like"
     )
@@ -214,16 +219,18 @@ def _carry(sources: Sequence[UpkeepStore], targets: Sequence[UpkeepStore]) -> No
             target.put_population(newest)
 
 
-def _carry_graves(sources: Sequence[UpkeepStore], targets: Sequence[UpkeepStore]) -> None:
-    """Bring the tombstones, and numbers that go on above them: what is under way stays refused after the move."""
-    epoch = max((source.epoch() for source in sources), default=0)
-    for target in targets:
-        target.go_on_above(epoch)
-    for source in sources:
-        for key, tombstone in source.buried():
-            target = targets[shard_of(key, len(targets))]
-            if target.tombstone(key) is None:
-                target.bury(key, tombstone)
+def _refuse_forgotten(sources: Sequence[UpkeepStore], known: set[str], target: UpkeepStore) -> None:
+    """Refuse to go on where an interrupted run has copied users who were forgotten since, or who lived there before."""
+    gone = {key for source in sources for key, _ in source.buried()} - known
+    if not gone:
+        return
+    there = gone & target.directory().keys()
+    if strange := sorted(there - target.tombstones(sorted(there)).keys()):
+        raise StoreError(
+            f"the server holds something of {len(strange)} users whom the Lite store has forgotten, as the one with key"
+            f" {strange[0]}; if an interrupted migrate has left it, drop the collection there, or else migrate to another"
+            " memory.collection"
+        )
 
 
 def _is_part(present: StoredUser, stored: StoredUser) -> bool:
@@ -263,6 +270,10 @@ def _restamp(settings: Settings, shards: int) -> Moved:
     with open_stores(settings) as (store,):
         store.restamp_shards(shards)
     return Moved(shards=shards, note="all shards of a server share one store; only its number of shards was changed")
+
+
+def _audit(settings: Settings) -> AuditLog:
+    return AuditLog(settings.home / "audit", f"memory-{settings.memory.tenant}-upkeep")
 
 
 def _beside(folder: Path, mark: str, shards: int) -> Path:
