@@ -103,7 +103,8 @@ def _sweep(engine: Any) -> None:
     stray = [
         path
         for path in (folder / "partitions").glob("*/data/*")
-        if (name := f"data/{path.name}") not in named.get(path.parts[-3], ()) and name not in pinned.get(path.parts[-3], ())
+        if (name := f"data/{path.name}") not in named.get(path.parts[-3], ())
+        and name not in pinned.get(path.parts[-3], ())
     ]
     if stray:
         engine._manifest.save()

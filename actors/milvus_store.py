@@ -170,7 +170,9 @@ class MilvusStore:
             try:
                 facts = len(Profile.model_validate(self._versions(key, "profile")[-1]["profile"]).facts)
             except (StoreError, ValueError, LookupError, TypeError, zlib.error) as e:
-                logger.warning("the profile of user %s is damaged, its facts are not counted: %s", key, type(e).__name__)
+                logger.warning(
+                    "the profile of user %s is damaged, its facts are not counted: %s", key, type(e).__name__
+                )
         return Held(
             interactions=self.count(user),
             personas=len({pk.split("/")[2] for pk in pks if _kind(pk) == "persona"}),
