@@ -25,6 +25,7 @@ from personaagent.types import Persona, Profile, user_key
 __all__ = ["UpkeepStore", "server_description"]
 
 INTENDED = f"{META}/purge"
+LOOKED = f"{META}/looked"
 
 
 class UpkeepStore(MilvusStore):
@@ -58,7 +59,7 @@ class UpkeepStore(MilvusStore):
         return {str(json.loads(e["text"])["user"]): by_key[e["user_key"]] for e in self._with_text(names)}
 
     def remove(self, user: str, digests: Collection[bytes]) -> None:
-        """Delete interactions of a user. Their bytes stay in the files until `scrub`."""
+        """Delete interactions of a user, and if nothing else is known of them their name too. Their bytes stay in the files until `scrub`."""
         key = user_key(user)
         pks = [rows.pk_of(user, digest) for digest in digests]
         with self._milvus.writing:
@@ -77,6 +78,11 @@ class UpkeepStore(MilvusStore):
                 else:
                     self._ledgers.pop(key, None)
             self._delete(parts)  # last: a row without its parts could not be read, parts without a row are only litter
+            held = self.held(user)
+            if held and not (held.interactions or held.personas or held.facts):
+                self._named.discard(key)  # nothing is known of the user any more, so nor is their name
+                self._counts.drop(key)
+                self._delete_user(self._records, key)
 
     def intend(self, users: Iterable[str]) -> None:
         """Note durably that `scrub` must follow what is about to be deleted of these users (their keys).
@@ -92,6 +98,17 @@ class UpkeepStore(MilvusStore):
             return set()
         found = self._milvus.by_pk(self._records, [INTENDED], rows.RECORD_FIELDS)
         return set(json.loads(self._with_text(found)[0]["text"])) if found else set()
+
+    @property
+    def looked_through(self) -> bool:
+        """Whether Milvus Lite's files were rid of what a version before left, which noted nothing; always on a server."""
+        return not self._lite or bool(self._milvus.by_pk(self._records, [LOOKED], ["pk"]))
+
+    def note_looked_through(self) -> None:
+        """Note that they were; durable when it returns."""
+        if self._lite:
+            entity, _ = rows.record(META, LOOKED.removeprefix(f"{META}/"), "looked", 0, "")
+            self._milvus.write(self._records, [entity])
 
     def outdated(self, gone: bool = True) -> set[str]:
         """Keys of users of whom the files hold what was deleted or replaced; `gone`: only of who has nothing else left."""

@@ -78,12 +78,10 @@ class Tenure:
         self._compared = 0.0
         self._forgotten = 0
         self._deposed = False
-        self.first = False  # nobody owned the shard before
 
     def take(self) -> float:
         """Become the owner; says for how many seconds nothing may be served yet, because a former owner may do so."""
         former = self.store.owner()
-        self.first = former is None
         self._owner = Owner((former.epoch if former else 0) + 1, uuid.uuid4().hex)
         self.store.own(self._owner)
         self.check()

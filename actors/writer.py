@@ -112,8 +112,12 @@ class Writer:
         for key in self._store.unfinished():
             self._finished(key)
         try:
-            if left := self._store.intended() | self._store.outdated(gone=not self._tenure.first):
+            anew = not self._store.looked_through
+            if left := self._store.intended() | self._store.outdated(gone=not anew):
+                self._store.intend(left)
                 self._store.scrub(left)
+            if anew:  # from here on whatever is deleted is noted before
+                self._store.note_looked_through()
         except StoreError as e:
             logger.warning("deleted rows are still in the store's files: %s", e.message)
 

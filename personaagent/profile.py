@@ -7,7 +7,9 @@ restate the prompt or invent, and a profile full of that is worse than none.
 
 Truths are read in the order in which they arrived, page by page, each once: one that comes late, or with a history imported
 afterwards, is new whatever time its interaction is of. Which of two answers is the newer one is told by that time. So the
-same facts come out in whatever order the truths arrived, and reading one twice changes nothing.
+newest answer on a subject is the current fact in whatever order the truths arrived, as long as what is on one subject does not
+depend on the order (it need not be transitive, nor are all answers always on offer); which interactions a fact cites and what
+is in history may depend on it. Reading a truth twice changes nothing.
 """
 
 from __future__ import annotations

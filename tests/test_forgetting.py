@@ -24,7 +24,8 @@ from actors import milvus_rows as rows
 from actors.lite import LiteEngine
 from actors.memory_shard import MemoryShard
 from actors.milvus_store import MilvusStore
-from actors.milvus_upkeep import UpkeepStore
+from actors.milvus_upkeep import LOOKED, UpkeepStore
+from actors.writer import Writer
 from alignment.aligner import Aligner
 from personaagent.agent import Agent, Turn
 from personaagent.cli.importing import Imported, import_export, import_interactions
@@ -368,7 +369,11 @@ async def test_a_disk_that_is_full_once_does_not_hold_up_the_next_call(
     await shard.close()
 
 
-async def test_what_a_version_before_left_in_the_files_goes_at_the_first_opening(tmp_path: Path) -> None:
+@pytest.mark.parametrize("broken", ["", "recover", "scrub", "note_looked_through"])
+async def test_what_a_version_before_left_in_the_files_goes_at_the_first_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Or at the next one, if the first was broken off."""
     shard = MemoryShard(config(tmp_path, flush_s=1000))
     await told(shard)
     store = shard._store
@@ -377,9 +382,20 @@ async def test_what_a_version_before_left_in_the_files_goes_at_the_first_opening
     for name in (store._episodes, store._records):
         store._delete_user(name, user_key("ann"))
     await shard.append("ann", await batch(interaction("new")), "test")  # who has come back since
-    store._milvus.delete(store._records, [store._owner_key])
+    store._milvus.delete(store._records, [store._owner_key, LOOKED])
     await shard.close()
     assert found(tmp_path / "store")
+    if broken:
+
+        def kill(*args: object) -> None:
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Writer if broken == "recover" else UpkeepStore, broken, kill)
+            shard = MemoryShard(config(tmp_path))
+            with pytest.raises(Killed):
+                await shard.latest("ann", 9, False)
+            crash(shard)
     shard = MemoryShard(config(tmp_path))
     assert [i.id for i in await shard.latest("ann", 9, False)] == ["new"]
     assert found(tmp_path / "store") == []
@@ -761,4 +777,33 @@ async def test_who_has_damaged_records_can_be_forgotten(tmp_path: Path, kind: st
     assert found(tmp_path / "store") == []
     with pytest.raises(NotFoundError):
         await shard.forget("ann", "user", "b")
+    await shard.close()
+
+
+@pytest.mark.parametrize("where", ["lite", "server"])
+async def test_who_has_nothing_left_after_retention_leaves_no_name(
+    tmp_path: Path, where: str, request: pytest.FixtureRequest
+) -> None:
+    settings = config(tmp_path, flush_s=1000)
+    if where == "server":
+        server = LiteServer(tmp_path / "served")
+        request.addfinalizer(server.stop)
+        settings = config(tmp_path, uri=server.uri)
+    memory = DirectMemory(shard := MemoryShard(settings))
+    for user in (SECRET, "bob", "eve"):
+        await memory.append(user, [interaction("1", user, query="drink?", truth="tea")])
+        await build_profile(memory, EMBEDDER, user)
+        await memory.note_alignment(user, 5)
+    await memory.append("bob", [Interaction(id="2", user="bob", time=datetime.now(UTC), query="q", truth="t")])
+    await memory.commit_persona("eve", PersonaDraft(text="kind", origin=Origin.MANUAL), None)
+    await shard.flush()
+    assert await shard.expire(30) == 3
+    assert {s.user: s.interactions for s in await shard.users()} == {"bob": 1, "eve": 0}
+    assert where == "server" or found(tmp_path / "store") == []
+    store = shard._store
+    assert store is not None
+    assert set(store.directory()) == {user_key("bob"), user_key("eve")}
+    await memory.append(SECRET, [interaction("1", SECRET, query="drink?", truth="tea")])  # who comes back is welcome
+    assert {s.user for s in await shard.users()} == {SECRET, "bob", "eve"}
+    assert (await build_profile(memory, EMBEDDER, SECRET)).read == 1
     await shard.close()

@@ -69,10 +69,6 @@ class _Trusting:
     def next_incarnation(self) -> int:
         return self._tenure.next_incarnation()
 
-    @property
-    def first(self) -> bool:
-        return self._tenure.first
-
 
 def no_epoch_at_writes() -> list[Patch]:
     make = Writer.__init__
