@@ -7,6 +7,7 @@ to the old one meanwhile, or may live on a server that was in use already.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from actors.audit import AuditLog
 from actors.identity import shard_of
@@ -31,12 +32,13 @@ def settle(stores: Sequence[UpkeepStore], audit: AuditLog) -> None:
 
     for store in stores:
         begun = [key for key, tombstone in store.buried() if not tombstone.done]
+        epoch = store.epoch() + 1  # whatever is still under way began in an earlier one
         if begun:
-            epoch = store.epoch() + 1  # whatever is still under way began in an earlier one
             store.go_on_above(epoch)
+        incarnation = partial(int, epoch << FORGOTTEN_BITS)
         for key in begun:
             try:
-                finish_erasure(store, key, lambda: epoch << FORGOTTEN_BITS, tell, answered=False)
+                finish_erasure(store, key, incarnation, tell, answered=False)
             except StoreError as e:
                 raise StoreError(
                     f"forgetting the user with key {key} could not be finished, so nothing is moved: {e}"
