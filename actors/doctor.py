@@ -15,9 +15,9 @@ from typing import Any
 from actors.audit import AuditLog
 from actors.checkup import Checkup, Finding
 from actors.identity import shard_of
+from actors.leftovers import leftovers
 from actors.milvus_counts import SEEN
 from actors.milvus_upkeep import UpkeepStore
-from actors.moving import leftovers
 from actors.offline import Tell, description, open_stores, silent, tenant_folder
 from actors.retention import without_evidence, without_sources
 from personaagent.persona import relinked, resting

@@ -32,14 +32,13 @@ def settle(stores: Sequence[UpkeepStore], audit: AuditLog) -> None:
 
     for store in stores:
         begun = [key for key, tombstone in store.buried() if not tombstone.done]
-        if not begun:
-            continue
         epoch = store.epoch() + 1  # whatever is still under way began in an earlier one
-        store.go_on_above(epoch)
-        number = partial(int, epoch << FORGOTTEN_BITS)
+        if begun:
+            store.go_on_above(epoch)
+        incarnation = partial(int, epoch << FORGOTTEN_BITS)
         for key in begun:
             try:
-                finish_erasure(store, key, number, tell, answered=False)
+                finish_erasure(store, key, incarnation, tell, answered=False)
             except StoreError as e:
                 raise StoreError(
                     f"forgetting the user with key {key} could not be finished, so nothing is moved: {e}"

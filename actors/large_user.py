@@ -170,7 +170,7 @@ class LargeUser:
 
     def restore(self, exported: Exported, added: Change) -> Change:
         """Plan to take over an export beside `added`; see `UserMemory.restore`."""
-        return self._rest.restore(exported, added)
+        return self._rest.restore(exported, added, self._ledger.told(0, len(self._ledger)))
 
     def apply(self, change: Change) -> None:
         """Follow a change that the store has."""

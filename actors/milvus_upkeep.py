@@ -10,16 +10,20 @@ import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from actors import milvus_rows as rows
+from actors.identity import StoreIdentity
+from actors.leftovers import drop_copies, kept
 from actors.milvus_connection import MilvusConnection
 from actors.milvus_rows import META, Entity
 from actors.milvus_store import AHEAD_US, FORGETTING, FORGOTTEN, TOMBSTONE, MilvusStore
 from actors.tenure import Owner
 from personaagent.changes import clock
 from personaagent.errors import StoreError
-from personaagent.store import Tombstone
+from personaagent.privacy import Cipher
+from personaagent.store import Erased, Tombstone
 from personaagent.types import Persona, Profile, user_key
 
 __all__ = ["UpkeepStore", "server_description"]
@@ -31,6 +35,19 @@ LOOKED = f"{META}/looked"
 class UpkeepStore(MilvusStore):
     """A Milvus store with the methods of upkeep."""
 
+    def __init__(
+        self,
+        location: Path | str,
+        identity: StoreIdentity,
+        *,
+        collection: str = "personaagent",
+        token: str = "",
+        timeout: float = 10.0,
+        cipher: Cipher | None = None,
+    ) -> None:
+        self._folder = location.parent if isinstance(location, Path) else None  # of all shards of Milvus Lite
+        super().__init__(location, identity, collection=collection, token=token, timeout=timeout, cipher=cipher)
+
     def alone(self) -> UpkeepStore:
         """This store as the only shard of its users, so that what it lists is all of a server's users."""
         self._identity = replace(self._identity, shards=1, shard=0)
@@ -38,6 +55,17 @@ class UpkeepStore(MilvusStore):
             self._counts.everyone()
             self.unfinished()
         return self
+
+    def erase(self, key: str) -> Erased:
+        """Delete everything of the user with this key; see `MilvusStore.erase`. A copy that a reshard left goes with it."""
+        if self._folder is None:
+            return super().erase(key)
+        drop_copies(self._folder)
+        erased = super().erase(key)
+        if not (old := kept(self._folder)):
+            return erased
+        names = ", ".join(path.name for path in old)
+        return replace(erased, note=f"{erased.note}; the old store that was kept in {names} is as it was, delete it")
 
     # Single interactions
 
@@ -122,6 +150,8 @@ class UpkeepStore(MilvusStore):
         Raises:
             StoreError: something is left in the files; the next scrub tries again.
         """
+        if self._folder is not None:
+            drop_copies(self._folder)
         intended = self.intended()
         left, note = self._milvus.scrub(intended.union(users))
         if left:

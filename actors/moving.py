@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +19,15 @@ import numpy as np
 from actors.audit import AuditLog
 from actors.graves import carry_graves, settle
 from actors.identity import shard_of
+from actors.leftovers import BEFORE_RESHARD, RESHARD, drop, leftovers, mark
 from actors.milvus_upkeep import UpkeepStore
 from actors.offline import Tell, description, open_stores, silent, tenant_folder
-from actors.store import BEFORE_RESHARD, RESHARD
 from personaagent.errors import InvalidInput, StoreError
 from personaagent.settings import Settings
 from personaagent.store import Row, StoredUser
 from personaagent.types import user_key
 
-__all__ = ["Moved", "checksum", "leftovers", "migrate", "reshard"]
+__all__ = ["Moved", "checksum", "migrate", "reshard"]
 
 TOKEN = "moved"  # names the attempt that writes a version; equal in every run, so that repeating is harmless
 
@@ -101,11 +100,13 @@ def reshard(settings: Settings, shards: int, keep: bool = False, tell: Tell = si
     if backup.exists():
         raise StoreError(f"{backup} was kept by an earlier reshard; move it away first")
     moved = Moved(shards=shards)
+    with open_stores(settings) as sources:
+        settle(sources, _audit(settings))  # a copy that holds who was forgotten goes with them
     with (
         open_stores(settings) as sources,
         open_stores(settings, folder=beside, stored=new) as targets,
     ):
-        settle([*sources, *targets], _audit(settings))
+        settle(targets, _audit(settings))
         names = [[s.user for s in source.users()] for source in sources]
         total = sum(map(len, names))
         known = {user_key(user) for users in names for user in users}
@@ -123,6 +124,8 @@ def reshard(settings: Settings, shards: int, keep: bool = False, tell: Tell = si
         _verify(sources, targets, moved)
         for target in targets:
             target.flush()
+    mark(folder, keep)
+    _sync(folder)
     _sync(beside.parent)
     os.rename(folder, backup)
     os.rename(beside, folder)
@@ -131,11 +134,6 @@ def reshard(settings: Settings, shards: int, keep: bool = False, tell: Tell = si
     if keep:
         moved.note = f"the old store is kept in {backup}; users you forget from now on are still in it"
     return moved
-
-
-def leftovers(folder: Path) -> list[Path]:
-    """Folders that an interrupted reshard left, or that a finished one was asked to keep. They hold users' texts."""
-    return sorted(path for mark in (RESHARD, BEFORE_RESHARD) for path in folder.parent.glob(f"{folder.name}{mark}*"))
 
 
 def migrate(settings: Settings, to_uri: str, tell: Tell = silent) -> Moved:
@@ -295,7 +293,7 @@ def _finish_swap(folder: Path) -> None:
 def _clean(folder: Path, keep: bool) -> None:
     for path in leftovers(folder):
         if not (keep and BEFORE_RESHARD in path.name):
-            shutil.rmtree(path)
+            drop(path)
 
 
 def _sync(folder: Path) -> None:

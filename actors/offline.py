@@ -11,8 +11,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from actors.leftovers import BEFORE_RESHARD
 from actors.milvus_upkeep import UpkeepStore, server_description
-from actors.store import BEFORE_RESHARD, ShardConfig, collection_of, open_store
+from actors.store import ShardConfig, collection_of, open_store
 from personaagent.errors import StoreError
 from personaagent.settings import MemorySettings, Settings
 

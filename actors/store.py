@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.identity import StoreIdentity
+from actors.leftovers import BEFORE_RESHARD, drop_replaced
 from actors.milvus_upkeep import UpkeepStore
 from personaagent.errors import StoreError
 from personaagent.privacy import Cipher
 from personaagent.settings import MemorySettings
 
-__all__ = ["BEFORE_RESHARD", "RESHARD", "ShardConfig", "collection_of", "open_store"]
-
-# Beside the folder of a tenant, while its users are moved to another number of shards and after. No tenant has a dot.
-RESHARD, BEFORE_RESHARD = ".reshard-", ".before-reshard-"
+__all__ = ["ShardConfig", "collection_of", "open_store"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,13 @@ def open_store(config: ShardConfig, folder: Path | None = None) -> UpkeepStore:
         folder = config.store_dir / memory.tenant
         _refuse_half_swapped(folder)
     _check_folder(folder, config.identity)
-    return UpkeepStore(folder / f"memory-{config.shard:02d}.db", config.identity, collection=name, cipher=cipher)
+    store = UpkeepStore(folder / f"memory-{config.shard:02d}.db", config.identity, collection=name, cipher=cipher)
+    try:
+        drop_replaced(folder)  # only now: the lock on the files says that no reshard is under way
+    except BaseException:
+        store.close()
+        raise
+    return store
 
 
 def _refuse_half_swapped(folder: Path) -> None:

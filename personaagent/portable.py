@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from personaagent.changes import Incoming
 from personaagent.errors import FutureTimeError, InvalidInput
 from personaagent.store import Row, dump_json
-from personaagent.types import Interaction, Persona, Profile, future_fault
+from personaagent.types import AHEAD, Fact, Interaction, Persona, Profile, future_fault, utc_now
 
 __all__ = ["Exported", "export_lines", "parse_export"]
 
@@ -67,7 +67,8 @@ def parse_export(lines: Sequence[str]) -> Exported:
     """Read back what `export` wrote.
 
     Raises:
-        InvalidInput: a line is not of the format, or of the far future (FutureTimeError); the message names it.
+        InvalidInput: a line is not of the format, or an interaction of the far future (FutureTimeError); the message names the
+            line. What a clock that was ahead stamped itself is stamped anew.
     """
     user: str | None = None
     interactions: list[Interaction] = []
@@ -75,6 +76,7 @@ def parse_export(lines: Sequence[str]) -> Exported:
     personas: list[Persona] = []
     profile: Profile | None = None
     seen: int | None = None
+    now = utc_now()
     for number, line in enumerate(lines, start=1):
         try:
             content: dict[str, Any] = json.loads(line)
@@ -86,7 +88,10 @@ def parse_export(lines: Sequence[str]) -> Exported:
                     raise InvalidInput(f"line {number}: export version {content['version']} is not known; update first")
                 user = str(content["user"])
             elif kind == "interaction":
-                stamp = _arrival(content.pop("arrived")), _arrival(content.pop("truth_arrived") or 0)
+                stamp = (
+                    _arrival(content.pop("arrived")),
+                    _arrival(0 if (told := content.pop("truth_arrived")) is None else told),
+                )
                 interaction = Interaction.model_validate(content)
                 if interaction.user != user:
                     raise InvalidInput(f"line {number}: an interaction of another user")
@@ -95,10 +100,21 @@ def parse_export(lines: Sequence[str]) -> Exported:
                 stamps.append(stamp)
                 interactions.append(interaction)
             elif kind == "persona":
-                personas.append(Persona.model_validate(content))
+                persona = Persona.model_validate(content)
+                if persona.number != len(personas) + 1:
+                    raise InvalidInput(
+                        f"line {number}: this is the persona of number {persona.number}, but versions are 1, 2, 3 and so on, each"
+                        " once and in this order"
+                    )
+                personas.append(
+                    persona.model_copy(update={"time": now if future_fault(persona.time, now) else persona.time})
+                )
             elif kind == "profile":
+                if profile is not None:
+                    raise InvalidInput(f"line {number}: an export has one line of type profile at most")
+                if content.get("mark") is not None:
+                    _arrival(content["mark"])
                 profile = Profile.model_validate(content)
-                _arrival(profile.mark or 0)
             elif kind == "alignment":
                 seen = _arrival(content["seen"])
             else:
@@ -108,22 +124,56 @@ def parse_export(lines: Sequence[str]) -> Exported:
             raise InvalidInput(f"line {number}: {reason}") from e
     if user is None:
         raise InvalidInput("the export is empty; its first line names the user")
+    mark = None if profile is None else profile.mark
+    moved = _present([*(s for pair in stamps for s in pair), mark or 0, seen or 0], now)
+    if profile is not None:
+        profile = _told(profile, interactions, now)
+        if mark is not None:
+            profile = profile.model_copy(update={"mark": moved.get(mark, mark)})
     return Exported(
         user=user,
         interactions=tuple(interactions),
-        arrived=tuple(a for a, _ in stamps),
-        truth_arrived=tuple(t for _, t in stamps),
+        arrived=tuple(moved.get(a, a) for a, _ in stamps),
+        truth_arrived=tuple(moved.get(t, t) for _, t in stamps),
         personas=tuple(personas),
         profile=profile,
-        seen=seen,
+        seen=None if seen is None else moved.get(seen, seen),
     )
 
 
 def _arrival(value: Any) -> int:
-    """A moment of arrival, microseconds since 1970. Raises ValueError if it is none, or in the far future."""
-    arrived = int(value)
-    if arrived < 0:
-        raise ValueError("arrivals are microseconds since 1970")
-    if fault := future_fault(EPOCH + timedelta(microseconds=arrived)):
-        raise ValueError(f"arrival {fault.removeprefix('time: ')}")
-    return arrived
+    """A moment of arrival, microseconds since 1970. Raises ValueError if it is none."""
+    if type(value) is not int or not 0 <= value < 2**62:
+        raise ValueError(f"arrivals are whole numbers of microseconds since 1970, not {value!r}")
+    return value
+
+
+def _told(profile: Profile, interactions: Sequence[Interaction], now: datetime) -> Profile:
+    """The profile without times of the far future, as a clock that was ahead leaves them: such a fact could never be replaced.
+
+    What is known of it instead is the time of the interactions that say it.
+    """
+    times = {i.id: i.time for i in interactions}
+
+    def dated(fact: Fact) -> Fact:
+        if not any(future_fault(t, now) for t in (fact.first_seen, fact.last_seen, fact.valid_until or now)):
+            return fact
+        known = sorted(times[i] for i in fact.evidence if i in times) or [now]
+        until = None if fact.valid_until is None else min(fact.valid_until, now)
+        return fact.model_copy(
+            update={
+                "first_seen": min(fact.first_seen, known[0]),
+                "last_seen": min(fact.last_seen, known[-1]),
+                "valid_until": until,
+            }
+        )
+
+    return profile.model_copy(update={"facts": tuple(map(dated, profile.facts))})
+
+
+def _present(stamps: Sequence[int], now: datetime) -> dict[int, int]:
+    """What to put in the place of arrivals of the far future, in the same order: a clock was ahead when they were written."""
+    latest = (now + AHEAD - EPOCH) // timedelta(microseconds=1)
+    near = max((stamp for stamp in stamps if stamp <= latest), default=0)
+    first = max(near, (now - EPOCH) // timedelta(microseconds=1)) + 1
+    return {stamp: first + n for n, stamp in enumerate(sorted({s for s in stamps if s > latest}))}

@@ -111,6 +111,16 @@ def interaction_id(*parts: object) -> str:
     return digest.hexdigest()
 
 
+def _aware(value: datetime) -> datetime:
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError as e:
+        raise ValueError("is not in the years 1 to 9999 in UTC") from e
+
+
+Moment = Annotated[datetime, AfterValidator(_aware)]  # in UTC; one without a zone is taken to be
+
+
 class Kind(StrEnum):
     """How an interaction is scored."""
 
@@ -135,20 +145,12 @@ class Interaction(Frozen):
 
     id: Annotated[str, AfterValidator(encodable), Field(min_length=1, max_length=128)]
     user: UserId
-    time: datetime
+    time: Moment
     query: Text
     response: Text | None = None
     truth: Text | None = None
     choices: tuple[Text, ...] | None = None
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
-
-    @field_validator("time")
-    @classmethod
-    def _aware(cls, value: datetime) -> datetime:
-        try:
-            return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-        except OverflowError as e:
-            raise ValueError("is not in the years 1 to 9999 in UTC") from e
 
     @field_validator("choices")
     @classmethod
@@ -257,7 +259,7 @@ class Persona(PersonaDraft):
 
     number: Annotated[int, Field(ge=1)]
     parent: int | None
-    time: datetime
+    time: Moment
 
 
 class Fact(Frozen):
@@ -270,9 +272,9 @@ class Fact(Frozen):
     text: Annotated[str, Field(max_length=2_000)]
     topic: Annotated[str, Field(max_length=500)] = ""
     evidence: tuple[str, ...]
-    first_seen: datetime
-    last_seen: datetime
-    valid_until: datetime | None = None
+    first_seen: Moment
+    last_seen: Moment
+    valid_until: Moment | None = None
     superseded_by: str | None = None
     source: Literal["model", "extracted"] = "model"
 

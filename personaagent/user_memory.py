@@ -5,7 +5,7 @@ How a change gets from a call to the store and into RAM is in `personaagent.chan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from personaagent.changes import (
@@ -22,10 +22,10 @@ from personaagent.changes import (
 from personaagent.errors import ConflictError, NotFoundError
 from personaagent.index import EpisodeIndex
 from personaagent.population import Commons
-from personaagent.portable import Exported, export_lines
+from personaagent.portable import EPOCH, Exported, export_lines
 from personaagent.protocols import Matrix
 from personaagent.settings import MemorySettings
-from personaagent.store import Row, StoredUser, Vector, summarise
+from personaagent.store import Row, StoredUser, Vector, row_key, summarise
 from personaagent.types import Interaction, Persona, PersonaDraft, Profile, Recall, RecallQuery, Truths, UserSummary
 
 __all__ = ["UserMemory"]
@@ -169,22 +169,50 @@ class UserMemory:
         """Plan to note that alignment has looked at the truths that arrived up to `seen`; of an unknown user nothing is."""
         return plan_seen(self.user, self._seen, seen) if self.exists else Change(user=self.user)
 
-    def restore(self, exported: Exported, added: Change) -> Change:
+    def restore(self, exported: Exported, added: Change, told: Iterable[tuple[bytes, int]] | None = None) -> Change:
         """Plan to take over an export beside `added`, the change that appends its interactions.
 
-        Raises ConflictError if the user has another persona or profile.
+        A restore that broke off is completed by the same one. No truth may come to lie behind a mark of somebody who has not
+        read it: restored ones arrive anew where this memory's marks are past them, and marks are taken over only up to what
+        this memory alone has.
+
+        Args:
+            exported: what to take over.
+            added: the plan for its interactions.
+            told: digests of this memory's interactions and when their truths arrived; by default those in RAM.
+
+        Raises:
+            ConflictError: the user has another persona or profile.
         """
-        personas, profile = exported.personas, exported.profile
-        if self._personas and tuple(self._personas) != personas:
+        personas, profile, seen = exported.personas, exported.profile, exported.seen
+        here = [_timeless(p) for p in self._personas]
+        if here != [_timeless(p) for p in personas[: len(here)]]:
             raise ConflictError("this user has another persona already; forget the user before restoring the export")
-        if self._profile.version and self._profile != profile:
+        if self._profile.version and (profile is None or _unmarked(self._profile) != _unmarked(profile)):
             raise ConflictError("this user has another profile already; forget the user before restoring the export")
+        if told is None:
+            told = ((row.key[1], row.truth_arrived) for row in self._index.rows())
+        stamps = zip(exported.interactions, exported.truth_arrived, strict=True)
+        theirs = {(row_key(self.user, i.id)[1], arrived) for i, arrived in stamps}
+        own = [arrived for digest, arrived in told if arrived and (digest, arrived) not in theirs]
+        if profile is not None and profile.mark is not None:
+            profile = profile.model_copy(update={"mark": min([profile.mark, *(a - 1 for a in own)])})
+        if seen is not None:
+            seen = min([seen, *(a - 1 for a in own if a > (self._seen or 0))])
         return replace(
             added,
-            personas=() if self._personas else personas,
+            rows=self._unread(added.rows, exported),
+            personas=personas[len(here) :],
             profile=None if self._profile.version else profile,
-            seen=None if exported.seen is None else plan_seen(self.user, self._seen, exported.seen).seen,
+            seen=None if seen is None else plan_seen(self.user, self._seen, seen).seen,
         )
+
+    def _unread(self, rows: Sequence[Row], exported: Exported) -> tuple[Row, ...]:
+        """Rows about to be restored; truths that this memory's marks are past arrive later than all others."""
+        latest = max([self._last_arrived, exported.seen or 0, *(max(r.arrived, r.truth_arrived) for r in rows)])
+        late = sorted(r.truth_arrived for r in rows if 0 < r.truth_arrived <= self.marked)
+        anew = {arrived: latest + n for n, arrived in enumerate(dict.fromkeys(late), start=1)}
+        return tuple(replace(r, truth_arrived=anew.get(r.truth_arrived, r.truth_arrived)) for r in rows)
 
     def apply(self, change: Change) -> None:
         """Follow a change that the store has."""
@@ -203,3 +231,16 @@ class UserMemory:
     @property
     def _last_arrived(self) -> int:
         return max(self._index.last_arrived, self.marked)
+
+
+def _timeless(persona: Persona) -> Persona:
+    return persona.model_copy(
+        update={"time": EPOCH}
+    )  # one of the far future is put right at every reading of an export
+
+
+def _unmarked(profile: Profile) -> Profile:
+    """A profile without what a restore may have had to change."""
+    untold = {"first_seen": EPOCH, "last_seen": EPOCH, "valid_until": None}
+    facts = tuple(fact.model_copy(update=untold) for fact in profile.facts)
+    return profile.model_copy(update={"mark": None, "facts": facts})

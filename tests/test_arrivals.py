@@ -441,13 +441,65 @@ def test_a_line_of_a_file_that_is_of_the_far_future_is_named(tmp_path: Path) -> 
     assert all("in the future" in e.reason for e in found.errors)
 
 
-@pytest.mark.parametrize("field", ["time", "arrived", "truth_arrived"])
-async def test_an_export_of_the_far_future_is_refused_by_its_line(field: str) -> None:
+async def test_an_export_of_the_far_future_is_refused_by_its_line() -> None:
     memory = LocalMemory(EMBEDDER)
     await memory.append("ann", [said(1, "tea")])
     lines = list(await memory.export("ann"))
-    content = json.loads(lines[1])
-    content[field] = FUTURE.isoformat() if field == "time" else microseconds(FUTURE)
-    lines[1] = json.dumps(content)
+    lines[1] = json.dumps({**json.loads(lines[1]), "time": FUTURE.isoformat()})
     with pytest.raises(InvalidInput, match=r"line 2: .*in the future"):
         await LocalMemory(EMBEDDER).restore(lines)
+
+
+@pytest.mark.parametrize("field", ["arrived", "truth_arrived"])
+async def test_what_a_clock_that_was_ahead_has_stamped_arrives_as_of_now(field: str) -> None:
+    memory = LocalMemory(EMBEDDER)
+    await memory.append("ann", [said(1, "tea")])
+    lines = list(await memory.export("ann"))
+    lines[1] = json.dumps({**json.loads(lines[1]), field: microseconds(FUTURE)})
+    other = LocalMemory(EMBEDDER)
+    await other.restore(lines)
+    content = json.loads((await other.export("ann"))[1])
+    assert content[field] <= microseconds(utc_now() + timedelta(minutes=1))
+    assert (await other.restore(lines)).repeated == 1
+
+
+@pytest.mark.parametrize("field", ["arrived", "truth_arrived"])
+@pytest.mark.parametrize("stamp", [True, "12", 1.5, -1, 2**70])
+async def test_an_arrival_is_a_whole_number(field: str, stamp: object) -> None:
+    memory = LocalMemory(EMBEDDER)
+    await memory.append("ann", [said(1, "tea")])
+    lines = list(await memory.export("ann"))
+    lines[1] = json.dumps({**json.loads(lines[1]), field: stamp})
+    with pytest.raises(InvalidInput, match="line 2"):
+        await LocalMemory(EMBEDDER).restore(lines)
+
+
+async def test_truths_restored_behind_a_mark_are_new_and_own_ones_stay_so() -> None:
+    source = LocalMemory(EMBEDDER)
+    await source.append("ann", [said(1, "tea"), said(2, "milk")])
+    plain = await source.export("ann")
+    memory = LocalMemory(EMBEDDER)
+    await memory.append("ann", [said(3, "juice")])
+    await memory.note_alignment("ann", (await memory.truths("ann", 0, 9)).newest)
+    await memory.restore(plain)
+    assert await new_of(memory) == 2
+    other = LocalMemory(EMBEDDER)
+    await other.append("ann", [said(3, "juice")])
+    await source.append("ann", [said(4, "water")])
+    await source.note_alignment("ann", (await source.truths("ann", 0, 9)).newest)
+    await other.restore(await source.export("ann"))
+    assert await new_of(other) >= 1
+
+
+async def test_times_without_a_zone_are_of_utc_and_a_restore_that_broke_off_is_completed() -> None:
+    persona = {"type": "persona", "text": "p", "origin": "aligned", "parent": None, "time": "2024-01-01T00:00:00"}
+    lines = [json.dumps({"type": "user", "user": "ann", "version": 1}), json.dumps({**persona, "number": 1})]
+    more = [*lines, json.dumps({**persona, "number": 2, "parent": 1})]
+    memory = LocalMemory(EMBEDDER)
+    await memory.restore(lines)
+    await memory.append("ann", [said(1, "tea")])
+    assert len(await memory.users()) == 1
+    await memory.restore(more)
+    assert len(await memory.personas("ann")) == 2
+    with pytest.raises(InvalidInput, match="line 3"):
+        await memory.restore([*lines, lines[1]])

@@ -12,7 +12,8 @@ import pytest
 from actors import moving
 from actors.audit import AuditLog
 from actors.identity import shard_of
-from actors.maintenance import migrate, reshard
+from actors.maintenance import expire, migrate, reshard
+from actors.memory_shard import MemoryShard
 from actors.milvus_upkeep import UpkeepStore
 from actors.store import open_store
 from actors.tenure import Owner, Tenure
@@ -148,4 +149,47 @@ def test_not_even_the_name_of_who_was_forgotten_is_in_a_store_whose_reshard_had_
         store.erase(user_key("SECRETNAME"))
     reshard(settings, 2)
     assert everything(home(tmp_path, shards=2)).keys() == {"bob"}
-    assert not [p for p in (tmp_path / "store").rglob("*") if p.is_file() and contains(p, "SECRETNAME")]
+    assert not texts(tmp_path, "SECRETNAME")
+
+
+@pytest.mark.parametrize("at", ["_verify", "_clean"])
+async def test_a_receipt_is_true_after_a_reshard_that_broke_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    settings = home(tmp_path, shards=1)
+    with stores(settings) as (store,):
+        store.put([make_row("bob", "1"), make_row("ann", "1", query="SECRETWORD")])
+    killed_reshard(settings, 2, monkeypatch, at)
+    now = home(tmp_path, shards=1 if at == "_verify" else 2)
+    shard = MemoryShard(config(now, shard_of(ANN, now.memory.shards)))
+    receipt = await shard.forget("ann", "test", "a")
+    await shard.close()
+    assert receipt.remaining == 0
+    assert not texts(tmp_path, "SECRETWORD")
+    reshard(now, 2)
+    assert served(home(tmp_path, shards=2)) == {"bob": 1}
+
+
+async def test_a_receipt_names_an_old_store_that_was_kept(tmp_path: Path) -> None:
+    settings = home(tmp_path, shards=1)
+    with stores(settings) as (store,):
+        store.put([make_row("ann", "1", query="SECRETWORD")])
+    reshard(settings, 2, keep=True)
+    shard = MemoryShard(config(home(tmp_path, shards=2), shard_of(ANN, 2)))
+    receipt = await shard.forget("ann", "test", "a")
+    await shard.close()
+    assert "default.before-reshard-2" in receipt.note
+    assert texts(tmp_path / "store" / "default.before-reshard-2", "SECRETWORD")
+
+
+def test_what_expires_is_not_left_in_an_unfinished_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = home(tmp_path, shards=1)
+    with stores(settings) as (store,):
+        store.put([make_row("ann", "1", query="SECRETWORD")])
+    killed_reshard(settings, 2, monkeypatch)
+    expire(settings, 1)
+    assert not texts(tmp_path, "SECRETWORD")
+
+
+def texts(folder: Path, word: str) -> list[Path]:
+    return [p for p in folder.rglob("*") if p.is_file() and contains(p, word)]
