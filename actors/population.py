@@ -95,7 +95,9 @@ def read_users(file: Path) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
-async def learn_commons(parts: Parts, users: Sequence[str], run: str, home: Path) -> Population | None:
+async def learn_commons(
+    parts: Parts, users: Sequence[str], run: str, home: Path, held: RunFolder | None = None
+) -> Population | None:
     """Learn what users have in common, once per run, before any of them is aligned.
 
     Args:
@@ -103,6 +105,7 @@ async def learn_commons(parts: Parts, users: Sequence[str], run: str, home: Path
         users: all of them, whether they are aligned or not.
         run: the run's id.
         home: of the results.
+        held: the run's folder, if the caller entered it before it listed the users, so that nobody forgotten since is in it.
 
     Returns:
         What was learned; None if `alignment.population` is off, the run did it before, there are too few users, or somebody
@@ -115,7 +118,7 @@ async def learn_commons(parts: Parts, users: Sequence[str], run: str, home: Path
     """
     if not parts.alignment.population:
         return None
-    with RunFolder(home, run) as folder:
+    with held or RunFolder(home, run) as folder:
         if folder.learned:
             return None
         try:
@@ -133,6 +136,7 @@ def run_population(
     run: str,
     home: Path,
     on_progress: Callable[[Progress], None] | None = None,
+    held: RunFolder | None = None,
 ) -> list[AlignmentResult]:
     """Align users; blocks until all have a result. Ray must be running.
 
@@ -144,6 +148,7 @@ def run_population(
         run: the run's id; the same id resumes.
         home: of the results.
         on_progress: called at the start and after each batch.
+        held: the run's folder, if the caller entered it before it listed the users, so that nobody forgotten since is in it.
 
     Returns:
         One result per user of the run.
@@ -153,7 +158,7 @@ def run_population(
         ConflictError: another process works on this run.
         StoreError: results cannot be written.
     """
-    with RunFolder(home, run) as folder:
+    with held or RunFolder(home, run) as folder:
         planned = folder.plan(users)
         results = {u: r for u, r in folder.results().items() if r.outcome is not Outcome.FAILED}
         todo = [u for u in planned if u not in results]

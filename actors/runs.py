@@ -5,8 +5,11 @@
     home/runs/<run>/run.json           seconds of work so far
     home/runs/<run>/population.json    that the run has learned what users have in common
     home/runs/<run>/gone               digests of users forgotten while the run was under way, until it ends
+    home/runs/<run>/index              digests of users and the files they are in, so that forgetting reads no others
 
-Every file is written whole or not at all, so a killed job leaves nothing half-made. Users' texts are in none of them.
+Every file is written whole or not at all, so a killed job leaves nothing half-made; lines of the index are on disk before the
+file they speak of. Users' texts are in none of them. A job enters its folder before it lists users: whoever is forgotten from
+then on is kept out until it ends.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +52,8 @@ SCHEMA = pa.schema(
     ]
 )
 _USERS = pa.schema([("user", pa.string())])
+_PART = re.compile(r"part-([0-9]+)\.parquet")
+_KEY = 32  # hex digits of a user key
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -75,62 +81,106 @@ class RunFolder:
             raise InvalidInput("a run id has 1 to 100 letters, digits, dots, dashes and underscores")
         self.path = home / "runs" / run
         self._lock: int | None = None
+        self._entered = 0
+
+    @classmethod
+    def at(cls, path: Path) -> RunFolder:
+        """A folder whatever its name, such as a copy that somebody made."""
+        folder = cls(path, "any")
+        folder.path = path
+        return folder
 
     def __enter__(self) -> RunFolder:
+        if self._entered:  # who holds it may hand it on to whoever would enter it
+            self._entered += 1
+            return self
+        while not self._locked():
+            pass
+        try:
+            self._keep_promises()  # a process that was killed did not
+            with self._turn():
+                self._sweep()
+        except BaseException:
+            os.close(self._lock)
+            self._lock = None
+            raise
+        self._entered = 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entered -= 1
+        if self._lock is not None and not self._entered:
+            try:
+                self._keep_promises()
+                self._leave_nothing_empty()
+            finally:
+                os.close(self._lock)
+                self._lock = None
+
+    def _locked(self) -> bool:
+        """Take the lock; False if somebody removed the folder, which was empty, meanwhile."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT)
+            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            return False
         except OSError as e:
             raise StoreError(f"cannot write {self.path}: {e.strerror}") from e
         try:  # released by the system when the process dies, however it dies
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
             os.close(self._lock)
+            self._lock = None
             raise ConflictError(f"run {self.path.name} is under way in another process") from e
         try:
-            self._keep_promises()  # a process that was killed did not
-        except BaseException:
-            os.close(self._lock)
-            self._lock = None
-            raise
-        return self
+            if os.path.samestat(os.fstat(self._lock), os.stat(self.path / "lock")):
+                return True
+        except FileNotFoundError:
+            pass
+        os.close(self._lock)
+        self._lock = None
+        return False
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._lock is not None:
+    def _leave_nothing_empty(self) -> None:
+        """Remove a folder in which no run began, as when there was no user to align. The caller holds the lock."""
+        if {file.name for file in self.path.iterdir()} <= {"lock", "erasing", "index"} and not self._files():
+            for name in ("index", "erasing", "lock"):
+                (self.path / name).unlink(missing_ok=True)
             try:
-                self._keep_promises()
-            finally:
-                os.close(self._lock)
-                self._lock = None
+                self.path.rmdir()
+            except OSError:  # somebody else has just begun to use it
+                return
 
     def plan(self, users: Sequence[str]) -> list[str]:
-        """Whom the run is about: the users of its first start, and any others among `users`."""
-        planned = self._users()
-        known = set(planned)
-        more = [u for u in dict.fromkeys(users) if u not in known]
-        if more or not planned:
-            planned += more
-            _write(self.path / "users.parquet", pa.Table.from_pylist([{"user": u} for u in planned], schema=_USERS))
+        """Whom the run is about: the users of its first start, and any others among `users` who were not forgotten since."""
+        with self._turn():  # who is forgotten during this is erased after it
+            gone = self._gone()
+            former = self._users()
+            planned = [u for u in dict.fromkeys([*former, *users]) if user_key(u) not in gone]
+            if planned != former or not planned:
+                file = self.path / "users.parquet"
+                self._note(file, planned)
+                _write(file, pa.Table.from_pylist([{"user": u} for u in planned], schema=_USERS))
         return planned
 
     def results(self) -> dict[str, AlignmentResult]:
         """The last result of each user."""
         found: dict[str, AlignmentResult] = {}
         for part in self._parts():
-            found.update((r.user, r) for r in from_table(pq.read_table(part, schema=SCHEMA)))
+            found.update((r.user, r) for r in from_table(_read(part, SCHEMA)))
         return found
 
     def write(self, results: Sequence[AlignmentResult]) -> None:
         """Add results; they are on disk when it returns. Users forgotten meanwhile are left out."""
-        gone = self._gone()
-        results = [r for r in results if user_key(r.user) not in gone]
-        parts = self._parts()
-        number = int(parts[-1].stem.removeprefix("part-")) + 1 if parts else 0
-        _write(self.path / f"part-{number:05d}.parquet", to_table(results))
-        if self._gone() != gone:  # somebody was forgotten between the look and the write
-            self._erase(self._gone())
+        with self._turn():  # who is forgotten during this is erased after it
+            gone = self._gone()
+            results = [r for r in results if user_key(r.user) not in gone]
+            numbers = [int(found[1]) for part in self._parts() if (found := _PART.fullmatch(part.name))]
+            file = self.path / f"part-{max(numbers, default=-1) + 1:05d}.parquet"
+            self._note(file, [r.user for r in results])
+            _write(file, to_table(results))
 
     @property
     def seconds(self) -> float:
@@ -159,28 +209,78 @@ class RunFolder:
 
     def keep_out(self, user: str) -> None:
         """Make the process that works on this run leave a user out of what it writes from now on."""
-        with (self.path / "gone").open("a") as out:
-            out.write(user_key(user) + "\n")
-            out.flush()
-            os.fsync(out.fileno())
+        _append(self.path / "gone", user_key(user) + "\n")
 
     def _erase(self, keys: Collection[str]) -> int:
-        # Not the folder's lock, which a run under way holds: whoever erases at the same time would bring back whom we erase.
-        with (self.path / "erasing").open("a") as turn:
-            fcntl.flock(turn, fcntl.LOCK_EX)
+        with self._turn():
+            self._sweep()
             return self._rewrite(keys)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One at a time writes files that name users. Not the folder's lock, which a run under way holds all the time."""
+        file = self.path / "erasing"
+        try:
+            turn = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as e:
+            raise StoreError(f"cannot open {file}: {e.strerror}; remove it if it is in the way") from e
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(turn)
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left half-written; the caller has its turn, so nobody writes now."""
+        for file in self.path.glob(".*.parquet.tmp"):
+            file.unlink(missing_ok=True)
 
     def _rewrite(self, keys: Collection[str]) -> int:
         removed = 0
-        for file, schema in ((self.path / "users.parquet", _USERS), *((part, SCHEMA) for part in self._parts())):
-            if not file.is_file():
-                continue
-            rows = pq.read_table(file, schema=schema).to_pylist()
+        index = self._index()
+        found = [file for file in self._files() if any(key in index[file.name] for key in keys)]
+        for file in found:
+            schema = _schema(file)
+            rows = _read(file, schema).to_pylist()
             kept = [row for row in rows if user_key(row["user"]) not in keys]
             if len(kept) < len(rows):
                 removed += len(rows) - len(kept)
                 _write(file, pa.Table.from_pylist(kept, schema=schema))
+        if any(key in noted for noted in index.values() for key in keys):
+            lines = (_lines(name, noted.difference(keys)) for name, noted in index.items())
+            _replace(self.path / "index", "".join(lines).encode())
         return removed
+
+    def _index(self) -> dict[str, set[str]]:
+        """Keys of the users in each file. Files it does not know yet, as those of older versions, are read once."""
+        index: dict[str, set[str]] = {}
+        try:
+            lines = (self.path / "index").read_text(encoding="utf-8", errors="replace").split("\n")
+        except FileNotFoundError:
+            lines = []
+        except OSError as e:
+            raise StoreError(f"cannot read {self.path / 'index'}: {e.strerror}; remove it, and it is made anew") from e
+        for line in lines:  # one that was cut off speaks of a file that was never written
+            key, _, name = line.partition(" ")
+            if name and (key == "-" or len(key) == _KEY):
+                noted = index.setdefault(name, set())
+                if key != "-":
+                    noted.add(key)
+        for file in self._files():
+            if file.name not in index:
+                users = _read(file, _schema(file))["user"].to_pylist()
+                self._note(file, users)
+                index[file.name] = {user_key(u) for u in users}
+        return index
+
+    def _note(self, file: Path, users: Iterable[str]) -> None:
+        """Note who is in a file that is about to be written."""
+        _append(self.path / "index", _lines(file.name, {user_key(u) for u in users}))
+
+    def _files(self) -> list[Path]:
+        """All that name users."""
+        plan = self.path / "users.parquet"
+        return [*([plan] if plan.is_file() else []), *self._parts()]
 
     def _keep_promises(self) -> None:
         """Erase who was forgotten while the run was under way, and forget the promise. The caller holds the lock."""
@@ -196,10 +296,10 @@ class RunFolder:
 
     def _users(self) -> list[str]:
         file = self.path / "users.parquet"
-        return pq.read_table(file, schema=_USERS)["user"].to_pylist() if file.is_file() else []
+        return _read(file, _USERS)["user"].to_pylist() if file.is_file() else []
 
     def _parts(self) -> list[Path]:
-        return sorted(self.path.glob("part-*.parquet"))
+        return sorted(file for file in self.path.glob("part-*.parquet") if file.is_file())
 
 
 def read_results(home: Path, run: str) -> list[AlignmentResult]:
@@ -220,16 +320,55 @@ def erase_user(home: Path, user: str) -> int:
     """Remove a user from all runs, also from one that is under way; how many rows that were. Part of forgetting a user."""
     removed = 0
     for path in sorted((home / "runs").glob("*")):
-        if not path.is_dir():
+        folder = RunFolder.at(path)
+        if not path.is_dir() or not ((path / "lock").exists() or folder._files()):
             continue
-        folder = RunFolder(home, path.name)
         try:
             with folder:
                 removed += folder.erase(user)
         except ConflictError:
-            folder.keep_out(user)
-            removed += folder.erase(user)  # finished parts are never written again, so this disturbs nobody
+            try:
+                folder.keep_out(user)
+            except FileNotFoundError:  # it held nothing, and was removed at its end
+                continue
+            removed += folder.erase(user)
     return removed
+
+
+def _schema(file: Path) -> pa.Schema:
+    return _USERS if file.name == "users.parquet" else SCHEMA
+
+
+def _read(file: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        return pq.read_table(file, schema=schema)
+    except (pa.ArrowException, OSError) as e:
+        raise StoreError(
+            f"cannot read {file}, which may be damaged: remove it, or put it back from a backup, and try again ({e})"
+        ) from e
+
+
+def _lines(name: str, keys: Iterable[str]) -> str:
+    """Lines of the index: that it knows this file, and whom it holds."""
+    return "".join(f"{key} {name}\n" for key in ("-", *sorted(keys)))
+
+
+def _append(file: Path, lines: str) -> None:
+    """Add whole lines, on disk when it returns. Raises FileNotFoundError if there is no such folder."""
+    try:
+        with file.open("a+b") as out:
+            end = out.seek(0, os.SEEK_END)
+            if end:
+                out.seek(end - 1)
+                if out.read(1) != b"\n":  # a killed process left half a line
+                    out.write(b"\n")
+            out.write(lines.encode())
+            out.flush()
+            os.fsync(out.fileno())
+    except FileNotFoundError:
+        raise
+    except OSError as e:
+        raise StoreError(f"cannot write {file}: {e.strerror}") from e
 
 
 def _write(file: Path, table: pa.Table) -> None:

@@ -42,6 +42,7 @@ __all__ = [
     "UserId",
     "UserPage",
     "UserSummary",
+    "from_seconds",
     "future_fault",
     "interaction_id",
     "user_key",
@@ -57,6 +58,15 @@ AHEAD = timedelta(days=1)  # so far clocks may be off; what lies further in the 
 def utc_now() -> datetime:
     """The present moment, timezone-aware."""
     return datetime.now(UTC)
+
+
+def from_seconds(seconds: float) -> datetime:
+    """The time so many seconds after 1970. Raises ValueError if it is not in the years 1 to 9999."""
+    # Not datetime.fromtimestamp, whose range and rounding depend on the platform; and pydantic guesses at milliseconds.
+    try:
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+    except (ValueError, OverflowError) as e:
+        raise ValueError("is not a time in seconds since 1970 (seconds, not milliseconds)") from e
 
 
 def future_fault(time: datetime, now: datetime | None = None) -> str:
@@ -152,6 +162,22 @@ class Interaction(Frozen):
     choices: tuple[Text, ...] | None = None
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
 
+<<<<<<< HEAD
+=======
+    @field_validator("time", mode="before")
+    @classmethod
+    def _seconds(cls, value: Any) -> Any:
+        return from_seconds(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    @field_validator("time")
+    @classmethod
+    def _aware(cls, value: datetime) -> datetime:
+        try:
+            return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        except OverflowError as e:
+            raise ValueError("is not in the years 1 to 9999 in UTC") from e
+
+>>>>>>> land13-e
     @field_validator("choices")
     @classmethod
     def _choices(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+import actors.runs
 from actors.forget import forget_everywhere
 from actors.online import DueQueue
 from actors.runs import RunFolder, erase_user, read_results
 from personaagent.errors import NotFoundError, StoreError
 from personaagent.local_memory import LocalMemory
-from personaagent.types import AlignmentResult, ForgetReceipt, Outcome, UserSummary
+from personaagent.types import AlignmentResult, ForgetReceipt, Outcome, UserSummary, user_key
 from tests.doubles import HashEmbedder
 from tests.test_memory_shard import interaction
 
@@ -92,14 +96,16 @@ def test_who_is_forgotten_between_the_look_and_the_write_is_left_out(
 ) -> None:
     with RunFolder(tmp_path, "r") as folder:
         parts = folder._parts
+        forgets = threading.Thread(target=erase_user, args=(tmp_path, "ann"))
 
         def forgotten_meanwhile() -> list[Path]:
             monkeypatch.undo()
-            erase_user(tmp_path, "ann")
+            forgets.start()
             return parts()
 
         monkeypatch.setattr(folder, "_parts", forgotten_meanwhile)
         folder.write([result("ann"), result("bob")])
+        forgets.join()
         assert [r.user for r in read_results(tmp_path, "r")] == ["bob"]
 
 
@@ -112,3 +118,117 @@ def test_a_queue_drops_who_was_forgotten() -> None:
     queue.drop("bob")  # while it is being aligned
     queue.done(["bob"], [])
     assert not any("bob" in book for book in (queue._since, queue._running, queue._failures))
+
+
+def holders(home: Path, *marks: bytes) -> list[str]:
+    """Files below a folder in which one of these stands."""
+    return [f.name for f in home.rglob("*") if f.is_file() and any(m in f.read_bytes() for m in marks)]
+
+
+def test_who_is_forgotten_after_users_were_listed_stays_out_of_the_run(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, "r") as held:
+        listed = ["ann", "bob"]
+        erase_user(tmp_path, "ann")
+        with held as folder:  # as learning what users have in common does
+            folder.note_learned(1)
+        with held as folder:
+            assert folder.plan(listed) == ["bob"]
+            folder.write([result("ann"), result("bob")])
+            assert not [name for name in holders(tmp_path, b"ann") if name.endswith(".parquet")]
+    assert holders(tmp_path, b"ann", user_key("ann").encode()) == []
+    assert [r.user for r in read_results(tmp_path, "r")] == ["bob"]
+
+
+def test_a_planned_user_who_is_forgotten_is_not_planned_again_in_the_same_run(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, "r") as folder:
+        folder.plan(["ann", "bob"])
+        assert erase_user(tmp_path, "ann") == 1
+        assert folder.plan(["ann", "bob"]) == ["bob"]
+
+
+@pytest.mark.parametrize("entered", [True, False])
+def test_half_written_files_of_a_killed_run_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entered: bool
+) -> None:
+    def killed(part: Path, file: Path) -> None:
+        if file.name.startswith("part-"):
+            raise KeyboardInterrupt
+        part.rename(file)
+
+    with RunFolder(tmp_path, "r") as folder:
+        folder.plan(["bob"])
+        monkeypatch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            folder.write([result("ann")])
+        monkeypatch.undo()
+        assert holders(tmp_path, b"ann") == [".part-00000.parquet.tmp"]
+        if not entered:
+            erase_user(tmp_path, "ann")
+            assert holders(tmp_path, b"ann") == []
+    with RunFolder(tmp_path, "r"):
+        assert holders(tmp_path, b"ann") == []
+
+
+def test_a_job_that_had_nothing_to_do_leaves_no_folder(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, "r"):
+        erase_user(tmp_path, "ann")
+        (tmp_path / "runs" / "r" / "gone").unlink()
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_forgetting_reads_only_files_that_hold_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RunFolder(tmp_path, "r") as folder:
+        folder.plan([f"u{i}" for i in range(30)])
+        for i in range(30):
+            folder.write([result(f"u{i}")])
+    reads: list[str] = []
+    read = actors.runs._read
+
+    def counted(file: Path, schema: pa.Schema) -> pa.Table:
+        reads.append(file.name)
+        return read(file, schema)
+
+    monkeypatch.setattr(actors.runs, "_read", counted)
+    assert erase_user(tmp_path, "nobody") == 0
+    assert reads == []
+    assert erase_user(tmp_path, "u7") == 2
+    assert sorted(reads) == ["part-00007.parquet", "users.parquet"]
+    index = tmp_path / "runs" / "r" / "index"
+    assert user_key("u7") not in index.read_text()
+    index.unlink()  # as in runs of older versions
+    assert erase_user(tmp_path, "u8") == 2
+    reads.clear()
+    assert erase_user(tmp_path, "u9") == 2
+    assert sorted(reads) == ["part-00009.parquet", "users.parquet"]
+
+
+def test_an_index_that_was_cut_off_hides_nobody(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, "r") as folder:
+        folder.plan(["ann"])
+        with (folder.path / "index").open("a") as out:
+            out.write(f"{user_key('bob')} part-000")
+        folder.write([result("ann")])
+    assert erase_user(tmp_path, "ann") == 2
+
+
+def test_odd_things_below_the_runs_keep_nobody_from_being_forgotten(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, "r") as folder:
+        folder.plan(["ann", "bob"])
+        folder.write([result("ann")])
+    runs = tmp_path / "runs"
+    shutil.copytree(runs / "r", runs / "r (copy)")
+    (runs / ".ipynb_checkpoints").mkdir()
+    (runs / "r" / "part-00001.parquet").mkdir()
+    (runs / "notes.txt").write_text("ours")
+    assert erase_user(tmp_path, "ann") == 4
+    assert holders(tmp_path, b"ann", user_key("ann").encode()) == []
+    assert not list((runs / ".ipynb_checkpoints").iterdir())
+
+
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, "r") as folder:
+        folder.plan(["ann"])
+        folder.write([result("ann")])
+    (tmp_path / "runs" / "r" / "part-00000.parquet").write_bytes(b"PAR1 damaged")
+    with pytest.raises(StoreError, match=r"part-00000\.parquet.*remove it"):
+        erase_user(tmp_path, "ann")

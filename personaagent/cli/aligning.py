@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,7 @@ from personaagent.errors import InvalidInput
 
 if TYPE_CHECKING:
     from actors.population import Estimate, Progress
+    from actors.runs import RunFolder
     from personaagent.types import AlignmentResult
     from serve.system import System
 
@@ -37,6 +39,7 @@ async def align(
 ) -> int | None:
     """Rewrite personas from what users really answered; keep what scores better on answers held out of the rewrite."""
     from actors.population import estimate, read_users, select_users
+    from actors.runs import RunFolder
     from personaagent.cli.reports import alignment_sections, totals
     from personaagent.report import write_report
     from personaagent.types import Outcome
@@ -52,22 +55,25 @@ async def align(
     name = run_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
     if since is not None and since.tzinfo is None:
         since = since.replace(tzinfo=UTC)
-    async with run.system(settings, llm=not dry_run) as system:
-        summaries = await system.memory.users()
-        chosen: list[str] = []
-        if named or filtered:
-            chosen = select_users(summaries, only=named or None, since=since, min_new=min_new)
-        if not chosen and not (settings.home / "runs" / name / "users.parquet").is_file():
-            run.output.result({"run": name, **totals([]), "seconds": 0.0, "results": []})
-            run.output.show("there is no user to align")
-            return None
-        if dry_run:
-            _estimate(run, estimate(summaries, chosen, settings.alignment, settings.home))
-            return None
-        started = time.perf_counter()
-        everybody = [] if named else [s.user for s in summaries if s.truths]
-        results = await _population(run, system, chosen, name, everybody)
-        seconds = time.perf_counter() - started
+    # Entered before users are listed: whoever is forgotten from then on is kept out of the run.
+    held = nullcontext() if dry_run else RunFolder(settings.home, name)
+    with held as folder:
+        async with run.system(settings, llm=not dry_run) as system:
+            summaries = await system.memory.users()
+            chosen: list[str] = []
+            if named or filtered:
+                chosen = select_users(summaries, only=named or None, since=since, min_new=min_new)
+            if not chosen and not (settings.home / "runs" / name / "users.parquet").is_file():
+                run.output.result({"run": name, **totals([]), "seconds": 0.0, "results": []})
+                run.output.show("there is no user to align")
+                return None
+            if dry_run:
+                _estimate(run, estimate(summaries, chosen, settings.alignment, settings.home))
+                return None
+            started = time.perf_counter()
+            everybody = [] if named else [s.user for s in summaries if s.truths]
+            results = await _population(run, system, chosen, name, everybody, folder)
+            seconds = time.perf_counter() - started
     _show(run, name, results, seconds)
     if report is not None:
         sections = alignment_sections(results, seconds, {s.user: s.truths for s in summaries})
@@ -76,14 +82,14 @@ async def align(
 
 
 async def _population(
-    run: Run, system: System, users: Sequence[str], name: str, everybody: Sequence[str]
+    run: Run, system: System, users: Sequence[str], name: str, everybody: Sequence[str], held: RunFolder | None
 ) -> list[AlignmentResult]:
     from actors.alignment_actor import Parts
     from actors.population import learn_commons, run_population
 
     parts = Parts(system.llm, system.embedder, system.memory, system.settings.agent, system.settings.alignment)
     run.output.note(f"run {name}; if it is interrupted, `personaagent align --run-id {name}` goes on")
-    if everybody and (learned := await learn_commons(parts, everybody, name, system.settings.home)) is not None:
+    if everybody and (learned := await learn_commons(parts, everybody, name, system.settings.home, held)) is not None:
         common = f"learned what {learned.users} people have in common"
         run.output.note(common if learned.foretells else "people have nothing in common that predicts what they choose")
     with run.output.progress("aligning", len(users)) as tell:
@@ -94,7 +100,7 @@ async def _population(
             tell("aligning", p.done, p.total, f"{p.accepted_share:.0%} accepted, {rates}")
 
         home = system.settings.home
-        return await run.in_thread(lambda: run_population(parts, users, name, home, on_progress))
+        return await run.in_thread(lambda: run_population(parts, users, name, home, on_progress, held))
 
 
 def _estimate(run: Run, plan: Estimate) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from personaagent.readers.base import ReadResult, Record, checked, loads, opened, why
-from personaagent.types import Interaction, Persona, Profile, interaction_id
+from personaagent.types import Interaction, Persona, Profile, from_seconds, interaction_id
 
 __all__ = ["read"]
 
@@ -173,8 +173,7 @@ def _time(value: object) -> datetime:
         if isinstance(value, str):
             time = datetime.fromisoformat(value)
             return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-        # Not datetime.fromtimestamp: what it takes, and how it rounds, depends on the platform.
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=value)
+        return from_seconds(value)
     except (ValueError, OverflowError) as e:
         hint = "seconds, not milliseconds, since 1970" if not isinstance(value, str) else "like 2025-03-01T08:30:00Z"
         raise ValueError(f"time: not a time; write ISO 8601 text or a number of seconds ({hint})") from e
