@@ -87,24 +87,14 @@ class _Table:
         return self.rows
 
 
-class Server:
-    """A Milvus server."""
-
-    lite = False
+class _Backend:
+    """What a server and a folder have in common: collections by name."""
 
     def __init__(self, kernel: Kernel, weather: Weather, version: str) -> None:
         self.kernel, self.weather, self.version = kernel, weather, version
-        self.tables: dict[str, _Table] = {}
+        self.tables: dict[str, Any] = {}
         self.loaded = True  # a restart may forget that
         self._seq = 0
-
-    def put(self, name: str, pk: str, entity: Entity | None, by: str) -> None:
-        self._seq += 1
-        rows = self.table(name).rows
-        if entity is None:
-            rows.pop(pk, None)
-        else:
-            rows[pk] = Stored(pk, entity, self._seq, self.kernel.now, by)
 
     def table(self, name: str) -> Any:
         if name not in self.tables:
@@ -113,6 +103,20 @@ class Server:
 
     def live(self, name: str) -> dict[str, Stored]:
         return dict(self.table(name).live())
+
+
+class Server(_Backend):
+    """A Milvus server."""
+
+    lite = False
+
+    def put(self, name: str, pk: str, entity: Entity | None, by: str) -> None:
+        self._seq += 1
+        rows = self.table(name).rows
+        if entity is None:
+            rows.pop(pk, None)
+        else:
+            rows[pk] = Stored(pk, entity, self._seq, self.kernel.now, by)
 
     def raw(self) -> Iterator[Stored]:
         """Whatever somebody finds who looks into the store, or into its files."""
@@ -138,31 +142,19 @@ class _Files:
         return {pk: one for pk, one in newest.items() if one.entity is not None}
 
 
-class Folder:
+class Folder(_Backend):
     """A folder of Milvus Lite on a disk. Its lock ends with the process that holds it."""
 
     lite = True
 
     def __init__(self, kernel: Kernel, weather: Weather) -> None:
-        self.kernel, self.weather = kernel, weather
-        self.version = "milvus_lite-3.2.2"
-        self.tables: dict[str, _Files] = {}
-        self.loaded = True
+        super().__init__(kernel, weather, "milvus_lite-3.2.2")
         self.holder: Process | None = None
         self.lost_log = False  # a flush broke off: what is in the log comes back with the next opening only
-        self._seq = 0
 
     def put(self, name: str, pk: str, entity: Entity | None, by: str) -> None:
         self._seq += 1
         self.table(name).log.append(Stored(pk, entity, self._seq, self.kernel.now, by))
-
-    def table(self, name: str) -> Any:
-        if name not in self.tables:
-            raise MilvusException(message=f"collection {name} not found")
-        return self.tables[name]
-
-    def live(self, name: str) -> dict[str, Stored]:
-        return dict(self.table(name).live())
 
     def raw(self) -> Iterator[Stored]:
         for table in self.tables.values():

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,10 +25,9 @@ from actors.writer import Writer
 from personaagent.changes import Change, commit
 from personaagent.errors import ConflictError
 from personaagent.store import Tombstone
+from tests.simulation.patching import Patch, patched
 
 __all__ = ["MUTANTS", "Mutant"]
-
-Patch = tuple[Any, str, Any]
 
 
 @dataclass(frozen=True)
@@ -39,18 +38,9 @@ class Mutant:
     patches: Callable[[], list[Patch]]
     seed: int
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self) -> AbstractContextManager[None]:
         """Let the product run without the mechanism."""
-        patches = self.patches()
-        before = [(owner, name, vars(owner)[name]) for owner, name, _ in patches]
-        try:
-            for owner, name, value in patches:
-                setattr(owner, name, value)
-            yield
-        finally:
-            for owner, name, value in before:
-                setattr(owner, name, value)
+        return patched(self.patches())
 
 
 def nothing(*_: Any, **__: Any) -> None:

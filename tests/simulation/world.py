@@ -39,6 +39,7 @@ from personaagent.settings import MemorySettings
 from tests.doubles import HashEmbedder
 from tests.simulation.faulty_store import Client, Engine, Folder, Server, Stored, Weather, path_of
 from tests.simulation.kernel import Kernel, Locks, Process, Threads
+from tests.simulation.patching import Patch, patched
 
 __all__ = ["LEASE_S", "World"]
 
@@ -280,7 +281,7 @@ class World:
             if self.weather.full:
                 raise StoreError("the disk has 0 MB left; free some space, then try again")
 
-        replaced: list[tuple[Any, str, Any]] = [
+        replaced: list[Patch] = [
             (actors.memory_shard, "time", time),
             (actors.memory_shard, "AuditLog", lambda *_: Audit(self)),
             (actors.memory_shard, "open_store", opened),
@@ -300,13 +301,9 @@ class World:
             (personaagent.changes, "datetime", Clock),
             (uuid, "uuid4", lambda: uuid.UUID(int=kernel.random.getrandbits(128), version=4)),
         ]
-        before = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
         logging.disable(logging.CRITICAL)
         try:
-            for owner, name, value in replaced:
-                setattr(owner, name, value)
-            yield
+            with patched(replaced):
+                yield
         finally:
-            for owner, name, value in before:
-                setattr(owner, name, value)
             logging.disable(logging.NOTSET)
