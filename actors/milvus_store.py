@@ -44,6 +44,7 @@ FORGETTING, FORGOTTEN = "forgetting", "forgotten"  # kinds of tombstones
 TOMBSTONE = "/tombstone"  # follows the user key in theirs
 POPULATION = f"{META}/population"
 READ_USERS = 100  # whose records one call reads
+_DAMAGED = (StoreError, ValueError, LookupError, TypeError, AttributeError, zlib.error)  # what a text raises that is
 AHEAD_US = AHEAD // timedelta(microseconds=1)
 
 
@@ -169,7 +170,7 @@ class MilvusStore:
         if profiles := [pk for pk in pks if _kind(pk) == "profile"]:
             try:
                 facts = len(Profile.model_validate(self._versions(key, "profile")[-1]["profile"]).facts)
-            except (StoreError, ValueError, LookupError, TypeError, zlib.error) as e:
+            except _DAMAGED as e:
                 logger.warning(
                     "the profile of user %s is damaged, its facts are not counted: %s", key, type(e).__name__
                 )
@@ -473,10 +474,19 @@ class MilvusStore:
                 )
             ]
         marks: dict[str, int] = {}
-        for e in self._with_text(found):
-            mark = e["number"] if e["kind"] == SEEN else json.loads(e["text"])["profile"].get("mark") or 0
+        for e in found:
+            try:
+                mark = e["number"] if e["kind"] == SEEN else self._profile_mark(e)
+            except (
+                _DAMAGED
+            ) as fault:  # nothing goes on from this profile, and others' interactions are not held up by it
+                logger.warning("the profile of user %s is damaged: %s", e["user_key"], type(fault).__name__)
+                continue
             marks[e["user_key"]] = max(marks.get(e["user_key"], 0), mark)
         return marks
+
+    def _profile_mark(self, e: Entity) -> int:
+        return int(json.loads(self._with_text([e])[0]["text"])["profile"].get("mark") or 0)
 
     def _follow(self, e: Entity, now: int) -> None:
         """Note when an episode and its truth arrived: for all users, unless it is so far ahead that it would hurt the others."""

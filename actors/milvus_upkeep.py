@@ -87,7 +87,7 @@ class UpkeepStore(MilvusStore):
         return {str(json.loads(e["text"])["user"]): by_key[e["user_key"]] for e in self._with_text(names)}
 
     def remove(self, user: str, digests: Collection[bytes]) -> None:
-        """Delete interactions of a user, and if nothing else is known of them their name too. Their bytes stay in the files until `scrub`."""
+        """Delete interactions of a user, and their name if that is all that is left. Bytes stay in the files until `scrub`."""
         key = user_key(user)
         pks = [rows.pk_of(user, digest) for digest in digests]
         with self._milvus.writing:

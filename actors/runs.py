@@ -20,14 +20,12 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from actors.run_files import append, read, replace, write
 from personaagent.errors import ConflictError, InvalidInput, NotFoundError, StoreError
 from personaagent.types import AlignmentResult, user_key
 
@@ -101,8 +99,7 @@ class RunFolder:
             with self._turn():
                 self._sweep()
         except BaseException:
-            os.close(self._lock)
-            self._lock = None
+            self._unlock()
             raise
         self._entered = 1
         return self
@@ -116,8 +113,12 @@ class RunFolder:
                 self._keep_promises()
                 self._leave_nothing_empty()
             finally:
-                os.close(self._lock)
-                self._lock = None
+                self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _locked(self) -> bool:
         """Take the lock; False if somebody removed the folder, which was empty, meanwhile."""
@@ -162,14 +163,14 @@ class RunFolder:
             if planned != former or not planned:
                 file = self.path / "users.parquet"
                 self._note(file, planned)
-                _write(file, pa.Table.from_pylist([{"user": u} for u in planned], schema=_USERS))
+                write(file, pa.Table.from_pylist([{"user": u} for u in planned], schema=_USERS))
         return planned
 
     def results(self) -> dict[str, AlignmentResult]:
         """The last result of each user."""
         found: dict[str, AlignmentResult] = {}
         for part in self._parts():
-            found.update((r.user, r) for r in from_table(_read(part, SCHEMA)))
+            found.update((r.user, r) for r in from_table(read(part, SCHEMA)))
         return found
 
     def write(self, results: Sequence[AlignmentResult]) -> None:
@@ -180,7 +181,7 @@ class RunFolder:
             numbers = [int(found[1]) for part in self._parts() if (found := _PART.fullmatch(part.name))]
             file = self.path / f"part-{max(numbers, default=-1) + 1:05d}.parquet"
             self._note(file, [r.user for r in results])
-            _write(file, to_table(results))
+            write(file, to_table(results))
 
     @property
     def seconds(self) -> float:
@@ -192,7 +193,7 @@ class RunFolder:
 
     def spend(self, seconds: float) -> None:
         """Set the time of work so far."""
-        _replace(self.path / "run.json", json.dumps({"run": self.path.name, "seconds": round(seconds, 3)}).encode())
+        replace(self.path / "run.json", json.dumps({"run": self.path.name, "seconds": round(seconds, 3)}).encode())
 
     @property
     def learned(self) -> bool:
@@ -201,7 +202,7 @@ class RunFolder:
 
     def note_learned(self, number: int | None) -> None:
         """Note that it was learned, as which number; None: there were too few users."""
-        _replace(self.path / "population.json", json.dumps({"number": number}).encode())
+        replace(self.path / "population.json", json.dumps({"number": number}).encode())
 
     def erase(self, user: str) -> int:
         """Remove a user from the plan and the results; how many rows that were."""
@@ -209,7 +210,7 @@ class RunFolder:
 
     def keep_out(self, user: str) -> None:
         """Make the process that works on this run leave a user out of what it writes from now on."""
-        _append(self.path / "gone", user_key(user) + "\n")
+        append(self.path / "gone", user_key(user) + "\n")
 
     def _erase(self, keys: Collection[str]) -> int:
         with self._turn():
@@ -241,14 +242,14 @@ class RunFolder:
         found = [file for file in self._files() if any(key in index[file.name] for key in keys)]
         for file in found:
             schema = _schema(file)
-            rows = _read(file, schema).to_pylist()
+            rows = read(file, schema).to_pylist()
             kept = [row for row in rows if user_key(row["user"]) not in keys]
             if len(kept) < len(rows):
                 removed += len(rows) - len(kept)
-                _write(file, pa.Table.from_pylist(kept, schema=schema))
+                write(file, pa.Table.from_pylist(kept, schema=schema))
         if any(key in noted for noted in index.values() for key in keys):
             lines = (_lines(name, noted.difference(keys)) for name, noted in index.items())
-            _replace(self.path / "index", "".join(lines).encode())
+            replace(self.path / "index", "".join(lines).encode())
         return removed
 
     def _index(self) -> dict[str, set[str]]:
@@ -268,14 +269,14 @@ class RunFolder:
                     noted.add(key)
         for file in self._files():
             if file.name not in index:
-                users = _read(file, _schema(file))["user"].to_pylist()
+                users = read(file, _schema(file))["user"].to_pylist()
                 self._note(file, users)
                 index[file.name] = {user_key(u) for u in users}
         return index
 
     def _note(self, file: Path, users: Iterable[str]) -> None:
         """Note who is in a file that is about to be written."""
-        _append(self.path / "index", _lines(file.name, {user_key(u) for u in users}))
+        append(self.path / "index", _lines(file.name, {user_key(u) for u in users}))
 
     def _files(self) -> list[Path]:
         """All that name users."""
@@ -296,7 +297,7 @@ class RunFolder:
 
     def _users(self) -> list[str]:
         file = self.path / "users.parquet"
-        return _read(file, _USERS)["user"].to_pylist() if file.is_file() else []
+        return read(file, _USERS)["user"].to_pylist() if file.is_file() else []
 
     def _parts(self) -> list[Path]:
         return sorted(file for file in self.path.glob("part-*.parquet") if file.is_file())
@@ -339,52 +340,6 @@ def _schema(file: Path) -> pa.Schema:
     return _USERS if file.name == "users.parquet" else SCHEMA
 
 
-def _read(file: Path, schema: pa.Schema) -> pa.Table:
-    try:
-        return pq.read_table(file, schema=schema)
-    except (pa.ArrowException, OSError) as e:
-        raise StoreError(
-            f"cannot read {file}, which may be damaged: remove it, or put it back from a backup, and try again ({e})"
-        ) from e
-
-
 def _lines(name: str, keys: Iterable[str]) -> str:
     """Lines of the index: that it knows this file, and whom it holds."""
     return "".join(f"{key} {name}\n" for key in ("-", *sorted(keys)))
-
-
-def _append(file: Path, lines: str) -> None:
-    """Add whole lines, on disk when it returns. Raises FileNotFoundError if there is no such folder."""
-    try:
-        with file.open("a+b") as out:
-            end = out.seek(0, os.SEEK_END)
-            if end:
-                out.seek(end - 1)
-                if out.read(1) != b"\n":  # a killed process left half a line
-                    out.write(b"\n")
-            out.write(lines.encode())
-            out.flush()
-            os.fsync(out.fileno())
-    except FileNotFoundError:
-        raise
-    except OSError as e:
-        raise StoreError(f"cannot write {file}: {e.strerror}") from e
-
-
-def _write(file: Path, table: pa.Table) -> None:
-    buffer = BytesIO()
-    pq.write_table(table, buffer)
-    _replace(file, buffer.getvalue())
-
-
-def _replace(file: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    part: Any = file.with_name(f".{file.name}.tmp")
-    try:
-        with part.open("wb") as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(file)
-    except OSError as e:
-        raise StoreError(f"cannot write {file}: {e.strerror}") from e

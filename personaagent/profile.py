@@ -110,6 +110,7 @@ async def build_profile(
         if new:  # or what arrived was deleted meanwhile
             vectors = await embedder.embed([i.query for i in new])
             topics = await embedder.embed([f.topic for f in facts]) if facts else vectors[:0]
+            facts = _not_ahead(facts, new[0].time)
             facts = extract_facts(facts, topics, new, vectors)
             if llm is not None and not more:
                 recent = new[-BATCH * MAX_CALLS :]
@@ -129,13 +130,31 @@ async def build_profile(
 
 
 def _by_time(found: Truths) -> list[Interaction]:
-    """A page's interactions, oldest first. One that says it is of a later time than when its truth arrived is of then."""
-    dated = []
+    """A page's interactions, oldest first. One that says it is of a later time than when its truth arrived is of then, and
+    nothing is of later than now: the clock may have been ahead."""
+    dated, now = [], utc_now()
     for interaction, arrived in zip(found.interactions, found.arrived, strict=True):
-        told = EPOCH + timedelta(microseconds=arrived)
+        told = min(EPOCH + timedelta(microseconds=arrived), now)
         late = interaction.time > told
         dated.append(interaction.model_copy(update={"time": told}) if late else interaction)
     return sorted(dated, key=lambda i: i.time)  # stable: of one time in the order of arrival
+
+
+def _not_ahead(facts: Sequence[Fact], before: datetime) -> list[Fact]:
+    """Facts without times later than now, which a clock left that was ahead: such a fact would outrank all later answers.
+
+    When it really was is not known; it was read before what is read now, so it is put before that.
+    """
+    now = utc_now()
+
+    def dated(fact: Fact) -> Fact:
+        if max(fact.last_seen, fact.valid_until or fact.last_seen) <= now:
+            return fact
+        until = None if fact.valid_until is None else min(fact.valid_until, before)
+        ahead = {"first_seen": min(fact.first_seen, before), "last_seen": min(fact.last_seen, before)}
+        return fact.model_copy(update={**ahead, "valid_until": until})
+
+    return [dated(f) for f in facts]
 
 
 def extract_facts(facts: list[Fact], topics: Matrix, new: Sequence[Interaction], vectors: Matrix) -> list[Fact]:

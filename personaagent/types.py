@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from personaagent.base import Frozen, encodable
 from personaagent.claims import Claim, Exemplar, prose
@@ -45,6 +45,7 @@ __all__ = [
     "from_seconds",
     "future_fault",
     "interaction_id",
+    "moment",
     "user_key",
     "utc_now",
 ]
@@ -121,14 +122,32 @@ def interaction_id(*parts: object) -> str:
     return digest.hexdigest()
 
 
-def _aware(value: datetime) -> datetime:
+def moment(value: object) -> datetime:
+    """The time that text in ISO 8601 or a number of seconds since 1970 stands for, in UTC; without a zone it is taken to be.
+
+    Every door reads times with this: pydantic alone would guess at milliseconds, and take digits in quotes for a number.
+
+    Raises:
+        ValueError: it is neither, or not in the years 1 to 9999 in UTC.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str | datetime):
+        raise ValueError(
+            "is not a time; write ISO 8601 text like 2025-03-01T08:30:00Z or a number of seconds since 1970"
+        )
+    if isinstance(value, int | float):
+        return from_seconds(value)
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value.strip())
+        except ValueError as e:
+            raise ValueError("is not a time; write ISO 8601 text like 2025-03-01T08:30:00Z") from e
     try:
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     except OverflowError as e:
-        raise ValueError("is not in the years 1 to 9999 in UTC") from e
+        raise ValueError("is not a time in the years 1 to 9999 in UTC") from e
 
 
-Moment = Annotated[datetime, AfterValidator(_aware)]  # in UTC; one without a zone is taken to be
+Moment = Annotated[datetime, BeforeValidator(moment)]
 
 
 class Kind(StrEnum):
@@ -162,22 +181,6 @@ class Interaction(Frozen):
     choices: tuple[Text, ...] | None = None
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
 
-<<<<<<< HEAD
-=======
-    @field_validator("time", mode="before")
-    @classmethod
-    def _seconds(cls, value: Any) -> Any:
-        return from_seconds(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-    @field_validator("time")
-    @classmethod
-    def _aware(cls, value: datetime) -> datetime:
-        try:
-            return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-        except OverflowError as e:
-            raise ValueError("is not in the years 1 to 9999 in UTC") from e
-
->>>>>>> land13-e
     @field_validator("choices")
     @classmethod
     def _choices(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:

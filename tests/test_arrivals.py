@@ -348,6 +348,32 @@ async def test_an_import_is_read_after_retention_took_what_was_read_and_the_cloc
     await shard.close()
 
 
+@pytest.mark.parametrize("ahead", [timedelta(minutes=50), timedelta(days=2), timedelta(days=365)])
+async def test_what_was_said_while_the_clock_was_ahead_does_not_outrank_later_answers(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
+) -> None:
+    def now() -> datetime:
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=clock.now)
+
+    monkeypatch.setattr("personaagent.profile.utc_now", now)
+    memory = DirectMemory(shard := MemoryShard(config(tmp_path)))
+
+    async def drink_is(i: str, truth: str) -> None:
+        await memory.append("ann", [Interaction(id=i, user="ann", time=now(), query="favourite drink", truth=truth)])
+
+    clock.now += ahead // timedelta(microseconds=1)
+    await drink_is("1", "tea")
+    await build_profile(memory, EMBEDDER, "ann")
+    clock.now -= ahead // timedelta(microseconds=1)
+    for n, answer in enumerate(["coffee", "milk"]):
+        clock.now += HOUR // 100
+        await drink_is(f"later{n}", answer)
+        built = await build_profile(memory, EMBEDDER, "ann")
+        assert [f.text for f in built.profile.current] == [f"asked “favourite drink”, wanted “{answer}”"]
+        assert max(f.last_seen for f in built.profile.facts) <= now()
+    await shard.close()
+
+
 async def test_pages_of_a_large_user_are_those_of_any_other(tmp_path: Path) -> None:
     kept = VolatileStore(16)
     kept.put([make_row("ann", str(n), truth="x" if n % 3 else None, arrived=n // 2 + 1, minute=-n) for n in range(20)])

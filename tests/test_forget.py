@@ -182,13 +182,13 @@ def test_forgetting_reads_only_files_that_hold_the_user(tmp_path: Path, monkeypa
         for i in range(30):
             folder.write([result(f"u{i}")])
     reads: list[str] = []
-    read = actors.runs._read
+    read = actors.runs.read
 
     def counted(file: Path, schema: pa.Schema) -> pa.Table:
         reads.append(file.name)
         return read(file, schema)
 
-    monkeypatch.setattr(actors.runs, "_read", counted)
+    monkeypatch.setattr(actors.runs, "read", counted)
     assert erase_user(tmp_path, "nobody") == 0
     assert reads == []
     assert erase_user(tmp_path, "u7") == 2

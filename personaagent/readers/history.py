@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from personaagent.readers.base import ReadResult, Record, checked, loads, opened, why
-from personaagent.types import Interaction, Persona, Profile, from_seconds, interaction_id
+from personaagent.types import Interaction, Persona, Profile, interaction_id, moment
 
 __all__ = ["read"]
 
@@ -166,17 +166,10 @@ def _valid(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _time(value: object) -> datetime:
-    """A time from ISO 8601 text or seconds since 1970; without a zone it is UTC."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("time: neither ISO 8601 text nor seconds since 1970")
     try:
-        if isinstance(value, str):
-            time = datetime.fromisoformat(value)
-            return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-        return from_seconds(value)
-    except (ValueError, OverflowError) as e:
-        hint = "seconds, not milliseconds, since 1970" if not isinstance(value, str) else "like 2025-03-01T08:30:00Z"
-        raise ValueError(f"time: not a time; write ISO 8601 text or a number of seconds ({hint})") from e
+        return moment(value)
+    except ValueError as e:
+        raise ValueError(f"time: {e}") from e
 
 
 def _default_time(user: object, number: int, state: _State) -> datetime:
