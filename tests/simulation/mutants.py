@@ -288,7 +288,7 @@ MUTANTS = [
     Mutant("the epoch is compared at no write", no_epoch_at_writes, 126),
     Mutant("the epoch is compared neither amid a write nor after it", no_check_after_writes, 56),
     Mutant("calls are sent on what was compared long ago", no_guard, 106),
-    Mutant("reads do not end with the lease", no_lease_at_reads, 56),
+    Mutant("reads do not end with the lease", no_lease_at_reads, 926),
     Mutant("whoever takes over does not wait for the lease", no_wait_for_the_former_lease, 128),
     Mutant("appends do not say when they began", no_incarnation_at_appends, 1),
     Mutant("imports do not say when they began", no_incarnation_at_imports, 11),
