@@ -270,9 +270,11 @@ class ShardedMemory:
 
     async def restart_shard(self, shard: int) -> float:
         """Kill a shard's process without warning and wait until it serves again; returns seconds."""
+        former = (await self._ask(shard, "stats"))["pid"]
         started = time.monotonic()
         ray.kill(self._shards[shard], no_restart=False)
-        await self._ask(shard, "ready", self._configs[shard])
+        while (await self._ask(shard, "ready", self._configs[shard]))["pid"] == former:  # Ray kills in its own time
+            await asyncio.sleep(0.01)
         return time.monotonic() - started
 
     async def shutdown(self) -> None:
