@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from personaagent.changes import Incoming
+from personaagent.errors import UnavailableError
 from personaagent.protocols import Matrix
 from personaagent.store import Quantised, pack, unpack
 
@@ -65,7 +66,13 @@ class Batch:
         )
 
     def items(self) -> list[Incoming]:
-        """The items again."""
+        """The items again.
+
+        Raises:
+            UnavailableError: the embedder gave numbers that are none; nobody is similar to such a vector, nor to themselves.
+        """
+        if not np.isfinite(self.vectors).all():
+            raise UnavailableError("the embedder gave vectors that are not finite numbers; nothing is stored")
         return [
             Incoming(
                 interaction=unpack(payload),

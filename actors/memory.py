@@ -273,8 +273,8 @@ class ShardedMemory:
         former = (await self._ask(shard, "stats"))["pid"]
         started = time.monotonic()
         ray.kill(self._shards[shard], no_restart=False)
-        while (await self._ask(shard, "ready", self._configs[shard]))["pid"] == former:  # Ray kills in its own time
-            await asyncio.sleep(0.01)
+        while (await self._ask(shard, "ready", self._configs[shard]))["pid"] == former:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # Ray kills in its own time, and has no event for it
         return time.monotonic() - started
 
     async def shutdown(self) -> None:

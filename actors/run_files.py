@@ -15,9 +15,9 @@ __all__ = ["append", "read", "replace", "write"]
 
 
 def read(file: Path, schema: pa.Schema) -> pa.Table:
-    """Read a Parquet file. Raises StoreError if that fails."""
+    """Read the columns of a schema from a Parquet file. Raises StoreError if that fails."""
     try:
-        return pq.read_table(file, schema=schema)
+        return pq.read_table(file, columns=schema.names, schema=schema)
     except (pa.ArrowException, OSError) as e:
         raise StoreError(
             f"cannot read {file}, which may be damaged: remove it, or put it back from a backup, and try again ({e})"

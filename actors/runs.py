@@ -267,11 +267,11 @@ class RunFolder:
                 noted = index.setdefault(name, set())
                 if key != "-":
                     noted.add(key)
-        for file in self._files():
-            if file.name not in index:
-                users = read(file, _schema(file))["user"].to_pylist()
-                self._note(file, users)
-                index[file.name] = {user_key(u) for u in users}
+        unknown = [file for file in self._files() if file.name not in index]
+        for file in unknown:
+            index[file.name] = {user_key(u) for u in read(file, _USERS)["user"].to_pylist()}
+        if unknown:
+            append(self.path / "index", "".join(_lines(file.name, index[file.name]) for file in unknown))
         return index
 
     def _note(self, file: Path, users: Iterable[str]) -> None:

@@ -515,3 +515,13 @@ async def test_a_repeated_commit_is_known_again_though_others_came_after_it(shar
     with pytest.raises(ConflictError):
         await shard.commit_persona("ann", first, None, "three", "test")
     assert [p.text for p in await shard.personas("ann")] == ["a", "b"]
+
+
+async def test_a_broken_embedder_stores_nothing(tmp_path: Path) -> None:
+    shard = MemoryShard(config(tmp_path))
+    broken = await batch(interaction("1", truth="t"))
+    broken.vectors[:] = np.nan
+    with pytest.raises(UnavailableError, match="finite"):
+        await shard.append("ann", broken, "t")
+    assert await shard.summary("ann") is None
+    await shard.close()
