@@ -65,7 +65,7 @@ class Operation:
     @property
     def surely_began(self) -> float:
         """The earliest moment by which it is known to have begun; infinity if it is not."""
-        answered = self.ended if self.status is Status.OK else math.inf
+        answered = math.inf if self.status is Status.UNKNOWN else self.ended
         return min(answered, math.inf if self.started is None else self.started)
 
     @property
@@ -168,12 +168,12 @@ class _User:
             self.marks |= operation.wrote
         for mark in operation.saw:
             self._first_seen[mark] = min(operation.ended, self._first_seen.get(mark, math.inf))
-        if operation.status is Status.FAIL:
-            return
-        if operation.forgets:
-            self._forgets.append(operation)
-        if operation.makes:
+        if (
+            operation.makes
+        ):  # a turn that is refused at its end, for its user was forgotten meanwhile, may have made one before
             self._makers.append(operation)
+        if operation.forgets and operation.status is not Status.FAIL:
+            self._forgets.append(operation)
 
     def must_be_there(self, write: Operation, look: Operation) -> bool:
         """Whether a look that began after an acknowledged write has to see it: no forgetting may lie between them."""
@@ -191,8 +191,13 @@ class _User:
         return self._receipt(look, began)
 
     def must_be_unknown(self, look: Operation) -> Operation | None:
-        """A forgetting whose receipt was there before the look, and after which nothing was begun that could store something."""
-        began = max((o.surely_began for o in self._makers if o.began < look.ended), default=-math.inf)
+        """A forgetting whose receipt was there before the look, and after which nothing was begun that could store something.
+
+        A turn that is refused, for its user is being forgotten, may have made a first persona. That is gone once it ended.
+        """
+        makers = (o for o in self._makers if o.began < look.ended)
+        possible = (o for o in makers if o.status is not Status.FAIL or o.ended > look.began)
+        began = max((o.surely_began for o in possible), default=-math.inf)
         return self._receipt(look, began)
 
     def forgotten_since(self, moment: float, look: Operation) -> Operation | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from .chaos_history import Broken, Fault, Operation, Status, Violation, acknowle
 __all__ = ["result", "said"]
 
 SHOWN = 50  # violations in the result
+AROUND_S = 30.0  # what was done to the user within so much time of a violation is told, too
 
 
 def result(
@@ -60,7 +61,15 @@ def _shown(violation: Violation, operations: Sequence[Operation]) -> dict[str, A
         "look": told(violation.look),
         "writers": [told(n) for n in violation.writers],
         "forget": None if violation.forget is None else told(violation.forget),
+        "beside": [told(o.number) for o in _beside(violation, by_number, operations)],
     }
+
+
+def _beside(v: Violation, by_number: Mapping[int, Operation], operations: Sequence[Operation]) -> list[Operation]:
+    """What else was done to the user from shortly before the operations that show a violation until after them."""
+    shown = [by_number[n] for n in (v.look, *v.writers, *(() if v.forget is None else (v.forget,)))]
+    began, ended = min(o.began for o in shown) - AROUND_S, max(o.ended for o in shown) + AROUND_S
+    return [o for o in operations if o.user == v.user and o not in shown and o.ended > began and o.began < ended]
 
 
 def said(violation: Violation, operations: Sequence[Operation]) -> str:

@@ -193,6 +193,16 @@ def test_a_user_who_came_back_is_there(history: History, status: Status) -> None
     assert history.broken == ([Broken.RESURRECTED] if status is Status.FAIL else [])
 
 
+def test_a_turn_that_was_refused_at_its_end_may_have_made_a_persona_before(history: History) -> None:
+    history.forget()
+    history.add("stream", status=Status.FAIL, makes=True, began=3, ended=9)  # refused as the second forgetting came
+    history.look(exists=True, began=5, ended=6)
+    history.forget(began=7, ended=8)
+    assert history.broken == []
+    history.look(exists=True, began=10, ended=11)
+    assert history.broken == [Broken.RESURRECTED]
+
+
 def test_results_of_a_run_that_began_before(history: History) -> None:
     history.write("a")
     began = history.now - 0.5
