@@ -278,19 +278,17 @@ def _add_users(app: FastAPI, services: Services) -> None:
             services.online.notify(user)
         return {**result.model_dump(), "ids": [i.id for i in interactions]}
 
-    async def answered(user: str, name: str) -> str:
-        """The id of the interaction that a path names by its own id or by that of the response, which clients keep."""
-        own = name.removeprefix(RESPONSE)
-        if own == name or await memory.interactions(user, [name]):  # a client may have chosen an id that begins so
-            return name
-        return own
-
     @app.post("/v1/users/{user}/interactions/{interaction}/feedback")
     async def feedback(user: User, interaction: Annotated[str, Depends(segment)], body: FeedbackBody) -> Interaction:
         """Say what the user really answered or wanted, or their thumb on the answer. A response's own `id` names it, too."""
         incarnation = await memory.incarnation(user)
-        named = await answered(user, interaction)
-        known = await memory.feedback(user, named, body.truth, incarnation, body.rating)
+        try:
+            known = await memory.feedback(user, interaction, body.truth, incarnation, body.rating)
+        except NotFoundError:  # an interaction's own id may begin as a response's does, so that is tried first
+            own = interaction.removeprefix(RESPONSE)
+            if own == interaction:
+                raise
+            known = await memory.feedback(user, own, body.truth, incarnation, body.rating)
         if services.online is not None and known.truth is not None:
             services.online.notify(user)
         return known
