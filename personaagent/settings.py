@@ -249,7 +249,8 @@ def load_settings(file: Path | None = None, **flags: Any) -> Settings:
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "settings"
-        reason = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+        said = str(first["msg"]).removeprefix("Value error, ")
+        reason = "there is no such setting" if first["type"] == "extra_forbidden" else said
         raise InvalidInput(f"setting {where}: {reason}") from e
     except Exception as e:  # YAML and file errors come as several unrelated types
         raise InvalidInput(f"settings file {path}: {e}".replace("\n", " ")) from e

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 from urllib.parse import quote
 
-from fastapi import Body, Depends, FastAPI, Path, Query, Request, Response
+from fastapi import Body, Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import TypeAdapter
 
@@ -39,7 +39,7 @@ from personaagent.types import (
     user_key,
 )
 
-from .chat_fields import REMEMBER, header_names, remembering
+from .chat_fields import header_names
 from .http import Gate, checked, decoded, error_response, failure, install_errors
 from .schema import (
     RESPONSE,
@@ -150,13 +150,16 @@ def _add_chat(app: FastAPI, services: Services) -> None:
     housekeeping = Housekeeping(settings.housekeeping_patterns)
 
     @app.post("/v1/chat/completions", response_model=None)
-    async def chat(body: ChatBody, request: Request) -> Response:
+    async def chat(
+        body: ChatBody,
+        request: Request,
+        remember: Annotated[bool | None, Header(alias="X-PersonaAgent-Remember")] = None,
+    ) -> Response:
         """OpenAI's chat completion, answered by the user's agent and remembered."""
         if body.model is not None and body.model != services.model:
             return _unknown_model(body.model)
         interaction = body.personaagent.interaction_id or uuid.uuid4().hex
         who = body.who(request.scope["headers"], settings)
-        remember = remembering(request.headers.get(REMEMBER))
         with checked():
             turn = body.turn(interaction, who, remember)
         unsaid = remember is None and "remember" not in body.personaagent.model_fields_set

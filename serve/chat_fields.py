@@ -11,20 +11,17 @@ from personaagent.errors import UnsupportedError
 from personaagent.types import Message
 
 __all__ = [
-    "REMEMBER",
     "asks_nothing",
     "conversation",
     "formatted",
     "header_names",
     "refuse",
     "refuse_roles",
-    "remembering",
     "stripped",
     "template_arguments",
     "tools_of",
 ]
 
-REMEMBER = "X-PersonaAgent-Remember"  # a request's header: whether the interaction is kept
 
 Shape: TypeAlias = "Mapping[str, Shape]"
 
@@ -288,13 +285,3 @@ def header_names(names: Iterable[str]) -> str:
     """Names for a response header. Clients choose them, so only what a header may hold is told, and not without end."""
     plain = [name if re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name) else "?" for name in names]
     return ", ".join(list(dict.fromkeys(plain))[:32])
-
-
-def remembering(header: str | None) -> bool | None:
-    """What the header `REMEMBER` says; None where it is not there. Raises UnsupportedError for anything but true and false."""
-    if header is None or not header.strip():
-        return None
-    said = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(header.strip().lower())
-    if said is None:
-        raise UnsupportedError(f"the header {REMEMBER} is true or false", REMEMBER, "invalid_value")
-    return said

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from personaagent.errors import ContextLengthExceeded
 from personaagent.settings import ServeSettings
 from personaagent.types import ChatRequest, ChatResult
+from serve.schema import ChatBody
 from tests.test_router import JSON, EchoLLM, World, assert_error
 
 HI = [{"role": "user", "content": "hi"}]
@@ -288,11 +293,11 @@ async def test_a_model_may_be_left_out_and_others_do_not_exist(world: World) -> 
 
 
 async def test_a_header_keeps_a_request_out_of_memory(world: World) -> None:
-    for said, told, kept in (("false", "false", 0), ("0", "false", 0), ("True", "true", 1), ("", "true", 2)):
+    for said, told, kept in (("false", "false", 0), ("0", "false", 0), ("True", "true", 1)):
         response = await send(world, {"X-PersonaAgent-Remember": said}, user="ann")
         assert response.headers["X-PersonaAgent-Remembered"] == told
         assert len(await world.memory.latest("ann", 5)) == kept
-    assert_error(await send(world, {"X-PersonaAgent-Remember": "maybe"}, user="ann"), 400, "invalid_value")
+    assert_error(await send(world, {"X-PersonaAgent-Remember": "maybe"}, user="ann"), 422, "invalid_input")
     both = await send(world, {"X-PersonaAgent-Remember": "true"}, user="eve", personaagent={"remember": False})
     assert both.headers["X-PersonaAgent-Remembered"] == "false"
 
@@ -300,3 +305,52 @@ async def test_a_header_keeps_a_request_out_of_memory(world: World) -> None:
 @pytest.fixture
 def world() -> World:
     return World()
+
+
+NAMES = (
+    "role content type text function name arguments parameters tool_calls json_schema schema choice user_id remember samples"
+    " include_usage enable_thinking 5 é"
+)
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.sampled_from(
+        ["", "auto", "none", "user", "tool", "function", "text", "json_schema", "f", "{}", "1e999", "\u2028"]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(NAMES.split()),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*ChatBody.model_fields, "functions", "function_call", "n", "logprobs", "modalities", "store"]),
+        VALUES,
+        max_size=6,
+    ),
+    st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "tool", "system"])}, optional={
+        "content": VALUES, "tool_calls": VALUES, "name": VALUES, "refusal": VALUES}), max_size=3),
+    st.booleans(),
+)  # fmt: skip
+@settings(max_examples=int(os.environ.get("PERSONAAGENT_EXAMPLES", "40")), deadline=None)
+def test_no_body_is_an_error_of_ours(body: dict[str, Any], messages: list[dict[str, Any]], own: bool) -> None:
+    asked = {"user": "ann", "messages": [*messages, *HI], **body} if own else {"user": "ann", "messages": HI, **body}
+
+    async def post() -> httpx.Response:
+        world = World()
+        content = json.dumps(asked)
+        return await world.http.post("/v1/chat/completions", content=content, headers=JSON)
+
+    response = asyncio.run(post())
+    assert response.status_code in (200, 400, 404, 422), response.text
+    if response.status_code != 200:
+        assert set(response.json()["error"]) == {"message", "type", "param", "code"}
