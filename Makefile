@@ -30,8 +30,9 @@ setup: $(STAMP) ## install into the venv; instant when nothing changed
 demo: $(STAMP) ## the whole loop on bundled histories, with a report
 	$(BIN)/personaagent demo --model "$(MODEL)" $(ARGS)
 
+# On a laptop there is one person, so clients that name nobody mean them. A server of several sets no default user.
 serve: $(STAMP) ## the OpenAI-compatible server; GPU: make serve EXTRA=gpu MODEL=<Hugging Face id>
-	$(BIN)/personaagent serve --model "$(MODEL)" $(ARGS)
+	$(BIN)/personaagent serve --model "$(MODEL)" --set serve.default_user=me $(ARGS)
 
 test: $(STAMP) ## all tests: pure ones in two processes, then those with the real models or a real Ray cluster
 	$(call TESTS,-n 2 --dist loadgroup -m "not cluster and not model")

@@ -22,6 +22,7 @@ from personaagent import prompts
 from personaagent.changes import option_texts
 from personaagent.errors import StoreError
 from personaagent.features import normalised
+from personaagent.housekeeping import Housekeeping
 from personaagent.persona import resting
 from personaagent.store import Row, microseconds, row_key
 from personaagent.types import Interaction, Persona, Profile, future_fault, user_key, utc_now
@@ -67,6 +68,7 @@ class Checkup:
     old_profiles: list[str] = field(default_factory=list)  # keys of records that a newer version replaced
     orphans: list[str] = field(default_factory=list)  # keys of parts that belong to nothing
     duplicates: dict[str, str] = field(default_factory=dict)  # id -> the earlier interaction that says the same
+    housekeeping: Housekeeping = field(default_factory=Housekeeping)
     listed: dict[str, Any] | None = None  # what a server's record of counts says, unless it is open
     unreadable: int = 0
     findings: list[Finding] = field(default_factory=list)
@@ -237,6 +239,9 @@ class Checkup:
         if self.duplicates:
             self._tell("duplicates", "interactions that repeat an earlier one", self.duplicates, problem=False)
         self._echoes(order)
+        if kept := [i.id for i in order if self.housekeeping.says(i.query)]:
+            detail = "prompts of a chat program for titles, tags and the like, stored as if the user had asked them"
+            self._tell("housekeeping", detail, kept, problem=False)
         told = [i for i in order if i.truth is not None]
         if not told:
             if order:

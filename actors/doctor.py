@@ -20,6 +20,7 @@ from actors.milvus_counts import SEEN
 from actors.milvus_upkeep import UpkeepStore
 from actors.offline import Tell, description, open_stores, silent, tenant_folder
 from actors.retention import without_evidence, without_sources
+from personaagent.housekeeping import Housekeeping
 from personaagent.persona import relinked, resting
 from personaagent.settings import Settings
 from personaagent.store import row_key
@@ -52,6 +53,7 @@ def doctor(settings: Settings, fix: bool = False, duplicates: bool = False, tell
     counts: Counter[str] = Counter()
     findings: list[Finding] = []
     stored = description(settings)
+    housekeeping = Housekeeping(settings.serve.housekeeping_patterns)
     with open_stores(settings) as stores:
         seen: set[str] = set()
         for shard, store in enumerate(stores):
@@ -63,7 +65,7 @@ def doctor(settings: Settings, fix: bool = False, duplicates: bool = False, tell
                     )
                     continue
                 mine = settings.memory.uri is not None or shard_of(key, int(stored["shards"])) == shard
-                checkup = Checkup(store, key, mine).run(episodes, records)
+                checkup = Checkup(store, key, mine, housekeeping=housekeeping).run(episodes, records)
                 counts.update(
                     users=int(key not in seen),
                     interactions=len(episodes),

@@ -151,10 +151,12 @@ class LargeUser:
             self.user, items, lambda i: stored.get(row_key(self.user, i)), self._last_arrived, self._clock()
         )
 
-    def feedback(self, interaction: str, truth: str, truth_vector: Vector) -> Change:
-        """Plan to set what the user really answered. Raises NotFoundError for an unknown interaction."""
+    def feedback(
+        self, interaction: str, truth: str | None, truth_vector: Vector | None, rating: int | None = None
+    ) -> Change:
+        """Plan to set what the user really answered, or their thumb. Raises NotFoundError for an unknown interaction."""
         old = self._row(interaction)
-        return plan_feedback(old, interaction, truth, truth_vector, self._last_arrived, self._clock())
+        return plan_feedback(old, interaction, truth, truth_vector, self._last_arrived, self._clock(), rating)
 
     def commit_persona(self, draft: PersonaDraft, expected: int | None) -> Change:
         """Plan a new version if the current number is `expected`. Raises ConflictError otherwise."""

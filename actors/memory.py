@@ -12,7 +12,7 @@ import pickle
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import ray
@@ -24,7 +24,7 @@ from actors.identity import shard_of
 from actors.memory_shard import MemoryShard
 from actors.redaction import Redaction
 from actors.store import ShardConfig
-from personaagent.changes import embed_interactions, embed_recalls
+from personaagent.changes import confirmed, embed_interactions, embed_recalls
 from personaagent.errors import PersonaAgentError, StoreError, UnavailableError
 from personaagent.population import Population
 from personaagent.portable import parse_export
@@ -118,13 +118,23 @@ class ShardedMemory:
 
         return sum(await asyncio.gather(*map(send, by_shard)), AppendResult(added=0, repeated=0))
 
-    async def feedback(self, user: str, interaction: str, truth: str, incarnation: int | None = None) -> Interaction:
-        """Set what the user really answered. Raises NotFoundError for an unknown interaction."""
-        if self._redaction.enabled:
+    async def feedback(
+        self,
+        user: str,
+        interaction: str,
+        truth: str | None,
+        incarnation: int | None = None,
+        rating: Literal[1, -1] | None = None,
+    ) -> Interaction:
+        """Set what the user really answered, or their thumb; see `Memory.feedback`."""
+        if self._redaction.enabled or rating == 1:
             about: Interaction = await self._of(user, "interaction", user, interaction)
-            truth = await self._redaction.truth(about, truth)
-        vector = np.asarray(await self._embedder.embed([truth]), dtype=np.float32)[0]
-        answer: Interaction = await self._of(user, "feedback", user, interaction, truth, vector, self._by, incarnation)
+            truth = None if truth is None else await self._redaction.truth(about, truth)
+            truth = confirmed(about, truth, rating)
+        vector = None if truth is None else np.asarray(await self._embedder.embed([truth]), dtype=np.float32)[0]
+        answer: Interaction = await self._of(
+            user, "feedback", user, interaction, truth, vector, self._by, incarnation, rating
+        )
         return answer
 
     async def recall(self, user: str, query: RecallQuery) -> Recall:

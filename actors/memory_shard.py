@@ -251,11 +251,18 @@ class MemoryShard:
         return await self._finish(self._append_groups(groups, by, incarnation))
 
     async def feedback(
-        self, user: str, interaction: str, truth: str, vector: Vector, by: str, incarnation: int | None = None
+        self,
+        user: str,
+        interaction: str,
+        truth: str | None,
+        vector: Vector | None,
+        by: str,
+        incarnation: int | None = None,
+        rating: int | None = None,
     ) -> Interaction:
-        """Set what the user really answered. Raises NotFoundError for an unknown interaction."""
+        """Set what the user really answered, or their thumb. Raises NotFoundError for an unknown interaction."""
         change = await self._change(
-            user, "feedback", by, lambda memory: memory.feedback(interaction, truth, vector), incarnation
+            user, "feedback", by, lambda memory: memory.feedback(interaction, truth, vector, rating), incarnation
         )
         # What was written is the answer: by now others may have changed it, or forgotten the user.
         if change.rows:

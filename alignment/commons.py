@@ -288,6 +288,8 @@ class _Ratings:
                 value = (float(item.truth or "") - min(values)) / max(max(values) - min(values), 1e-9)
             except ValueError:
                 continue
+            if not np.isfinite(value):  # "nan" is a number to Python, and no grade
+                continue
             texts.append(self._features.code(user, item.query))
             given.append(int(np.abs(position - value).argmin()))
         if texts:

@@ -192,7 +192,14 @@ class View:
         """Raises InvalidInput: what is asked in a test must not be remembered."""
         _refuse()
 
-    async def feedback(self, user: str, interaction: str, truth: str, incarnation: int | None = None) -> Interaction:
+    async def feedback(
+        self,
+        user: str,
+        interaction: str,
+        truth: str | None,
+        incarnation: int | None = None,
+        rating: Literal[1, -1] | None = None,
+    ) -> Interaction:
         """Raises InvalidInput, as `append`."""
         _refuse()
 

@@ -12,6 +12,7 @@ import random
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import numpy as np
 
@@ -195,9 +196,16 @@ class MadeUpMemory:
         """See `Memory`."""
         return await (await self._of(user)).append(user, interactions, incarnation)
 
-    async def feedback(self, user: str, interaction: str, truth: str, incarnation: int | None = None) -> Interaction:
+    async def feedback(
+        self,
+        user: str,
+        interaction: str,
+        truth: str | None,
+        incarnation: int | None = None,
+        rating: Literal[1, -1] | None = None,
+    ) -> Interaction:
         """See `Memory`."""
-        return await (await self._of(user)).feedback(user, interaction, truth, incarnation)
+        return await (await self._of(user)).feedback(user, interaction, truth, incarnation, rating)
 
     async def recall(self, user: str, query: RecallQuery) -> Recall:
         """See `Memory`."""

@@ -78,6 +78,7 @@ class Turn(Frozen):
     remember: bool = True
     explain: bool = False
     samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = None
+    identity: str = "user"  # how the request named the user; kept with the interaction
 
 
 class Reply(Frozen):
@@ -332,7 +333,7 @@ class Agent:
                         query=query,
                         response=reply.text,
                         choices=turn.choices,
-                        metadata={"source": "chat", "persona": persona.number},
+                        metadata={"source": "chat", "persona": persona.number, "identity": turn.identity},
                     )
                 ],
                 incarnation,
@@ -401,6 +402,7 @@ class Agent:
         offered = self.settings.tools and self.settings.max_steps > 1
         trail: list[Message] = []
         usage = Usage()
+        limit = min(turn.max_tokens or self.settings.max_tokens, self.llm.context_length)
         step = 0
         while True:
             step += 1
@@ -410,7 +412,7 @@ class Agent:
                 trail = [*trail[:-1], Message(role="user", content=f"{trail[-1].text}\n{prompts.ANSWER_NOW}")]
             request = ChatRequest(
                 messages=(*prompt, *trail),
-                max_tokens=turn.max_tokens or self.settings.max_tokens,
+                max_tokens=limit,
                 temperature=turn.temperature,
                 top_p=turn.top_p,
                 seed=turn.seed,
@@ -435,7 +437,10 @@ class Agent:
                 else:
                     result, chosen = await self.llm.chat(request), samples
             except ContextLengthExceeded:
-                if not view.shrink():
+                # What a client allows at most is not what the answer needs: that gives way before anything of the user does.
+                if limit > self.settings.max_tokens:
+                    limit = max(self.settings.max_tokens, limit // 2)
+                elif not view.shrink():
                     raise
                 step -= 1
                 continue

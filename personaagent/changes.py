@@ -27,6 +27,7 @@ from personaagent.protocols import Embedder, Matrix
 from personaagent.store import Quantised, Row, Store, Vector, half, microseconds, pack, quantised
 from personaagent.types import (
     AHEAD,
+    THUMB,
     AppendResult,
     Interaction,
     Kind,
@@ -45,6 +46,7 @@ __all__ = [
     "Incoming",
     "clock",
     "commit",
+    "confirmed",
     "embed_interactions",
     "embed_recalls",
     "kept_options",
@@ -189,20 +191,63 @@ def _row(interaction: Interaction, item: Incoming, arrived: int, truth_arrived: 
     )
 
 
+def confirmed(about: Interaction, truth: str | None, rating: int | None) -> str | None:
+    """The truth that feedback on an interaction tells: what it says, or the answer itself if a thumb up confirms that.
+
+    Raises:
+        InvalidInput: a thumb up for an interaction without an answer, or with another truth than its answer.
+    """
+    if rating != 1:
+        return truth
+    if not about.response:
+        raise InvalidInput(
+            "this interaction has no text that a rating could confirm; send what the user wanted as truth"
+        )
+    if truth is not None and truth != about.response:
+        raise InvalidInput(
+            "a rating of 1 says that the answer was right, and the truth says otherwise; send one of them"
+        )
+    return about.response
+
+
 def plan_feedback(
-    old: Row | None, interaction: str, truth: str, truth_vector: Vector, last_arrived: int, now: int
+    old: Row | None,
+    interaction: str,
+    truth: str | None,
+    truth_vector: Vector | None,
+    last_arrived: int,
+    now: int,
+    rating: int | None = None,
 ) -> Change:
-    """What feedback on the stored row `old` writes; see `plan_append`. Raises NotFoundError if there is none."""
+    """What feedback on the stored row `old` writes; see `plan_append`. Raises NotFoundError if there is none.
+
+    A thumb down (`rating` -1) without a truth takes back a truth that says what the answer says: somebody confirmed the
+    answer before they thought better of it. A truth in other words stays.
+    """
     if old is None:
         raise NotFoundError(f"interaction {interaction!r} does not exist")
     stored = old.interaction
-    if stored.truth == truth:
+    metadata = dict(stored.metadata)
+    if rating is not None:
+        metadata[THUMB] = rating
+    elif truth is not None and truth == stored.response and stored.refused:
+        del metadata[THUMB]  # it is what they wanted after all
+    if truth is None:
+        withdrawn = rating == -1 and stored.truth == stored.response
+        truth = None if withdrawn else stored.truth
+    if truth == stored.truth and metadata == stored.metadata:
         return Change(user=old.user)
     try:
-        told = Interaction.model_validate({**dict(stored), "truth": truth})
+        told = Interaction.model_validate({**dict(stored), "truth": truth, "metadata": metadata})
     except ValidationError as e:
         raise InvalidInput(f"truth: {e.errors()[0]['msg']}") from e
-    row = replace(old, truth_arrived=max(now, last_arrived + 1), payload=pack(told), truth_vector=half(truth_vector))
+    row = replace(old, payload=pack(told))
+    if truth is None:
+        row = replace(row, truth_arrived=0, truth_vector=None)
+    elif truth != stored.truth:
+        if truth_vector is None:
+            raise InvalidInput("a known truth needs its vector")
+        row = replace(row, truth_arrived=max(now, last_arrived + 1), truth_vector=half(truth_vector))
     return Change(user=old.user, rows=(row,), added=AppendResult(added=0, repeated=0, updated=1))
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "RequestRefused",
     "StoreError",
     "UnavailableError",
+    "UnsupportedError",
 ]
 
 
@@ -57,6 +58,21 @@ class ContextLengthExceeded(InvalidInput):
 
     status = 400
     code = "context_length_exceeded"
+
+
+class UnsupportedError(InvalidInput):
+    """A field of a request asks for what is not done here; `param` names the field, by OpenAI's codes."""
+
+    status = 400
+
+    def __init__(self, message: str, param: str | None = None, code: str = "unsupported_value") -> None:
+        super().__init__(message, param, code)
+        self.param = param
+        self.code = code
+
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """The error as OpenAI's JSON error object, with the field it is about."""
+        return {"error": {**super().body()["error"], "param": self.param}}
 
 
 class FutureTimeError(InvalidInput):

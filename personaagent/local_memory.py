@@ -6,10 +6,11 @@ import asyncio
 import uuid
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
-from personaagent.changes import Change, commit, embed_interactions, embed_recalls
+from personaagent.changes import Change, commit, confirmed, embed_interactions, embed_recalls
 from personaagent.errors import ForgottenError
 from personaagent.forgetting import admit, forget_user
 from personaagent.population import Commons, Population
@@ -85,12 +86,21 @@ class LocalMemory:
                 result += AppendResult(added=0, repeated=0, refused=len(items))
         return result
 
-    async def feedback(self, user: str, interaction: str, truth: str, incarnation: int | None = None) -> Interaction:
-        """Set what the user really answered. Raises NotFoundError for an unknown interaction."""
-        vector = np.asarray(await self._embedder.embed([truth]), dtype=np.float32)[0]
+    async def feedback(
+        self,
+        user: str,
+        interaction: str,
+        truth: str | None,
+        incarnation: int | None = None,
+        rating: Literal[1, -1] | None = None,
+    ) -> Interaction:
+        """Set what the user really answered, or their thumb; see `Memory.feedback`."""
+        if rating == 1:
+            truth = confirmed((await self._user(user)).interaction(interaction), truth, rating)
+        vector = None if truth is None else np.asarray(await self._embedder.embed([truth]), dtype=np.float32)[0]
         async with self._locks[user]:
             memory = await self._user(user)
-            self._apply(memory, memory.feedback(interaction, truth, vector), incarnation)
+            self._apply(memory, memory.feedback(interaction, truth, vector, rating), incarnation)
             return memory.interaction(interaction)
 
     async def recall(self, user: str, query: RecallQuery) -> Recall:

@@ -6,7 +6,7 @@ Production binds them to Ray Serve handles and memory shards; evaluation binds m
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -115,8 +115,23 @@ class Memory(Protocol):
         """Add interactions; repeats (same id) change nothing, except that a truth or response may become known."""
         ...
 
-    async def feedback(self, user: str, interaction: str, truth: str, incarnation: int | None = None) -> Interaction:
-        """Set what the user really answered. Raises NotFoundError for an unknown interaction."""
+    async def feedback(
+        self,
+        user: str,
+        interaction: str,
+        truth: str | None,
+        incarnation: int | None = None,
+        rating: Literal[1, -1] | None = None,
+    ) -> Interaction:
+        """Set what the user really answered, or their thumb on the answer.
+
+        A `rating` of 1 makes the answer the truth. One of -1 notes that it was refused, and takes back a truth that says
+        the same; nothing learns from a refused answer. With -1 a truth can be told as well.
+
+        Raises:
+            NotFoundError: the interaction is unknown.
+            InvalidInput: a rating of 1 where there is no answer to confirm, or for another truth than the answer.
+        """
         ...
 
     async def recall(self, user: str, query: RecallQuery) -> Recall:

@@ -6,10 +6,11 @@ Unknown keys are errors. `personaagent settings` prints the tree in force.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -18,7 +19,7 @@ from pydantic_settings import (
 )
 
 from personaagent.errors import InvalidInput
-from personaagent.types import Decision
+from personaagent.types import Decision, UserId
 
 __all__ = ["Settings", "default_home", "load_settings"]
 
@@ -147,6 +148,25 @@ class AlignmentSettings(Section):
     teacher: TeacherSettings = TeacherSettings()
 
 
+# Names of request headers: tokens by RFC 9110, and none of those that carry something secret or the request itself.
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_NO_NAMES = frozenset({"authorization", "cookie", "host", "content-type", "content-length", "origin", "user-agent"})
+
+
+def _header_name(name: str) -> str:
+    if not _HEADER.fullmatch(name) or name.lower() in _NO_NAMES:
+        raise ValueError(f"{name!r} is no header that could name a user")
+    return name
+
+
+def _expression(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as e:
+        raise ValueError(f"{pattern!r} is no regular expression: {e}") from e
+    return pattern
+
+
 class ServeSettings(Section):
     """The HTTP server."""
 
@@ -156,6 +176,13 @@ class ServeSettings(Section):
     router_replicas: Annotated[int, Field(ge=1)] = 1
     max_router_replicas: Annotated[int, Field(ge=1)] = 2
     max_body_mb: Annotated[float, Field(gt=0)] = 32.0  # of a request
+    # Who is asking, where a chat request says it neither as user, metadata.user_id nor safety_identifier: the first of these
+    # headers that is there. A client can send any header itself, so name those alone that a proxy in front sets or removes.
+    user_headers: tuple[Annotated[str, AfterValidator(_header_name)], ...] = ()
+    default_user: UserId | None = None  # whose requests are those that name nobody; for a server of one person
+    # Prompts by which chat programs ask for titles, tags, follow-up questions and the like are answered and then so treated.
+    housekeeping_prompts: Literal["forget", "remember"] = "forget"
+    housekeeping_patterns: tuple[Annotated[str, AfterValidator(_expression)], ...] = ()  # of further programs
     ray_address: str | None = None  # join this cluster instead of starting one; RAY_ADDRESS works too
 
 
@@ -222,7 +249,8 @@ def load_settings(file: Path | None = None, **flags: Any) -> Settings:
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "settings"
-        reason = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+        said = str(first["msg"]).removeprefix("Value error, ")
+        reason = "there is no such setting" if first["type"] == "extra_forbidden" else said
         raise InvalidInput(f"setting {where}: {reason}") from e
     except Exception as e:  # YAML and file errors come as several unrelated types
         raise InvalidInput(f"settings file {path}: {e}".replace("\n", " ")) from e

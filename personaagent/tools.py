@@ -8,7 +8,7 @@ from typing import Any
 
 from personaagent.errors import InvalidInput
 from personaagent.protocols import Memory
-from personaagent.types import Frozen, RecallQuery
+from personaagent.types import Frozen, Interaction, RecallQuery
 
 __all__ = ["MARK", "MemoryTools", "ToolCall", "parse_tool_call", "strip_tool_calls"]
 
@@ -78,7 +78,7 @@ class MemoryTools:
         if not found.episodes:
             return "nothing found"
         past = [e.interaction for e in found.episodes]
-        return "; ".join(f"{i.query} -> {i.truth or i.response or 'no answer yet'}" for i in past)
+        return "; ".join(f"{i.query} -> {i.truth or _unconfirmed(i)}" for i in past)
 
     async def _profile(self) -> str:
         # A replay must not see facts that rest on what came later, and facts do not record what they knew when.
@@ -86,3 +86,8 @@ class MemoryTools:
             return "nothing known yet"
         facts = (await self._memory.profile(self._user)).current
         return "; ".join(f.text for f in facts) or "nothing known yet"
+
+
+def _unconfirmed(interaction: Interaction) -> str:
+    """What is told of an interaction whose truth nobody knows."""
+    return "an answer that the user refused" if interaction.refused else interaction.response or "no answer yet"

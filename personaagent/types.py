@@ -53,6 +53,8 @@ __all__ = [
 MAX_USER_ID = 256  # characters
 MAX_TEXT = 60_000  # characters of one text field; the store's own limit is 65,535 bytes
 MAX_CHOICES = 1_000  # of one request from outside: memory compares every option with every other
+THUMB = "thumb"  # key of an interaction's metadata: 1 where the user confirmed the answer, -1 where they refused it
+LARGEST_GRADE = 1e12  # of a rating; what is larger is a name ("1e308"), and differences of such numbers overflow
 AHEAD = timedelta(days=1)  # so far clocks may be off; what lies further in the future is refused
 
 
@@ -160,16 +162,18 @@ class Kind(StrEnum):
 
 def _is_number(text: str) -> bool:
     try:
-        return math.isfinite(float(text))
+        number = float(text)
     except ValueError:
         return False
+    return math.isfinite(number) and abs(number) <= LARGEST_GRADE
 
 
 class Interaction(Frozen):
     """One thing a user asked, what the agent did, and what the user really wanted.
 
     `truth` may come later, as feedback. `id` makes appends idempotent: a repeat is the same interaction.
-    `metadata` carries provenance (`source`) and anything the application wants to keep beside it.
+    `metadata` carries provenance (`source`; of a chat also `identity`, which says how the request named its user), the user's
+    thumb on the answer (`THUMB`) and anything the application wants to keep beside it.
     """
 
     id: Annotated[str, AfterValidator(encodable), Field(min_length=1, max_length=128)]
@@ -192,6 +196,11 @@ class Interaction(Frozen):
     def kind(self) -> Kind:
         """Closed choice, rating (all choices are numbers) or free text."""
         return choice_kind(self.choices)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the user refused the answer with a thumb down; what they wanted instead may be known or not."""
+        return self.metadata.get(THUMB) == -1
 
 
 def choice_kind(choices: Sequence[str] | None) -> Kind:

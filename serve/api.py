@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 from urllib.parse import quote
 
-from fastapi import Body, Depends, FastAPI, Path, Query, Request, Response
+from fastapi import Body, Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import TypeAdapter
 
 from personaagent.agent import Agent, Reply
 from personaagent.errors import ConflictError, NotFoundError, PersonaAgentError
 from personaagent.explanation import Question, explain
+from personaagent.housekeeping import Housekeeping
 from personaagent.persona import add, again, pin_claim, strike, written
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import Settings
@@ -38,8 +39,10 @@ from personaagent.types import (
     user_key,
 )
 
+from .chat_fields import header_names
 from .http import Gate, checked, decoded, error_response, failure, install_errors
 from .schema import (
+    RESPONSE,
     ChatBody,
     ChunkWriter,
     ClaimBody,
@@ -131,6 +134,7 @@ def create_api(services: Services) -> FastAPI:
 
 
 def _add_chat(app: FastAPI, services: Services) -> None:
+    settings = services.settings.serve
     card = {"id": services.model, "object": "model", "created": 0, "owned_by": "personaagent"}
 
     @app.get("/v1/models")
@@ -143,20 +147,29 @@ def _add_chat(app: FastAPI, services: Services) -> None:
         """The model by its name."""
         return card if decoded(model) == services.model else _unknown_model(decoded(model))
 
+    housekeeping = Housekeeping(settings.housekeeping_patterns)
+
     @app.post("/v1/chat/completions", response_model=None)
-    async def chat(body: ChatBody) -> Response:
+    async def chat(
+        body: ChatBody,
+        request: Request,
+        remember: Annotated[bool | None, Header(alias="X-PersonaAgent-Remember")] = None,
+    ) -> Response:
         """OpenAI's chat completion, answered by the user's agent and remembered."""
-        if body.model != services.model:
+        if body.model is not None and body.model != services.model:
             return _unknown_model(body.model)
-        if body.n not in (None, 1):
-            return error_response(400, "n: only one answer per request is supported", "unsupported_value", "n")
-        if body.logprobs:
-            reason = "logprobs: not available, because an answer may take several model calls"
-            return error_response(400, reason, "unsupported_value", "logprobs")
         interaction = body.personaagent.interaction_id or uuid.uuid4().hex
+        who = body.who(request.scope["headers"], settings)
         with checked():
-            turn = body.turn(interaction)
-        headers = {"X-Interaction-Id": quote(interaction)}
+            turn = body.turn(interaction, who, remember)
+        unsaid = remember is None and "remember" not in body.personaagent.model_fields_set
+        if unsaid and settings.housekeeping_prompts == "forget" and housekeeping.asks(turn.messages):
+            turn = turn.model_copy(update={"remember": False})
+        headers = {"X-Interaction-Id": quote(interaction), "X-PersonaAgent-Remembered": str(turn.remember).lower()}
+        if ignored := header_names(body.ignored(who.source)):
+            headers["X-PersonaAgent-Ignored"] = ignored
+        if body.limit is not None and body.limit > services.llm.context_length:
+            headers["X-PersonaAgent-Capped"] = f"max_tokens={services.llm.context_length}"
         if not body.stream:
             reply = await services.agent.respond(turn)
             return JSONResponse(completion(reply, services.model), headers=headers)
@@ -270,9 +283,16 @@ def _add_users(app: FastAPI, services: Services) -> None:
 
     @app.post("/v1/users/{user}/interactions/{interaction}/feedback")
     async def feedback(user: User, interaction: Annotated[str, Depends(segment)], body: FeedbackBody) -> Interaction:
-        """Say what the user really answered or wanted."""
-        known = await memory.feedback(user, interaction, body.truth, await memory.incarnation(user))
-        if services.online is not None:
+        """Say what the user really answered or wanted, or their thumb on the answer. A response's own `id` names it, too."""
+        incarnation = await memory.incarnation(user)
+        try:
+            known = await memory.feedback(user, interaction, body.truth, incarnation, body.rating)
+        except NotFoundError:  # an interaction's own id may begin as a response's does, so that is tried first
+            own = interaction.removeprefix(RESPONSE)
+            if own == interaction:
+                raise
+            known = await memory.feedback(user, own, body.truth, incarnation, body.rating)
+        if services.online is not None and known.truth is not None:
             services.online.notify(user)
         return known
 
@@ -322,7 +342,7 @@ def _add_personas(app: FastAPI, services: Services) -> None:
         with checked():
             draft = written(body.text, decision, old, pinned)
         number = old.number if old else None
-        expected = body.expected if "expected" in body.model_fields_set else number
+        expected = number if body.expected is None else body.expected or None  # 0: there must be none yet
         return await memory.commit_persona(user, draft, expected, incarnation)
 
     @app.post("/v1/users/{user}/persona/rollback")

@@ -91,7 +91,7 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
         with self._running(call):
             try:
                 request = self._request(call)
-            except ValidationError as e:
+            except (ValidationError, VLLMClientError) as e:
                 return self._refused(_reason(e))
             try:
                 async for answer in await self.chat(request):
@@ -100,7 +100,7 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
                     result = result_of(answer.model_dump())
                     self._count(result.usage)
                     return result
-            except ValueError as e:  # the engine's word for what is wrong with a request
+            except (ValueError, VLLMClientError) as e:  # the engine's words for what is wrong with a request
                 return self._refused(str(e))
             except EngineDeadError:
                 return self._dead()
@@ -117,7 +117,7 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
         with self._running(call):
             try:
                 request = self._request(call)
-            except ValidationError as e:
+            except (ValidationError, VLLMClientError) as e:
                 yield self._refused(_reason(e))
                 return
             try:
@@ -137,7 +137,7 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
                             self._count(usage_of(chunk["usage"]))
                     if chunks:
                         yield chunks
-            except ValueError as e:
+            except (ValueError, VLLMClientError) as e:
                 yield self._refused(str(e))
             except EngineDeadError:
                 yield self._dead()
@@ -334,12 +334,14 @@ def _is_batch(call: EngineCall) -> bool:
 
 def _events(text: str) -> Iterator[dict[str, Any]]:
     """The JSON objects of server-sent events."""
-    for line in text.splitlines():
+    for line in text.split("\n"):  # not splitlines, which breaks at U+2028 and the like inside of the JSON
         data = line.removeprefix("data:").strip()
         if line.startswith("data:") and data and data != "[DONE]":
             yield json.loads(data)
 
 
-def _reason(error: ValidationError) -> str:
+def _reason(error: ValidationError | VLLMClientError) -> str:
+    if isinstance(error, VLLMClientError):
+        return str(error)
     first = error.errors()[0]
     return f"{'.'.join(str(part) for part in first['loc'][:2])}: {first['msg']}"

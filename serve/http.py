@@ -101,13 +101,21 @@ class Gate:
 
 
 def canonical(raw: bytes) -> str:
-    """A raw path with every segment decoded and encoded again in one way.
+    """A raw path with every segment decoded and encoded again in one way, and without empty segments.
+
+    Clients put a base URL with a slash at its end before a path, or end a path with one. Only behind `users` an empty segment
+    stays: there it is a user id of no characters, and what follows it must not become the user.
 
     Raises:
         UnicodeDecodeError: a segment is not UTF-8 (half a surrogate pair, for one).
     """
-    segments = raw.split(b"?", 1)[0].split(b"/")
-    return "/".join(quote(unquote_to_bytes(segment).decode("utf-8"), safe="") for segment in segments)
+    segments: list[bytes] = []
+    for segment in raw.split(b"?", 1)[0].split(b"/"):
+        if segment or segments == [b"v1", b"users"]:
+            segments.append(segment)
+    while segments and not segments[-1]:
+        segments.pop()
+    return "/" + "/".join(quote(unquote_to_bytes(segment).decode("utf-8"), safe="") for segment in segments)
 
 
 def decoded(segment: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
-from typing import Annotated, Any
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -14,8 +14,6 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
-    ValidationInfo,
-    field_validator,
     model_validator,
 )
 
@@ -24,6 +22,7 @@ from personaagent.claims import ClaimKind
 from personaagent.contrast import MAX_SAMPLES
 from personaagent.errors import FutureTimeError
 from personaagent.explanation import Explanation, why
+from personaagent.settings import ServeSettings
 from personaagent.types import (
     MAX_TEXT,
     Choices,
@@ -37,7 +36,20 @@ from personaagent.types import (
     utc_now,
 )
 
+from .chat_fields import (
+    asks_nothing,
+    conversation,
+    formatted,
+    refuse,
+    refuse_roles,
+    stripped,
+    template_arguments,
+    tools_of,
+)
+from .identity import Identity, identify
+
 __all__ = [
+    "RESPONSE",
     "ChatBody",
     "ChunkWriter",
     "ClaimBody",
@@ -51,29 +63,26 @@ __all__ = [
     "explanation",
 ]
 
+RESPONSE = "chatcmpl-"  # a response's id is this and the interaction's
 MAX_INTERACTIONS = 10_000  # of one request
+_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
-# Further OpenAI and vLLM fields that go to the model as they are. Anything else (`priority`, `chat_template`, ...) would let
-# a client step out of line or change how everybody's prompts are built.
+# Further OpenAI and vLLM fields that go to the model as they are. What is not known here does not (see `chat_fields`).
 _PASSED = (
-    "tools",
-    "tool_choice",
-    "parallel_tool_calls",
-    "response_format",
     "presence_penalty",
     "frequency_penalty",
     "repetition_penalty",
-    "logit_bias",
     "min_p",
     "top_k",
     "min_tokens",
     "ignore_eos",
-    "reasoning_effort",
 )
+_INT32, _INT64 = 2**31 - 1, 2**63 - 1  # what the engine can count to
+_GREEDY = 1e-5  # a temperature below it is 0 to the engine, which divides by any other
 
 
 class Body(BaseModel):
-    """A request's JSON object: unknown fields are errors, and all text must be valid Unicode."""
+    """A request's JSON object: unknown fields are errors, null is as good as absent, and all text must be valid Unicode."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -85,15 +94,16 @@ class Body(BaseModel):
         except UnicodeEncodeError as e:
             raise ValueError("contains a lone surrogate, which is not valid Unicode text") from e
         except (TypeError, ValueError):  # not from JSON; the fields have their own checks
-            return data
-        return data
+            pass
+        return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
 class StreamOptions(Body):
-    """OpenAI's options of a streamed answer."""
+    """OpenAI's options of a streamed answer; others are ignored."""
+
+    model_config = ConfigDict(extra="allow")
 
     include_usage: bool = False
-    include_obfuscation: bool = False  # OpenAI's padding against traffic analysis; accepted, not done
 
 
 class Extension(Body):
@@ -103,11 +113,6 @@ class Extension(Body):
     remember: bool = True
     explain: bool = False
     samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = None  # answers that a free text is chosen from
-
-    @field_validator("remember", "explain", mode="before")
-    @classmethod
-    def _absent(cls, value: Any, info: ValidationInfo) -> Any:
-        return cls.model_fields[str(info.field_name)].default if value is None else value
 
 
 class StructuredOutputs(Body):
@@ -127,79 +132,135 @@ def _bounded(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 
 
 class ChatBody(Body):
-    """POST /v1/chat/completions. `user` is required: it names whose persona and memory answer."""
+    """POST /v1/chat/completions: OpenAI's schema with vLLM's fields and our own (`personaagent`).
 
-    model: str
+    Clients send much that changes nothing here; such fields are ignored, and the answer names them in a header. Fields that
+    would change the answer in a way that cannot be had here are refused. null and [] mean absence.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
     messages: Annotated[tuple[Message, ...], Field(min_length=1), AfterValidator(_bounded)]
-    user: UserId
+    model: str | None = None
+    # Whose persona and memory answer; see `identity` for the other ways to say it.
+    user: UserId | None = None
+    metadata: dict[str, Any] | None = None
+    safety_identifier: str | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: int | None = None
+    seed: Annotated[int, Field(ge=-_INT64 - 1, le=_INT64)] | None = None
     stop: str | tuple[str, ...] | None = None
-    n: int | None = None
-    logprobs: bool | None = None
     structured_outputs: StructuredOutputs | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     personaagent: Extension = Extension()
-    # Passed on to the model (see _PASSED).
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
+    logit_bias: dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None = (
+        None
+    )
+    # Passed on to the model (see _PASSED).
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    logit_bias: dict[str, float] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: int | None = None
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=_INT32)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=_INT32)] | None = None
     ignore_eos: bool | None = None
-    reasoning_effort: str | None = None
-    # Accepted because clients send them, without effect.
-    metadata: dict[str, JsonValue] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
 
-    @field_validator("personaagent", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _absent(cls, value: Any) -> Any:
-        return {} if value is None else value
+    def _stripped(cls, data: Any) -> Any:
+        data = stripped(data)
+        refuse_roles(data)
+        return data
 
-    def turn(self, interaction: str) -> Turn:
+    @property
+    def limit(self) -> int | None:
+        """Most tokens of the answer that the client allows."""
+        return self.max_completion_tokens or self.max_tokens
+
+    def who(self, headers: Iterable[tuple[bytes, bytes]], settings: ServeSettings) -> Identity:
+        """Who is asking, by this body and the request's raw headers. Raises UnsupportedError if nobody says it."""
+        return identify(self.user, (self.metadata or {}).get("user_id"), self.safety_identifier, headers, settings)
+
+    def turn(self, interaction: str, who: Identity | None = None, remember: bool | None = None) -> Turn:
         """The agent's turn that answers this request.
+
+        A request of nothing but system messages is answered as if the last of them were the user's, and not remembered:
+        nobody asked it, and chat templates have no place for an answer to it.
 
         Args:
             interaction: the id it is remembered by.
+            who: is asking; by default the body's `user`.
+            remember: whether to, if the body does not forbid it; None: what the body says.
+
+        Raises:
+            UnsupportedError: a field asks for what is not done here.
         """
-        extra = {name: value for name in _PASSED if (value := getattr(self, name)) is not None}
+        refuse(self.model_extra or {})
+        messages, _ = conversation(self.messages)
+        asked = any(m.role == "user" for m in messages)
+        if not asked:
+            said = [place for place, m in enumerate(messages) if m.role in ("system", "developer") and m.text.strip()]
+            if said:
+                as_user = messages[said[-1]].model_copy(update={"role": "user"})
+                messages = (*messages[: said[-1]], as_user, *messages[said[-1] + 1 :])
         constraint = self.structured_outputs
-        if constraint is not None and constraint.choice is None:
-            extra["structured_outputs"] = constraint.model_dump(exclude_none=True)
+        extra = {name: value for name in _PASSED if (value := getattr(self, name)) is not None}
+        extra |= tools_of(self.tools, self.tool_choice, self.parallel_tool_calls)
+        rest = {
+            "response_format": formatted(self.response_format),
+            "logit_bias": self.logit_bias,
+            "chat_template_kwargs": template_arguments(self.chat_template_kwargs),
+            "structured_outputs": constraint.model_dump(exclude_none=True)
+            if constraint and not constraint.choice
+            else None,
+        }
+        extra |= {name: value for name, value in rest.items() if value}
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
+        temperature = self.temperature or 0.0
         return Turn(
-            user=self.user,
-            messages=self.messages,
+            user=who.user if who is not None else self.user or "",
+            messages=messages,
             choices=constraint.choice if constraint is not None else None,
-            max_tokens=self.max_completion_tokens or self.max_tokens,
-            temperature=0.0 if self.temperature is None else self.temperature,
+            max_tokens=self.limit,
+            temperature=temperature if temperature >= _GREEDY else 0.0,
             top_p=1.0 if self.top_p is None else self.top_p,
             seed=self.seed,
-            stop=stop,
+            stop=tuple(text for text in stop if text),
             extra=extra,
             interaction_id=interaction,
-            remember=self.personaagent.remember,
+            remember=asked and self.personaagent.remember and remember is not False,
             explain=self.personaagent.explain,
             samples=self._samples(),
+            identity=who.source if who is not None else "user",
         )
+
+    def ignored(self, identity: str) -> tuple[str, ...]:
+        """Names of fields that change nothing, given where the user's name came from."""
+        unused = [
+            name for name in ("metadata", "safety_identifier") if getattr(self, name) and not identity.startswith(name)
+        ]
+        if self.parallel_tool_calls is not None and not self.tools:
+            unused.append("parallel_tool_calls")
+        options = self.stream_options.model_extra or {} if self.stream_options is not None else {}
+        nested = [f"stream_options.{name}" for name in options]
+        unknown = [name for name in self.model_extra or {} if not asks_nothing(name)]
+        return (*unknown, *unused, *nested, *conversation(self.messages)[1])
 
     def _samples(self) -> int | None:
         """Answers to choose from. Who says temperature 0 wants the one likeliest answer, whatever the server's settings."""
-        return 1 if self.personaagent.samples is None and self.temperature == 0 else self.personaagent.samples
+        return (
+            1
+            if self.personaagent.samples is None and self.temperature is not None and self.temperature < _GREEDY
+            else self.personaagent.samples
+        )
 
 
 class InteractionItem(Body):
@@ -254,13 +315,25 @@ class InteractionsBody(Body):
 
 
 class FeedbackBody(Body):
-    """POST .../feedback: what the user really answered or wanted."""
+    """POST .../feedback: what the user really answered or wanted, or their thumb on the answer.
 
-    truth: Annotated[str, Field(max_length=MAX_TEXT)]
+    A `rating` of 1 confirms the answer as the truth; one of -1 refuses it, with what was wanted instead or without.
+    """
+
+    truth: Annotated[str, Field(max_length=MAX_TEXT)] | None = None
+    rating: Literal[1, -1] | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> FeedbackBody:
+        if self.truth is None and self.rating is None:
+            raise ValueError("say the truth, or a rating of 1 or -1")
+        if self.truth is not None and self.rating == 1:
+            raise ValueError("a rating of 1 says that the answer is the truth; send that or another truth, not both")
+        return self
 
 
 class PersonaBody(Body):
-    """PUT .../persona: a version written by hand. `expected`: the version it must replace, if that matters."""
+    """PUT .../persona: a version written by hand. `expected`: the version it must replace, if that matters; 0 is none."""
 
     text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
     decision: Decision | None = None
@@ -331,7 +404,7 @@ def completion(reply: Reply, model: str) -> dict[str, Any]:
         message["content"] = reply.text or None
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish_reason}
     return {
-        "id": f"chatcmpl-{reply.interaction_id}",
+        "id": f"{RESPONSE}{reply.interaction_id}",
         "object": "chat.completion",
         "created": int(time.time()),
         "model": model,
@@ -346,7 +419,7 @@ class ChunkWriter:
 
     def __init__(self, interaction: str, model: str, include_usage: bool) -> None:
         self._head: dict[str, Any] = {
-            "id": f"chatcmpl-{interaction}",
+            "id": f"{RESPONSE}{interaction}",
             "object": "chat.completion.chunk",
             "created": int(time.time()),
             "model": model,
@@ -377,5 +450,8 @@ class ChunkWriter:
 
 
 def sse(data: dict[str, Any]) -> str:
-    """One server-sent event."""
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+    """One server-sent event.
+
+    Clients in several languages end a line at these characters, too; JSON may hold them as escapes wherever it may hold them.
+    """
+    return f"data: {json.dumps(data, ensure_ascii=False).translate(_LINE_ENDS)}\n\n"

@@ -10,7 +10,7 @@ import numpy as np
 
 from actors.batch import Batch
 from actors.memory_shard import MemoryShard
-from personaagent.changes import embed_interactions, embed_recalls
+from personaagent.changes import confirmed, embed_interactions, embed_recalls
 from personaagent.portable import parse_export
 from personaagent.types import (
     AppendResult,
@@ -51,9 +51,13 @@ class DirectMemory:
         began = incarnations[0] if incarnations else None
         return await self.shard.append_many(await self._batch(interactions), "test", began)
 
-    async def feedback(self, user: str, interaction: str, truth: str, incarnation: int | None = None) -> Interaction:
-        vector = np.asarray(await self._embedder.embed([truth]), dtype=np.float32)[0]
-        return await self.shard.feedback(user, interaction, truth, vector, "test", incarnation)
+    async def feedback(
+        self, user: str, interaction: str, truth: str | None, incarnation: int | None = None, rating: Any = None
+    ) -> Interaction:
+        if rating == 1:
+            truth = confirmed(await self.shard.interaction(user, interaction), truth, rating)
+        vector = None if truth is None else np.asarray(await self._embedder.embed([truth]), dtype=np.float32)[0]
+        return await self.shard.feedback(user, interaction, truth, vector, "test", incarnation, rating)
 
     async def recall(self, user: str, query: RecallQuery) -> Recall:
         return (await self.recall_many(user, [query]))[0]

@@ -197,7 +197,8 @@ def _error(message: str) -> ErrorResponse:
 
 
 def _event(head: dict[str, Any], delta: dict[str, Any], finish: str | None = None) -> str:
-    return f"data: {json.dumps({**head, 'choices': [{'index': 0, 'delta': delta, 'finish_reason': finish}]})}\n\n"
+    chunk = {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+    return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"  # as vLLM writes them
 
 
 def _tool_call(tool: dict[str, Any]) -> dict[str, Any]:

@@ -153,8 +153,24 @@ class Memory(RuleBasedStateMachine):
             with pytest.raises(NotFoundError):
                 self.do(call)
             return
-        rows[id] = rows[id].model_copy(update={"truth": truth})
+        old = rows[id]
+        after_all = old.refused and truth == old.response
+        rows[id] = old.model_copy(update={"truth": truth, "metadata": {} if after_all else old.metadata})
         assert self.do(call) == rows[id]
+
+    @rule(user=users, id=ids, rating=st.sampled_from([1, -1]), wanted=st.none() | texts)
+    def thumb(self, user: str, id: str, rating: int, wanted: str | None) -> None:
+        old = self.models[user].rows.get(id)
+        if old is None or (rating == 1 and not old.response):
+            return
+        truth = old.response if rating == 1 else wanted
+        vector = None if truth is None else EMBEDDER.encode([truth])[0]
+        call = self.shard.feedback(user, id, truth, vector, "test", None, rating)
+        if truth is None and old.truth != old.response:
+            truth = old.truth
+        new = old.model_copy(update={"truth": truth, "metadata": {"thumb": rating}})
+        self.models[user].rows[id] = new
+        assert self.do(call) == new
 
     @rule(user=users, text=texts, right=st.booleans())
     def commit_persona(self, user: str, text: str, right: bool) -> None:

@@ -126,7 +126,8 @@ class World:
             check_memory=self.memory.users,
             online=online,
         )
-        transport = httpx.ASGITransport(app=create_api(services), raise_app_exceptions=False)
+        self.app = create_api(services)
+        transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://test")
 
     async def chat(self, user: str, text: str = "hello there", **more: Any) -> httpx.Response:
@@ -297,6 +298,14 @@ async def test_what_must_not_be_remembered_is_not(world: World) -> None:
     assert await world.memory.latest("anna", 5) == ()
 
 
+async def test_a_stream_holds_no_line_end_that_some_clients_break_at(world: World) -> None:
+    said = "a\u2028b\u2029c\u0085d\u000be"
+    response = await world.chat("anna", said, stream=True)
+    assert [line for line in response.text.splitlines() if line and not line.startswith("data: ")] == []
+    pieces = [e["choices"][0]["delta"].get("content", "") for e in events(response)[:-1]]
+    assert "".join(pieces) == f"you said {said}"
+
+
 async def test_stream_is_openais_chunks(world: World) -> None:
     response = await world.chat("anna", stream=True, stream_options={"include_usage": True})
     assert response.headers["content-type"].startswith("text/event-stream")
@@ -372,27 +381,26 @@ async def test_the_openai_client_works_unmodified(world: World) -> None:
 @pytest.mark.parametrize(
     ("change", "status", "code", "param"),
     [
-        ({"user": None}, 422, "invalid_input", "user"),
-        ({"user": ""}, 422, "invalid_input", "user"),
+        ({"user": None}, 400, "missing_required_parameter", "user"),
+        ({"user": ""}, 400, "missing_required_parameter", "user"),
         ({"user": "x" * 300}, 422, "invalid_input", "user"),
         ({"messages": []}, 422, "invalid_input", "messages"),
         ({"messages": [{"role": "wizard", "content": "hi"}]}, 422, "invalid_input", "messages.0.role"),
-        ({"messages": [{"role": "system", "content": "hi"}]}, 422, "invalid_input", None),
+        ({"messages": [{"role": "assistant", "content": "hi"}]}, 422, "invalid_input", None),
         ({"messages": [{"role": "user", "content": "x" * 70_000}]}, 422, "invalid_input", "messages"),
         ({"temperature": -1}, 422, "invalid_input", "temperature"),
-        ({"priority": 5}, 422, "invalid_input", "priority"),
+        ({"priority": 5}, 400, "unsupported_parameter", "priority"),
         ({"structured_outputs": {"choice": ["one"]}}, 422, "invalid_input", "structured_outputs.choice"),
         ({"structured_outputs": {"choice": ["one", "one"]}}, 422, "invalid_input", "structured_outputs.choice"),
         ({"structured_outputs": {"choice": ["one", ""]}}, 422, "invalid_input", "structured_outputs.choice"),
         ({"personaagent": {"explain": "perhaps"}}, 422, "invalid_input", "personaagent.explain"),
         ({"personaagent": {"why": True}}, 422, "invalid_input", "personaagent.why"),
-        ({"personaagent": {"why": None}}, 422, "invalid_input", "personaagent.why"),
         ({"personaagent": {"samples": 0}}, 422, "invalid_input", "personaagent.samples"),
         ({"personaagent": {"samples": 17}}, 422, "invalid_input", "personaagent.samples"),
         ({"personaagent": {"samples": 2}}, 422, "invalid_input", None),  # this model does not tell likelihoods
         ({"personaagent": {"samples": 2}, "stream": True}, 422, "invalid_input", None),
         ({"n": 2}, 400, "unsupported_value", "n"),
-        ({"logprobs": True}, 400, "unsupported_value", "logprobs"),
+        ({"logprobs": True}, 400, "unsupported_parameter", "logprobs"),
         ({"model": "other"}, 404, "model_not_found", "model"),
     ],
 )
@@ -507,6 +515,8 @@ async def test_personas_are_versions(world: World) -> None:
     assert (made["number"], made["origin"], made["parent"]) == (2, "manual", 1)
     lost = await world.http.put("/v1/users/anna/persona", json={"text": "Late.", "expected": 1})
     assert_error(lost, 409, "conflict")
+    late = await world.http.put("/v1/users/anna/persona", json={"text": "First.", "expected": 0})
+    assert_error(late, 409, "conflict")
     pinned = (await world.post("anna", "/persona/pin", {"pinned": True})).json()
     assert (pinned["number"], pinned["pinned"]) == (3, True)
     assert (await world.post("anna", "/persona/pin", {"pinned": True})).json()["number"] == 3
@@ -635,6 +645,65 @@ def test_a_path_segment_says_what_was_put_into_it(user: str) -> None:
     empty, version, users, last, rest = path.split("/")
     assert (empty, version, users, decoded(last), rest) == ("", "v1", "users", user, "persona")
     assert canonical(path.encode()) == path
+
+
+@pytest.mark.parametrize(
+    ("path", "same"),
+    [
+        ("/v1/models/", "/v1/models"),
+        ("//v1//models//", "/v1/models"),
+        ("/v1//chat/completions/", "/v1/chat/completions"),
+        ("/v1/users/a%2F%2fb//persona/", "/v1/users/a%2F%2Fb/persona"),
+        ("/v1/users/%2F/", "/v1/users/%2F"),
+        ("/v1/users/", "/v1/users"),
+        ("/v1/users//persona", "/v1/users//persona"),  # nobody's persona, and not the user called persona
+        ("/", "/"),
+    ],
+)
+def test_slashes_too_many_lead_to_the_same_route(path: str, same: str) -> None:
+    assert canonical(path.encode()) == same
+
+
+async def test_the_model_list_is_found_with_any_slashes(world: World) -> None:
+    for path in ("/v1/models/", "//v1/models", "/v1//models"):
+        assert (await world.http.get(f"http://test{path}")).json()["data"][0]["id"] == "echo"
+    assert_error(await world.http.get("http://test/v1/users//persona"), 404, "not_found")
+
+
+async def test_feedback_by_the_responses_own_id_and_as_a_thumb(world: World) -> None:
+    answer = (await world.chat("anna", "tea?")).json()
+    path = f"/interactions/{answer['id']}/feedback"
+    refused = (await world.post("anna", path, {"rating": -1})).json()
+    assert (refused["truth"], refused["metadata"]["thumb"]) == (None, -1)
+    assert (await world.get("anna")).json()["truths"] == 0
+    kept = (await world.post("anna", path, {"rating": 1, "truth": None})).json()
+    assert (kept["truth"], kept["metadata"]["thumb"]) == ("you said tea?", 1)
+    assert (await world.get("anna")).json()["truths"] == 1
+    back = (await world.post("anna", path, {"rating": -1})).json()  # they thought better of it
+    assert (back["truth"], (await world.get("anna")).json()["truths"]) == (None, 0)
+    other = (await world.post("anna", path, {"rating": -1, "truth": "coffee"})).json()
+    assert (other["truth"], other["metadata"]["thumb"]) == ("coffee", -1)
+    assert (await world.post("anna", path, {"rating": -1})).json()["truth"] == "coffee"
+    own = {"personaagent": {"interaction_id": "chatcmpl-1"}}
+    assert (await world.chat("anna", "milk?", **own)).json()["id"] == "chatcmpl-chatcmpl-1"
+    for name in ("chatcmpl-1", "chatcmpl-chatcmpl-1"):
+        told = (await world.post("anna", f"/interactions/{name}/feedback", {"truth": name})).json()
+        assert (told["id"], told["truth"]) == ("chatcmpl-1", name)
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"truth": None}, {"rating": 0}, {"rating": 2}, {"rating": "up"}, {"rating": 1, "truth": "x"}, {"x": 1}]
+)
+async def test_feedback_that_says_nothing_is_refused(world: World, body: dict[str, Any]) -> None:
+    answer = (await world.chat("anna")).json()
+    assert_error(await world.post("anna", f"/interactions/{answer['id']}/feedback", body), 422, "invalid_input")
+
+
+async def test_a_thumb_needs_an_answer(world: World) -> None:
+    await world.post("anna", "/interactions", {"id": "a", "query": "q"})
+    assert_error(await world.post("anna", "/interactions/a/feedback", {"rating": 1}), 422, "invalid_input")
+    assert (await world.post("anna", "/interactions/a/feedback", {"rating": -1})).json()["metadata"] == {"thumb": -1}
+    assert_error(await world.post("anna", "/interactions/chatcmpl-x/feedback", {"rating": -1}), 404, "not_found")
 
 
 class Waiting:

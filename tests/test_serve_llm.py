@@ -83,6 +83,9 @@ def say(text: str, **more: Any) -> ChatRequest:
 
 
 async def test_unmodified_openai_client(client: Any) -> None:
+    odd = [{"role": "user", "content": "a\u2028b \u0085c\u2029d"}]  # where some readers of streams end a line
+    broken = await client.chat.completions.create(model="scripted", user="anna", messages=odd, stream=True)
+    assert "".join([c.choices[0].delta.content or "" async for c in broken]) == f"echo: {odd[0]['content']}"
     ask = {"model": "scripted", "user": "anna", "messages": [{"role": "user", "content": "hello there"}]}
     answer = await client.chat.completions.create(**ask)
     assert answer.choices[0].message.content == "echo: hello there"

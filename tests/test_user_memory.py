@@ -6,6 +6,7 @@ import pytest
 
 from personaagent.errors import ConflictError, InvalidInput, NotFoundError
 from personaagent.local_memory import LocalMemory
+from personaagent.tools import MemoryTools, ToolCall
 from personaagent.types import Decision, Fact, Interaction, Origin, PersonaDraft, Profile, RecallQuery
 from personaagent.volatile import VolatileStore
 from tests.doubles import HashEmbedder
@@ -59,6 +60,29 @@ async def test_feedback_sets_and_corrects_the_truth(memory: LocalMemory) -> None
         await memory.feedback("bob", "1", "x")
     with pytest.raises(InvalidInput):
         await memory.feedback("ann", "1", "x" * 60_001)
+
+
+async def test_nothing_learns_from_an_answer_that_was_refused(memory: LocalMemory) -> None:
+    options = ("tea", "coffee")
+    await memory.append("ann", [interaction("1", "what?", response="coffee", choices=options)])
+    asked = RecallQuery(text="what?", choices=options, decisions=(Decision(),), with_truth=True)
+    assert (await memory.feedback("ann", "1", None, rating=1)).truth == "coffee"
+    tea, coffee = (await memory.recall("ann", asked)).evidence[0]
+    assert coffee > tea
+    refused = await memory.feedback("ann", "1", None, rating=-1)
+    assert (refused.truth, refused.response, refused.refused) == (None, "coffee", True)
+    found = await memory.recall("ann", asked)
+    assert found.episodes == ()
+    assert found.evidence[0][0] == pytest.approx(found.evidence[0][1])
+    assert (await memory.truths("ann", 0, 9)).interactions == ()
+    told = await MemoryTools(memory, "ann").run(ToolCall(name="search_episodes", arguments={"query": "what?"}))
+    assert told == "what? -> an answer that the user refused"
+    assert (await memory.feedback("ann", "1", "tea", rating=-1)).truth == "tea"
+    assert (await memory.feedback("ann", "1", "coffee")).refused is False  # it was right after all
+    lines = await memory.export("ann")
+    other = LocalMemory(HashEmbedder())
+    await other.restore(lines)
+    assert await other.export("ann") == lines
 
 
 async def test_an_unknown_user_has_nothing(memory: LocalMemory) -> None:

@@ -7,7 +7,7 @@ import json as jsonlib
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-CHAT_HELP = "/want TEXT says what you really wanted, /new starts over, /quit ends"
+CHAT_HELP = "/want TEXT says what you really wanted, /good and /bad what the answer was, /new starts over, /quit ends"
+THUMBS: dict[str, Literal[1, -1]] = {"/good": 1, "/bad": -1}
 MAX_TURNS = 16  # messages of the conversation kept; what is older is in memory
 
 
@@ -52,6 +53,8 @@ async def serve(
         question = [{"role": "user", "content": "What should I cook tonight?"}]
         body = jsonlib.dumps({"model": model_name(settings), "user": "anna", "messages": question})
         output.show(f"  curl {system.url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'")
+        if settings.serve.default_user is not None:
+            output.note(f"requests that name nobody are those of {settings.serve.default_user!r} (serve.default_user)")
         output.note("Ctrl-C stops it")
         await run.until_stopped()
 
@@ -176,6 +179,12 @@ async def _converse(run: Run, system: System, user: str) -> None:
                 continue
             if text == "/new":
                 history, last = [], None
+            elif text in THUMBS:
+                if last is None:
+                    output.note(f"ask something first, then: {text}")
+                else:
+                    await system.memory.feedback(user, last.interaction_id, None, rating=THUMBS[text])
+                    output.note("noted")
             elif text.startswith("/want"):
                 wanted = text.removeprefix("/want").strip()
                 if last is None or not wanted:
