@@ -136,7 +136,8 @@ def why(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        return f"{where}: {first['msg'].removeprefix('Value error, ')}" if where else str(first["msg"])
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        return f"{where}: {reason}" if where else reason
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON: {error.msg} at character {error.pos + 1}"
     return str(error)
