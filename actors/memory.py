@@ -27,6 +27,7 @@ from actors.store import ShardConfig
 from personaagent.changes import embed_interactions, embed_recalls
 from personaagent.errors import PersonaAgentError, StoreError, UnavailableError
 from personaagent.population import Population
+from personaagent.incoming import meant_by
 from personaagent.portable import parse_export
 from personaagent.protocols import Embedder
 from personaagent.settings import Settings
@@ -90,7 +91,10 @@ class ShardedMemory:
     async def append(
         self, user: str, interactions: Sequence[Interaction], incarnation: int | None = None
     ) -> AppendResult:
-        """Add interactions; repeats (same id) change nothing, except that a truth or response may become known."""
+        """Add interactions; repeats (same id) change nothing, except that a truth or response may become known.
+
+        Raises ConflictError if an id is another question's already.
+        """
         result = AppendResult(added=0, repeated=0)
         for chunk in _chunks(await self._redaction.interactions(interactions)):
             batch = Batch.of(await embed_interactions(self._embedder, chunk))
@@ -120,6 +124,7 @@ class ShardedMemory:
 
     async def feedback(self, user: str, interaction: str, truth: str, incarnation: int | None = None) -> Interaction:
         """Set what the user really answered. Raises NotFoundError for an unknown interaction."""
+        truth = await meant_by(self, user, interaction, truth)
         if self._redaction.enabled:
             about: Interaction = await self._of(user, "interaction", user, interaction)
             truth = await self._redaction.truth(about, truth)

@@ -13,12 +13,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from personaagent.base import encodable
-from personaagent.errors import FutureTimeError
+from personaagent.errors import FutureTimeError, InvalidInput
 from personaagent.types import (
     Interaction,
     Kind,
@@ -32,7 +32,7 @@ from personaagent.types import (
     utc_now,
 )
 
-__all__ = ["InteractionLine", "Reading", "first_times", "label", "resolved", "said"]
+__all__ = ["InteractionLine", "Reading", "first_times", "label", "meant_by", "resolved", "said"]
 
 FIELDS = frozenset({"user", "query", "time", "response", "truth", "choices", "metadata", "id"})
 STAMPS = frozenset({"arrived", "truth_arrived"})  # an export keeps when the store heard of something; coming in is anew
@@ -41,6 +41,14 @@ MAX_DEPTH = 64  # of metadata: lists and objects inside each other
 Dated = Mapping[str, tuple[datetime, int]]  # a time and its line, by user
 _LABEL = re.compile(r"[(\[]?\s*([A-Za-z]|[0-9]{1,3})\s*[)\].:]*")
 _OWN = re.compile(r"\s*[(\[]?\s*([A-Za-z]|[0-9]{1,3})\s*[)\].:](?=\s)")  # "B) tea": an option that says its own label
+
+
+class Asked(Protocol):
+    """A memory that has interactions by their ids."""
+
+    async def interactions(self, user: str, ids: Sequence[str]) -> tuple[Interaction, ...]:
+        """See `Memory`."""
+        ...
 
 
 def said(text: str) -> str:
@@ -91,6 +99,22 @@ def resolved(truth: str, choices: Sequence[str] | None) -> str:
     if begun - {place}:
         raise ValueError("is an option's letter or number, but another option begins with it; write the option's text")
     return choices[place]
+
+
+async def meant_by(memory: Asked, user: str, interaction: str, truth: str) -> str:
+    """What feedback on an interaction says, where an option's letter or number means the option.
+
+    Raises:
+        InvalidInput: it says nothing, or has a letter or number that is not exactly one option's.
+    """
+    try:
+        _truth(truth)
+        if label(truth) is not None:
+            for stored in await memory.interactions(user, [interaction]):
+                return resolved(truth, stored.choices)
+    except ValueError as e:
+        raise InvalidInput(f"truth: {e}") from e
+    return truth
 
 
 def _depth(value: Any) -> int:

@@ -413,9 +413,11 @@ class AppendResult(Frozen):
     repeated: int
     updated: int = 0  # a truth or response became known for an interaction already there
     refused: Annotated[int, Field(exclude=True)] = 0  # of users who were forgotten after the work had begun
+    # (user, id) of those whose id is another question's already; nothing of them was stored
+    conflicts: Annotated[tuple[tuple[str, str], ...], Field(exclude=True, repr=False)] = ()
 
     def __add__(self, other: AppendResult) -> AppendResult:
-        names = ("added", "repeated", "updated", "refused")
+        names = ("added", "repeated", "updated", "refused", "conflicts")
         return AppendResult(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 

@@ -156,6 +156,8 @@ def _add_chat(app: FastAPI, services: Services) -> None:
         interaction = body.personaagent.interaction_id or uuid.uuid4().hex
         with checked():
             turn = body.turn(interaction)
+        turn = await services.agent.placed(turn)  # results of tools belong to the interaction that called them
+        interaction = turn.interaction_id or interaction
         headers = {"X-Interaction-Id": quote(interaction)}
         if not body.stream:
             reply = await services.agent.respond(turn)

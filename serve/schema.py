@@ -189,6 +189,7 @@ class ChatBody(Body):
             stop=stop,
             extra=extra,
             interaction_id=interaction,
+            generated=self.personaagent.interaction_id is None,
             remember=self.personaagent.remember,
             explain=self.personaagent.explain,
             samples=self._samples(),

@@ -51,11 +51,13 @@ class ReadResult:
         self._lines = lines
         self.errors: list[LineError] = []
         self.records: list[Record] = []
+        self.line = 0  # of the interaction read last, where the reader tells
         self.skipped = 0  # items that the data set is known to contain and that no answer fits; not errors
 
     def __iter__(self) -> Iterator[Interaction]:
         self.errors.clear()
         self.records.clear()
+        self.line = 0
         self.skipped = 0
         return self._lines(self)
 

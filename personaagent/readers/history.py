@@ -67,6 +67,7 @@ def _read(path: Path, limit_users: int | None, result: ReadResult, now: datetime
             if isinstance(parsed, Record):
                 result.records.append(parsed)
             else:
+                result.line = number
                 yield parsed
 
 
