@@ -26,8 +26,8 @@ from actors.redaction import Redaction
 from actors.store import ShardConfig
 from personaagent.changes import embed_interactions, embed_recalls
 from personaagent.errors import PersonaAgentError, StoreError, UnavailableError
-from personaagent.population import Population
 from personaagent.incoming import meant_by
+from personaagent.population import Population
 from personaagent.portable import parse_export
 from personaagent.protocols import Embedder
 from personaagent.settings import Settings

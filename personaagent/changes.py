@@ -200,7 +200,9 @@ def undisputed(change: Change) -> Change:
     """The change itself. Raises ConflictError if an interaction of it has the id of another question."""
     if conflicts := change.added.conflicts:
         more = f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
-        raise ConflictError(f"interaction id {conflicts[0][1]!r} is another question's already{more}; choose another id")
+        raise ConflictError(
+            f"interaction id {conflicts[0][1]!r} is another question's already{more}; choose another id"
+        )
     return change
 
 

@@ -148,12 +148,11 @@ class InteractionLine(BaseModel):
 
     user: UserId | None = None
     query: Annotated[Text, AfterValidator(said)]
-    time: Moment | None = Field(
-        default=None, description="ISO 8601, or seconds since 1970; without it, see `Reading`."
-    )
+    time: Moment | None = Field(default=None, description="ISO 8601, or seconds since 1970; without it, see `Reading`.")
     response: Text | None = None
     truth: Annotated[Text, AfterValidator(_truth)] | None = Field(
-        default=None, description="What the user really answered or wanted; an option's letter or number means the option."
+        default=None,
+        description="What the user really answered or wanted; an option's letter or number means the option.",
     )
     choices: tuple[Text, ...] | None = None
     metadata: dict[str, JsonValue] = Field(default_factory=dict)

@@ -26,7 +26,9 @@ odd = st.one_of(
     st.booleans(),
     st.integers(-(10**13), 10**13),
     st.floats(),
-    st.sampled_from(["", " ", "B", "(b)", "2.", "a", "tea", "caf\u00e9", "cafe\u0301", "\u202e", "\0", "\x1b[31m", "\ud800"]),
+    st.sampled_from(
+        ["", " ", "B", "(b)", "2.", "a", "tea", "caf\u00e9", "cafe\u0301", "\u202e", "\0", "\x1b[31m", "\ud800"]
+    ),
     st.sampled_from(["2025-03-01", "2025-03-01 08:30:00+00:00", "1740818400", "9999-12-31T23:59:59-05:00", "now"]),
     st.lists(st.sampled_from(["tea", "ale", "rum", "", "A) tea"]), max_size=4),
     st.dictionaries(st.sampled_from(["x", "source"]), st.none() | st.floats() | st.text(max_size=3), max_size=2),

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from personaagent.errors import FutureTimeError
 from personaagent.incoming import InteractionLine, Reading, first_times

@@ -101,7 +101,12 @@ def _is_json(line: str) -> bool:
 
 def _table(lines: list[str]) -> str | None:
     """CSV or another table of text: the first lines have one number of fields, and more than one."""
-    for separator, name in ((",", "CSV"), ("\t", "tab-separated values"), (";", "CSV with semicolons"), ("|", "a table")):
+    for separator, name in (
+        (",", "CSV"),
+        ("\t", "tab-separated values"),
+        (";", "CSV with semicolons"),
+        ("|", "a table"),
+    ):
         try:
             rows = list(csv.reader(lines, delimiter=separator))
         except csv.Error:
