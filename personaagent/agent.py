@@ -66,8 +66,11 @@ _FORMED = frozenset({"tools", "response_format", "structured_outputs"})
 class Turn(Frozen):
     """One request of a user. `extra` holds further OpenAI fields (tools, response_format, ...), passed through.
 
-    `generated` says that the interaction's id was made up for this request: one that brings results of the application's tools
-    then goes on with the interaction that called them. With `explain` the reply says what the model saw, and to a closed choice or rating also why. `samples` is how many answers
+    `generated` says that the interaction's id was made up for this request: one that brings results of the
+    application's tools
+   
+    then goes on with the interaction that called them. With `explain` the reply says what the model saw, and to a
+    closed choice or rating also why. `samples` is how many answers
     a free text is chosen from; None: what the settings say.
     """
 
@@ -92,8 +95,10 @@ class Reply(Frozen):
     """The agent's answer and what it rests on.
 
     Closed choices and ratings have `scores`, the probability of each option, which sum to 1. The answer of a rating is the
-    median grade of that distribution, `expected` its mean. `reasons` are what memory has to say about the answer, if that was
-    asked for; none where the persona leaves memory out. `saw`, too, is there if asked for: the reasons of free text are in it.
+    median grade of that distribution, `expected` its mean. `reasons` are what memory has to say about the answer, if
+    that was
+    asked for; none where the persona leaves memory out. `saw`, too, is there if asked for: the reasons of free text
+    are in it.
     Of free text, `copied` and `samples` are there if asked for, and `samples` also where the settings could not be followed.
     """
 

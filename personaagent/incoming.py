@@ -237,7 +237,8 @@ class Reading:
         """What a line means.
 
         A line without a time is of right after the last one of the same user that has one, else of right before the first,
-        else of now; so the order of lines is kept. Without an id, one is derived from what is written, so that reading it again gives the same interaction the
+        else of now; so the order of lines is kept. Without an id, one is derived from what is written, so that
+        reading it again gives the same interaction the
         same id. The form of these ids is that of all older versions: who imports a file again finds everything there.
 
         Args:

@@ -175,7 +175,7 @@ async def import_export(memory: Target, groups: Sequence[Group], done: Imported,
                 done.errors += [
                     (number, "the line's id is another question's already; nothing of it was stored")
                     for number, line in readable
-                    if (name := _id(line)) in taken
+                    if _id(line) in taken
                 ]
                 done.users.add(str(jsonlib.loads(readable[0][1])["user"]))
             except (ConflictError, InvalidInput) as e:
