@@ -68,7 +68,7 @@ class Turn(Frozen):
 
     `generated` says that the interaction's id was made up for this request: one that brings results of the
     application's tools
-   
+
     then goes on with the interaction that called them. With `explain` the reply says what the model saw, and to a
     closed choice or rating also why. `samples` is how many answers
     a free text is chosen from; None: what the settings say.
