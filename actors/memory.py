@@ -26,6 +26,7 @@ from actors.redaction import Redaction
 from actors.store import ShardConfig
 from personaagent.changes import confirmed, embed_interactions, embed_recalls
 from personaagent.errors import PersonaAgentError, StoreError, UnavailableError
+from personaagent.incoming import meant_by
 from personaagent.population import Population
 from personaagent.portable import parse_export
 from personaagent.protocols import Embedder
@@ -90,7 +91,10 @@ class ShardedMemory:
     async def append(
         self, user: str, interactions: Sequence[Interaction], incarnation: int | None = None
     ) -> AppendResult:
-        """Add interactions; repeats (same id) change nothing, except that a truth or response may become known."""
+        """Add interactions; repeats (same id) change nothing, except that a truth or response may become known.
+
+        Raises ConflictError if an id is another question's already.
+        """
         result = AppendResult(added=0, repeated=0)
         for chunk in _chunks(await self._redaction.interactions(interactions)):
             batch = Batch.of(await embed_interactions(self._embedder, chunk))
@@ -127,6 +131,8 @@ class ShardedMemory:
         rating: Literal[1, -1] | None = None,
     ) -> Interaction:
         """Set what the user really answered, or their thumb; see `Memory.feedback`."""
+        if truth is not None:
+            truth = await meant_by(self, user, interaction, truth)
         if self._redaction.enabled or rating == 1:
             about: Interaction = await self._of(user, "interaction", user, interaction)
             truth = None if truth is None else await self._redaction.truth(about, truth)

@@ -34,7 +34,7 @@ from actors.retention import cutoff, expire_user
 from actors.store import ShardConfig, open_store
 from actors.tenure import DeposedError, Tenure
 from actors.writer import StaleError, Writer
-from personaagent.changes import Change, Incoming, clock, plan_append
+from personaagent.changes import Change, Incoming, clock, plan_append, undisputed
 from personaagent.errors import ConflictError, NotFoundError, PersonaAgentError, StoreError, UnavailableError
 from personaagent.population import Commons, Population, replacing
 from personaagent.portable import Exported
@@ -235,9 +235,10 @@ class MemoryShard:
         await self._finish(self._commit_population(population, by))
 
     async def append(self, user: str, batch: Batch, by: str, incarnation: int | None = None) -> AppendResult:
-        """Add one user's interactions."""
+        """Add one user's interactions. Raises ConflictError if an id is another question's already."""
         items = batch.items()
-        return (await self._change(user, "append", by, lambda memory: memory.append(items), incarnation)).added
+        change = await self._change(user, "append", by, lambda memory: undisputed(memory.append(items)), incarnation)
+        return change.added
 
     async def append_many(self, batch: Batch, by: str, incarnation: int | None = None) -> AppendResult:
         """Add interactions of many users in one write. Users that are not active stay so.

@@ -102,6 +102,10 @@ class View:
         """See `Memory`."""
         return await self._base.latest(self._memory_as.get(user, user), n, with_truth)
 
+    async def interactions(self, user: str, ids: Sequence[str]) -> tuple[Interaction, ...]:
+        """See `Memory`."""
+        return await self._base.interactions(self._memory_as.get(user, user), ids)
+
     async def truths(self, user: str, after: int, n: int) -> Truths:
         """See `Memory`."""
         return await self._base.truths(self._memory_as.get(user, user), after, n)

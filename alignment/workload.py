@@ -219,6 +219,10 @@ class MadeUpMemory:
         """See `Memory`."""
         return await (await self._of(user)).latest(user, n, with_truth)
 
+    async def interactions(self, user: str, ids: Sequence[str]) -> tuple[Interaction, ...]:
+        """See `Memory`."""
+        return await (await self._of(user)).interactions(user, ids)
+
     async def truths(self, user: str, after: int, n: int) -> Truths:
         """See `Memory`."""
         return await (await self._of(user)).truths(user, after, n)

@@ -5,6 +5,7 @@ It knows a model, a memory and its settings, all passed in; nothing of HTTP, Ray
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
@@ -14,14 +15,16 @@ from pydantic import Field
 
 from personaagent import prompts
 from personaagent.assembly import query_of
+from personaagent.changes import same_question
 from personaagent.contrast import MAX_SAMPLES, Samples, Setting, best_of, checked_samples
 from personaagent.copying import Copy, Said, copied
 from personaagent.counting import counted_claims
 from personaagent.decision import Choice, decide, score_options
-from personaagent.errors import ConflictError, ContextLengthExceeded, ForgottenError
+from personaagent.errors import ConflictError, ContextLengthExceeded, ForgottenError, StoreError, UnavailableError
 from personaagent.persona import initial_persona
 from personaagent.profile import build_profile
 from personaagent.protocols import LLM, Embedder, Memory
+from personaagent.rounds import RECENT, Rounds
 from personaagent.safety import objection
 from personaagent.settings import AgentSettings
 from personaagent.tools import MARK, MemoryTools, parse_tool_call, strip_tool_calls
@@ -47,6 +50,9 @@ from personaagent.view import Saw, View, without_persona
 
 __all__ = ["Agent", "Replay", "Reply", "Saw", "Turn"]
 
+logger = logging.getLogger(__name__)
+
+SHORTEST = 200  # characters of a tool's result below which it is not cut further
 REPLAY_TOKENS = (
     96  # of a simulated free-text answer: enough to compare, and a model that runs on does not hold up the batch
 )
@@ -60,7 +66,11 @@ _FORMED = frozenset({"tools", "response_format", "structured_outputs"})
 class Turn(Frozen):
     """One request of a user. `extra` holds further OpenAI fields (tools, response_format, ...), passed through.
 
-    With `explain` the reply says what the model saw, and to a closed choice or rating also why. `samples` is how many answers
+    `generated` says that the interaction's id was made up for this request: one that brings results of the
+    application's tools
+
+    then goes on with the interaction that called them. With `explain` the reply says what the model saw, and to a
+    closed choice or rating also why. `samples` is how many answers
     a free text is chosen from; None: what the settings say.
     """
 
@@ -74,6 +84,7 @@ class Turn(Frozen):
     stop: tuple[str, ...] = ()
     extra: dict[str, Any] = Field(default_factory=dict)
     interaction_id: str | None = None
+    generated: bool = False
     priority: int = 0
     remember: bool = True
     explain: bool = False
@@ -85,8 +96,10 @@ class Reply(Frozen):
     """The agent's answer and what it rests on.
 
     Closed choices and ratings have `scores`, the probability of each option, which sum to 1. The answer of a rating is the
-    median grade of that distribution, `expected` its mean. `reasons` are what memory has to say about the answer, if that was
-    asked for; none where the persona leaves memory out. `saw`, too, is there if asked for: the reasons of free text are in it.
+    median grade of that distribution, `expected` its mean. `reasons` are what memory has to say about the answer, if
+    that was
+    asked for; none where the persona leaves memory out. `saw`, too, is there if asked for: the reasons of free text
+    are in it.
     Of free text, `copied` and `samples` are there if asked for, and `samples` also where the settings could not be followed.
     """
 
@@ -145,19 +158,7 @@ class Agent:
         persona = await self.memory.persona(user)
         if persona is not None:
             return persona
-        profile = await self.memory.profile(user)
-        if profile.version == 0 and self._embedder is not None:
-            try:  # without the model, so that a first turn does not wait for it
-                profile = (
-                    await build_profile(self.memory, self._embedder, user, pages=1, incarnation=incarnation)
-                ).profile
-            except ForgottenError:
-                raise
-            except ConflictError:  # another replica was first
-                profile = await self.memory.profile(user)
-        counted = counted_claims(await self.memory.latest(user, COUNTED, with_truth=True))
-        claims = [c for c in counted if objection(c.text) is None]
-        draft = initial_persona(profile, self.settings.decision, self.settings.persona_tokens, claims)
+        draft = await self._first_persona(user, incarnation, commit=True)
         try:
             return await self.memory.commit_persona(user, draft, None, incarnation)
         except ForgottenError:
@@ -168,11 +169,52 @@ class Agent:
                 raise
             return persona
 
+    async def _first_persona(self, user: str, incarnation: int, commit: bool) -> PersonaDraft:
+        """The persona that a user without one gets. `commit`: whether the profile that it takes is stored, if there was none."""
+        profile = await self.memory.profile(user)
+        if profile.version == 0 and self._embedder is not None:
+            try:  # without the model, so that a first turn does not wait for it
+                built = await build_profile(
+                    self.memory, self._embedder, user, pages=1, incarnation=incarnation, commit=commit
+                )
+                profile = built.profile
+            except ForgottenError:
+                raise
+            except ConflictError:  # another replica was first
+                profile = await self.memory.profile(user)
+        counted = counted_claims(await self.memory.latest(user, COUNTED, with_truth=True))
+        claims = [c for c in counted if objection(c.text) is None]
+        return initial_persona(profile, self.settings.decision, self.settings.persona_tokens, claims)
+
+    async def placed(self, turn: Turn) -> Turn:
+        """The turn with the id that it will be remembered by.
+
+        Raises:
+            ConflictError: the id that the client chose is another question's already.
+        """
+        if turn.interaction_id is not None and not turn.generated:
+            await self._check_id(turn, turn.interaction_id)
+            return turn
+        rounds = Rounds(turn.user, turn.messages)
+        began = rounds.began(await self.memory.latest(turn.user, RECENT)) if rounds.goes_on else None
+        made = began or turn.interaction_id or uuid.uuid4().hex
+        return turn.model_copy(update={"interaction_id": made, "generated": began is None})
+
+    async def _check_id(self, turn: Turn, name: str) -> None:
+        """Before the model is asked for an answer that could not be remembered; the memory itself decides in the end."""
+        asked = Interaction(
+            id=name, user=turn.user, time=utc_now(), query=query_of(turn.messages), choices=turn.choices
+        )
+        for stored in await self.memory.interactions(turn.user, [name]):
+            if not same_question(stored, asked):
+                raise ConflictError(f"interaction id {name!r} is another question's already; choose another id")
+
     async def respond(self, turn: Turn) -> Reply:
         """Answer a turn and remember it.
 
         Raises:
             InvalidInput: no user message, or several samples are asked for where there cannot be (see `checked_samples`).
+            ConflictError: the turn's interaction id is another question's already.
             ContextLengthExceeded: the conversation does not fit even without recalled episodes and exemplars.
             ForgottenError: the user was forgotten while this was answered; nothing was remembered.
             LLMError, UnavailableError, StoreError: a part of the system failed; nothing was remembered.
@@ -250,7 +292,7 @@ class Agent:
             return Replay(
                 interaction=interaction, text=made[0].answer, lm=lm, evidence=recall.evidence, choices=made, usage=usage
             )
-        tools = MemoryTools(self.memory, interaction.user, before=interaction.id)
+        tools = MemoryTools(self.memory, interaction.user, interaction.id, self.settings.tool_tokens)
         turn = Turn(
             user=interaction.user,
             messages=messages,
@@ -272,14 +314,18 @@ class Agent:
         asked = utc_now()
         # Before anything is read: what rests on a memory that is forgotten meanwhile must not become a new one.
         incarnation = await self.memory.incarnation(turn.user)
-        persona = await self.ensure_persona(turn.user, incarnation)
+        turn = await self.placed(turn)
+        stored = await self.memory.persona(turn.user)
+        # A first persona is committed when the answer is: a turn that fails, or is not remembered, leaves nothing behind.
+        persona = stored or await self._first_persona(turn.user, incarnation, commit=False)
+        number = 0 if stored is None else stored.number
         decision = persona.decision
         asking = self._query(query, turn.choices, decision)
         if turn.explain and turn.choices and decision.evidence:
             asking = asking.model_copy(update={"explain": True})
         recall = await self.memory.recall(turn.user, asking)
         view = View.of(persona, recall, turn.choices)
-        interaction = turn.interaction_id or uuid.uuid4().hex
+        interaction = turn.interaction_id or uuid.uuid4().hex  # `placed` has given it one
         recalled = tuple(e.interaction.id for e in recall.episodes)
         if turn.choices:
             lm, usage = await self._option_scores(turn.messages, view, turn.choices, turn.priority)
@@ -289,7 +335,7 @@ class Agent:
                 interaction_id=interaction,
                 text=choice.answer,
                 usage=usage,
-                persona=persona.number,
+                persona=number,
                 recalled=recalled,
                 scores=choice.probabilities,
                 expected=choice.expected,
@@ -300,7 +346,7 @@ class Agent:
             if streaming:
                 yield choice.answer
         else:
-            tools = MemoryTools(self.memory, turn.user)
+            tools = MemoryTools(self.memory, turn.user, budget=self.settings.tool_tokens)
             habits = await self._said(turn.user) if samples.count > 1 or turn.explain else {}
             answer = _Answer(ChatResult(text=""), 0, samples)
             async for piece in self._act(turn, view, tools, streaming, samples, habits):
@@ -314,7 +360,7 @@ class Agent:
                 text=result.text,
                 finish_reason=result.finish_reason,
                 usage=result.usage,
-                persona=persona.number,
+                persona=number,
                 recalled=recalled,
                 saw=view.saw() if turn.explain else None,
                 copied=copied(result.text, *_sources(turn, view, habits)) if turn.explain else None,
@@ -323,6 +369,7 @@ class Agent:
                 message=result.message or {"role": "assistant", "content": result.text},
             )
         if turn.remember:
+            rounds = Rounds(turn.user, turn.messages).note(reply.message)
             await self.memory.append(
                 turn.user,
                 [
@@ -333,12 +380,23 @@ class Agent:
                         query=query,
                         response=reply.text,
                         choices=turn.choices,
-                        metadata={"source": "chat", "persona": persona.number, "identity": turn.identity},
+                        metadata={"source": "chat", "persona": number or 1, "identity": turn.identity, **rounds},
                     )
                 ],
                 incarnation,
             )
+            if stored is None:
+                reply = reply.model_copy(update={"persona": await self._begun(turn.user, incarnation)})
         yield reply
+
+    async def _begun(self, user: str, incarnation: int) -> int:
+        """Commit the first persona of a user whose first answer was just remembered; its number."""
+        try:
+            return (await self.ensure_persona(user, incarnation)).number
+        except (StoreError, UnavailableError) as e:
+            # The answer stands, and a client that were told of an error would ask again; the next turn commits it.
+            logger.warning("a first persona was not stored: %s", e.message)
+            return 0
 
     async def _reasons(self, user: str, asked: RecallQuery, recall: Recall, answer: str) -> tuple[Reason, ...]:
         """What memory has to say about the answer, which the model may have made another one than memory prefers."""
@@ -408,10 +466,11 @@ class Agent:
             step += 1
             final = step == self.settings.max_steps
             prompt = view.prompt(turn.messages, tools=offered)
+            tail = trail
             if final and trail:
-                trail = [*trail[:-1], Message(role="user", content=f"{trail[-1].text}\n{prompts.ANSWER_NOW}")]
+                tail = [*trail[:-1], Message(role="user", content=f"{trail[-1].text}\n{prompts.ANSWER_NOW}")]
             request = ChatRequest(
-                messages=(*prompt, *trail),
+                messages=(*prompt, *tail),
                 max_tokens=limit,
                 temperature=turn.temperature,
                 top_p=turn.top_p,
@@ -431,8 +490,8 @@ class Agent:
                         else:
                             result = piece
                 elif samples.count > 1 and not trail:
-                    said, allowed = _sources(turn, view, habits or {})
-                    against = Setting(without_persona(turn.messages, offered), said, allowed)
+                    texts, allowed = _sources(turn, view, habits or {})
+                    against = Setting(without_persona(turn.messages, offered), texts, allowed)
                     result, chosen = await best_of(self.llm, request, samples.count, against)
                 else:
                     result, chosen = await self.llm.chat(request), samples
@@ -440,7 +499,7 @@ class Agent:
                 # What a client allows at most is not what the answer needs: that gives way before anything of the user does.
                 if limit > self.settings.max_tokens:
                     limit = max(self.settings.max_tokens, limit // 2)
-                elif not view.shrink():
+                elif not view.shrink() and not _cut(trail):
                     raise
                 step -= 1
                 continue
@@ -480,6 +539,15 @@ class Agent:
             if safe > sent:
                 yield text[sent:safe]
                 sent = safe
+
+
+def _cut(trail: list[Message]) -> bool:
+    """Cut what tools found to half; False if that is little already."""
+    shorter = [m for m in trail if m.role == "user" and len(m.text) > SHORTEST]
+    for message in shorter:
+        at = trail.index(message)
+        trail[at] = Message(role="user", content=message.text[: len(message.text) // 2])
+    return bool(shorter)
 
 
 def _sources(turn: Turn, view: View, habits: Mapping[str, Said]) -> tuple[list[Said], list[str]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import unicodedata
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from pydantic import ValidationError
 
 from personaagent.errors import ConflictError, FutureTimeError, InvalidInput, NotFoundError
 from personaagent.protocols import Embedder, Matrix
+from personaagent.rounds import later_round
 from personaagent.store import Quantised, Row, Store, Vector, half, microseconds, pack, quantised
 from personaagent.types import (
     AHEAD,
@@ -56,6 +58,7 @@ __all__ = [
     "plan_persona",
     "plan_profile",
     "plan_seen",
+    "undisputed",
 ]
 
 MAX_OPTIONS = 12  # of one interaction whose vectors are kept; what else was refused adds little
@@ -114,7 +117,8 @@ def plan_append(
     """What an append writes, given a way to look up rows that are there already.
 
     A repeated id changes nothing, except that a missing truth or response is filled in, and then also missing vectors of
-    the same options.
+    the same options; and an answer that called tools is replaced by what came after (`personaagent.rounds`). An id that is
+    another question's already is left out and stands in the result's `conflicts`; see `undisputed`.
 
     Args:
         user: whose interactions these are.
@@ -129,6 +133,7 @@ def plan_append(
     """
     rows: dict[str, Row] = {}
     added = updated = repeated = 0
+    conflicts: list[tuple[str, str]] = []
     arrival = max(now, last_arrived + 1)
     latest = now + AHEAD // timedelta(microseconds=1)
     for item in items:
@@ -146,11 +151,15 @@ def plan_append(
             added += 1
             continue
         stored = old.interaction
-        fill = {
+        if not same_question(stored, interaction):
+            conflicts.append((user, interaction.id))
+            continue
+        fill: dict[str, object] = {
             name: value
             for name in ("truth", "response")
             if getattr(stored, name) is None and (value := getattr(interaction, name)) is not None
         }
+        fill.update(later_round(stored, interaction))
         if not fill:
             repeated += 1
             continue
@@ -173,8 +182,30 @@ def plan_append(
     return Change(
         user=user,
         rows=tuple(rows.values()),
-        added=AppendResult(added=added, repeated=repeated, updated=updated),
+        added=AppendResult(added=added, repeated=repeated, updated=updated, conflicts=tuple(conflicts)),
     )
+
+
+def same_question(stored: Interaction, other: Interaction) -> bool:
+    """Whether two interactions of one id can be the same: they ask the same, and of no options or the same ones."""
+    if stored.choices is not None and other.choices is not None and stored.choices != other.choices:
+        return False
+    return stored.query == other.query or _written(stored.query) == _written(other.query)
+
+
+def _written(text: str) -> str:
+    """The text, however its accents are encoded and whatever space is around it."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def undisputed(change: Change) -> Change:
+    """The change itself. Raises ConflictError if an interaction of it has the id of another question."""
+    if conflicts := change.added.conflicts:
+        more = f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
+        raise ConflictError(
+            f"interaction id {conflicts[0][1]!r} is another question's already{more}; choose another id"
+        )
+    return change
 
 
 def _row(interaction: Interaction, item: Incoming, arrived: int, truth_arrived: int) -> Row:

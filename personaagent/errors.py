@@ -91,7 +91,7 @@ class NotFoundError(PersonaAgentError):
 
 
 class ConflictError(PersonaAgentError):
-    """Somebody else replaced the persona or profile first (compare-and-set failed)."""
+    """Somebody else replaced the persona or profile first (compare-and-set failed), or an id is taken by something else."""
 
     status = 409
     code = "conflict"

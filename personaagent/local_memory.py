@@ -10,9 +10,10 @@ from typing import Literal
 
 import numpy as np
 
-from personaagent.changes import Change, commit, confirmed, embed_interactions, embed_recalls
+from personaagent.changes import Change, commit, confirmed, embed_interactions, embed_recalls, undisputed
 from personaagent.errors import ForgottenError
 from personaagent.forgetting import admit, forget_user
+from personaagent.incoming import meant_by
 from personaagent.population import Commons, Population
 from personaagent.portable import parse_export
 from personaagent.protocols import Embedder
@@ -64,11 +65,14 @@ class LocalMemory:
     async def append(
         self, user: str, interactions: Sequence[Interaction], incarnation: int | None = None
     ) -> AppendResult:
-        """Add interactions; repeats (same id) change nothing, except that a truth or response may become known."""
+        """Add interactions; repeats (same id) change nothing, except that a truth or response may become known.
+
+        Raises ConflictError if an id is another question's already.
+        """
         items = await embed_interactions(self._embedder, interactions)
         async with self._locks[user]:
             memory = await self._user(user)
-            return self._apply(memory, memory.append(items), incarnation).added
+            return self._apply(memory, undisputed(memory.append(items)), incarnation).added
 
     async def append_many(
         self, interactions: Sequence[Interaction], incarnations: Sequence[int] | None = None
@@ -80,8 +84,11 @@ class LocalMemory:
         incarnation = incarnations[0] if incarnations else None
         result = AppendResult(added=0, repeated=0)
         for user, items in by_user.items():
+            incoming = await embed_interactions(self._embedder, items)
             try:
-                result += await self.append(user, items, incarnation)
+                async with self._locks[user]:
+                    memory = await self._user(user)
+                    result += self._apply(memory, memory.append(incoming), incarnation).added
             except ForgottenError:
                 result += AppendResult(added=0, repeated=0, refused=len(items))
         return result
@@ -95,6 +102,8 @@ class LocalMemory:
         rating: Literal[1, -1] | None = None,
     ) -> Interaction:
         """Set what the user really answered, or their thumb; see `Memory.feedback`."""
+        if truth is not None:
+            truth = await meant_by(self, user, interaction, truth)
         if rating == 1:
             truth = confirmed((await self._user(user)).interaction(interaction), truth, rating)
         vector = None if truth is None else np.asarray(await self._embedder.embed([truth]), dtype=np.float32)[0]

@@ -74,6 +74,7 @@ async def build_profile(
     pages: int = PAGES,
     priority: int = 10,
     incarnation: int | None = None,
+    commit: bool = True,
 ) -> ProfileBuild:
     """Bring the user's profile up to date with the truths it has not read yet, and commit it.
 
@@ -90,6 +91,7 @@ async def build_profile(
         pages: so many of them at most.
         priority: of the model calls.
         incarnation: of the user, see `Memory`, if this build is part of longer work; by default as of now.
+        commit: False: nothing is stored.
 
     Raises:
         ForgottenError: the user was forgotten meanwhile.
@@ -124,7 +126,10 @@ async def build_profile(
             covered=len(new) + (0 if profile.mark is None else profile.covered),
             mark=found.mark,
         )
-        profile = await memory.commit_profile(user, draft, profile.version, incarnation)
+        if commit:
+            profile = await memory.commit_profile(user, draft, profile.version, incarnation)
+        else:
+            profile = draft.model_copy(update={"version": profile.version + 1})
         read += len(new)
     return ProfileBuild(profile, usage, read, more)
 

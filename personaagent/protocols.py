@@ -112,7 +112,11 @@ class Memory(Protocol):
     async def append(
         self, user: str, interactions: Sequence[Interaction], incarnation: int | None = None
     ) -> AppendResult:
-        """Add interactions; repeats (same id) change nothing, except that a truth or response may become known."""
+        """Add interactions; repeats (same id) change nothing, except that a truth or response may become known.
+
+        Raises ConflictError, and adds none, if an id is another question's already. Of more than one thousand, those before may
+        be stored.
+        """
         ...
 
     async def feedback(
@@ -144,6 +148,10 @@ class Memory(Protocol):
 
     async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
         """The user's newest n interactions, oldest first; empty for an unknown user."""
+        ...
+
+    async def interactions(self, user: str, ids: Sequence[str]) -> tuple[Interaction, ...]:
+        """Those of these interactions that exist, in the order of their ids."""
         ...
 
     async def truths(self, user: str, after: int, n: int) -> Truths:

@@ -106,6 +106,7 @@ class AgentSettings(Section):
     samples: Annotated[int, Field(ge=1, le=16)] = 1  # answers that a free text is chosen from; 1: the only one
     tools: bool = True  # offer the built-in memory tools
     recall_tokens: Annotated[int, Field(ge=0)] = 1_200  # budget of recalled episodes
+    tool_tokens: Annotated[int, Field(ge=50)] = 600  # budget of the result of one call of a built-in tool
     persona_tokens: Annotated[int, Field(ge=50)] = 300  # length budget of a persona
     decision: Decision = Decision()  # of a user's first persona
 

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from personaagent.errors import InvalidInput
+from personaagent.persona import clip, tokens
 from personaagent.protocols import Memory
 from personaagent.types import Frozen, Interaction, RecallQuery
 
@@ -49,8 +50,9 @@ def strip_tool_calls(text: str) -> str:
 class MemoryTools:
     """`search_episodes` and `read_profile` of one user. It can reach no other user: the model cannot name one."""
 
-    def __init__(self, memory: Memory, user: str, before: str | None = None) -> None:
-        """`before`: id of the interaction being replayed; later episodes stay out of sight."""
+    def __init__(self, memory: Memory, user: str, before: str | None = None, budget: int = 600) -> None:
+        """`before`: id of the interaction being replayed; later episodes stay out of sight. `budget`: tokens of one result."""
+        self._budget = budget
         self._memory = memory
         self._user = user
         self._before = before
@@ -77,17 +79,23 @@ class MemoryTools:
         found = await self._memory.recall(self._user, RecallQuery(text=query, k=k, before=self._before))
         if not found.episodes:
             return "nothing found"
-        past = [e.interaction for e in found.episodes]
-        return "; ".join(f"{i.query} -> {i.truth or _unconfirmed(i)}" for i in past)
+        share = max(2, self._budget // len(found.episodes))
+        return "; ".join(_exchange(e.interaction, share) for e in found.episodes)
 
     async def _profile(self) -> str:
         # A replay must not see facts that rest on what came later, and facts do not record what they knew when.
         if self._before is not None:
             return "nothing known yet"
         facts = (await self._memory.profile(self._user)).current
-        return "; ".join(f.text for f in facts) or "nothing known yet"
+        return clip("; ".join(f.text for f in facts), self._budget) or "nothing known yet"
 
 
 def _unconfirmed(interaction: Interaction) -> str:
     """What is told of an interaction whose truth nobody knows."""
     return "an answer that the user refused" if interaction.refused else interaction.response or "no answer yet"
+
+
+def _exchange(past: Interaction, budget: int) -> str:
+    """A past request and its outcome within so many tokens; of a long request the beginning, and the outcome before it."""
+    outcome = clip(past.truth or _unconfirmed(past), budget - budget // 4)
+    return f"{clip(past.query, budget - tokens(outcome))} -> {outcome}"

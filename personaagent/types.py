@@ -30,6 +30,7 @@ __all__ = [
     "Kind",
     "Likelihood",
     "LikelihoodRequest",
+    "Moment",
     "Origin",
     "Outcome",
     "Persona",
@@ -38,6 +39,7 @@ __all__ = [
     "Reason",
     "Recall",
     "RecallQuery",
+    "Text",
     "Truths",
     "UserId",
     "UserPage",
@@ -420,9 +422,11 @@ class AppendResult(Frozen):
     repeated: int
     updated: int = 0  # a truth or response became known for an interaction already there
     refused: Annotated[int, Field(exclude=True)] = 0  # of users who were forgotten after the work had begun
+    # (user, id) of those whose id is another question's already; nothing of them was stored
+    conflicts: Annotated[tuple[tuple[str, str], ...], Field(exclude=True, repr=False)] = ()
 
     def __add__(self, other: AppendResult) -> AppendResult:
-        names = ("added", "repeated", "updated", "refused")
+        names = ("added", "repeated", "updated", "refused", "conflicts")
         return AppendResult(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 

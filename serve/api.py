@@ -165,6 +165,8 @@ def _add_chat(app: FastAPI, services: Services) -> None:
         unsaid = remember is None and "remember" not in body.personaagent.model_fields_set
         if unsaid and settings.housekeeping_prompts == "forget" and housekeeping.asks(turn.messages):
             turn = turn.model_copy(update={"remember": False})
+        turn = await services.agent.placed(turn)  # results of tools belong to the interaction that called them
+        interaction = turn.interaction_id or interaction
         headers = {"X-Interaction-Id": quote(interaction), "X-PersonaAgent-Remembered": str(turn.remember).lower()}
         if ignored := header_names(body.ignored(who.source)):
             headers["X-PersonaAgent-Ignored"] = ignored

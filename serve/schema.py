@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
@@ -13,7 +12,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    JsonValue,
+    field_validator,
     model_validator,
 )
 
@@ -22,6 +21,7 @@ from personaagent.claims import ClaimKind
 from personaagent.contrast import MAX_SAMPLES
 from personaagent.errors import FutureTimeError
 from personaagent.explanation import Explanation, why
+from personaagent.incoming import InteractionLine, Reading, first_times, said
 from personaagent.settings import ServeSettings
 from personaagent.types import (
     MAX_TEXT,
@@ -31,9 +31,6 @@ from personaagent.types import (
     Message,
     Usage,
     UserId,
-    future_fault,
-    interaction_id,
-    utc_now,
 )
 
 from .chat_fields import (
@@ -236,6 +233,7 @@ class ChatBody(Body):
             stop=tuple(text for text in stop if text),
             extra=extra,
             interaction_id=interaction,
+            generated=self.personaagent.interaction_id is None,
             remember=asked and self.personaagent.remember and remember is not False,
             explain=self.personaagent.explain,
             samples=self._samples(),
@@ -263,21 +261,19 @@ class ChatBody(Body):
         )
 
 
-class InteractionItem(Body):
-    """An interaction as clients send it: the user comes from the path; id and time are made up where they are missing."""
+class InteractionItem(InteractionLine):
+    """An interaction as clients send it: a line of a history file, except that the user comes from the path."""
 
-    user: JsonValue = None  # accepted, so that lines of a history file can be sent; the path's user wins
-    id: str | None = None
-    time: Any = None
-    query: str
-    response: str | None = None
-    truth: str | None = None
-    choices: tuple[str, ...] | None = None
-    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_path(cls, data: Any) -> Any:
+        return {name: value for name, value in data.items() if name != "user"} if isinstance(data, dict) else data
 
 
-class InteractionsBody(Body):
+class InteractionsBody(BaseModel):
     """POST .../interactions: one interaction, a list of them, or {"interactions": [...]}."""
+
+    model_config = ConfigDict(extra="forbid")
 
     interactions: Annotated[tuple[InteractionItem, ...], Field(min_length=1, max_length=MAX_INTERACTIONS)]
 
@@ -286,31 +282,25 @@ class InteractionsBody(Body):
     def _wrapped(cls, data: Any) -> Any:
         if isinstance(data, list):
             return {"interactions": data}
-        return {"interactions": [data]} if isinstance(data, dict) and "interactions" not in data else data
+        if not isinstance(data, dict) or "interactions" not in data:
+            return {"interactions": [data]}
+        if unknown := sorted(data.keys() - {"interactions"}):
+            raise ValueError(f"unknown field {unknown[0][:40]!r} beside `interactions`")
+        return data
 
     def of(self, user: str) -> list[Interaction]:
-        """The interactions as the user's. One without an id gets it from its content, so that sending it again is safe.
+        """The interactions as the user's, read as an import reads lines; see `personaagent.incoming`.
 
         Raises:
-            ValidationError: a field does not fit.
             FutureTimeError: a time lies in the far future.
         """
-        now = utc_now()
-        seen: Counter[str] = Counter()
+        reading = Reading(first=lambda: first_times((n, user, i.time) for n, i in enumerate(self.interactions)))
         made = []
-        for number, item in enumerate(self.interactions):
-            fields = item.model_dump(exclude={"user"}, exclude_none=True)
-            interaction = Interaction.model_validate({"time": now, "id": "-", **fields, "user": user})
-            if fault := future_fault(interaction.time, now):
-                raise FutureTimeError(f"interactions.{number}.{fault}")
-            if item.id is None:
-                given = interaction.time.isoformat() if item.time is not None else None
-                content = interaction_id(user, given, interaction.query, interaction.truth, interaction.choices)
-                nth = seen[content]
-                seen[content] += 1
-                new = interaction_id(content, nth) if nth else content
-                interaction = interaction.model_copy(update={"id": new})
-            made.append(interaction)
+        for number, line in enumerate(self.interactions):
+            try:
+                made.append(reading.interaction(line, number, user))
+            except FutureTimeError as e:
+                raise FutureTimeError(f"interactions.{number}.{e.message}") from e
         return made
 
 
@@ -330,6 +320,11 @@ class FeedbackBody(Body):
         if self.truth is not None and self.rating == 1:
             raise ValueError("a rating of 1 says that the answer is the truth; send that or another truth, not both")
         return self
+
+    @field_validator("truth")
+    @classmethod
+    def _said(cls, value: str | None) -> str | None:
+        return None if value is None else said(value)
 
 
 class PersonaBody(Body):

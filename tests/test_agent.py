@@ -8,11 +8,11 @@ import pytest
 from personaagent import prompts
 from personaagent.agent import Agent, Reply, Saw, Turn
 from personaagent.claims import Claim, ClaimKind, Exemplar
-from personaagent.errors import ContextLengthExceeded, InvalidInput
+from personaagent.errors import ConflictError, ContextLengthExceeded, InvalidInput, UnavailableError
 from personaagent.local_memory import LocalMemory
 from personaagent.persona import made
 from personaagent.settings import AgentSettings
-from personaagent.types import ChatRequest, Decision, Interaction, Message, Origin, PersonaDraft
+from personaagent.types import ChatRequest, ChatResult, Decision, Interaction, Message, Origin, PersonaDraft
 from tests.agent_doubles import FakeLLM
 from tests.doubles import HashEmbedder
 
@@ -253,3 +253,86 @@ async def test_a_replay_is_not_shown_its_own_answer_as_an_exemplar(memory: Local
 async def test_no_user_message_is_refused(memory: LocalMemory) -> None:
     with pytest.raises(InvalidInput, match="user message"):
         await agent(FakeLLM(), memory).respond(Turn(user="ada", messages=(Message(role="system", content="x"),)))
+
+
+class Calling(FakeLLM):
+    """Calls a tool of the application until it is given two results."""
+
+    async def chat(self, request: ChatRequest) -> ChatResult:
+        results = sum(m.role == "tool" for m in request.messages)
+        if results == 2:
+            return ChatResult(text="It is sunny.", message={"role": "assistant", "content": "It is sunny."})
+        calls = [{"id": f"call-{results}", "type": "function", "function": {"name": "weather", "arguments": "{}"}}]
+        return ChatResult(
+            text="", finish_reason="tool_calls", message={"role": "assistant", "content": None, "tool_calls": calls}
+        )
+
+
+async def test_a_clients_tool_loop_is_one_interaction_with_the_last_answer(memory: LocalMemory) -> None:
+    a = agent(Calling(), memory)
+    asked = (Message(role="user", content="what is the weather"),)
+    tool: dict[str, object] = {"extra": {"tools": [{"type": "function", "function": {"name": "weather"}}]}}
+
+    async def send(*more: Message) -> Reply:
+        return await a.respond(Turn(user="ada", messages=(*asked, *more), **tool))  # type: ignore[arg-type]
+
+    def round_of(n: int) -> tuple[Message, Message]:
+        call = {"id": f"call-{n}", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+        return (
+            Message.model_validate({"role": "assistant", "content": None, "tool_calls": [call]}),
+            Message.model_validate({"role": "tool", "tool_call_id": f"call-{n}", "content": "sun"}),
+        )
+
+    first = await send()
+    await memory.feedback("ada", first.interaction_id, "sunny")
+    second = await send(*round_of(0))
+    third = await send(*round_of(0), *round_of(1))
+    again = await send(*round_of(0), *round_of(1))
+    assert {second.interaction_id, third.interaction_id, again.interaction_id} == {first.interaction_id}
+    (stored,) = await memory.latest("ada", 10)
+    assert (stored.response, stored.truth) == ("It is sunny.", "sunny")
+    # The same question another day is another interaction.
+    assert (await send()).interaction_id != first.interaction_id
+    assert len(await memory.latest("ada", 10)) == 2
+
+
+async def test_a_turn_that_fails_or_is_not_remembered_leaves_nothing(memory: LocalMemory) -> None:
+    class Down(FakeLLM):
+        async def chat(self, request: ChatRequest) -> ChatResult:
+            raise UnavailableError("down")
+
+    with pytest.raises(UnavailableError):
+        await agent(Down(), memory).respond(turn("hello"))
+    reply = await agent(FakeLLM("hi"), memory).respond(turn("hello", remember=False))
+    assert (reply.text, reply.persona) == ("hi", 0)
+    assert await memory.summary("ada") is None
+    assert (await agent(FakeLLM("hi"), memory).respond(turn("hello"))).persona == 1
+
+
+async def test_an_id_of_another_question_is_refused_before_the_model_is_asked(memory: LocalMemory) -> None:
+    llm = FakeLLM("hi")
+    a = agent(llm, memory)
+    await a.respond(turn("first", interaction_id="x"))
+    await a.respond(turn("first", interaction_id="x"))
+    with pytest.raises(ConflictError, match="another question"):
+        await a.respond(turn("second", interaction_id="x"))
+    assert len(llm.requests) == 2
+    assert [i.query for i in await memory.latest("ada", 5)] == ["first"]
+
+
+async def test_what_a_tool_finds_is_cut_to_what_fits(memory: LocalMemory) -> None:
+    await memory.append("ada", [settled(n, "letter " + "word " * 4000, "kind regards") for n in range(3)])
+
+    class Small(FakeLLM):
+        async def chat(self, request: ChatRequest) -> ChatResult:
+            self.requests.append(request)
+            if sum(len(m.text) for m in request.messages) // 4 > 1000:
+                raise ContextLengthExceeded("too long")
+            call = '<tool_call>{"name": "search_episodes", "arguments": {"query": "letter"}}</tool_call>'
+            return ChatResult(text=call if len(self.requests) == 1 else "Kind regards")
+
+    for budget in (600, 100_000):
+        llm = Small()
+        reply = await agent(llm, memory, tool_tokens=budget).respond(turn("my letter?"))
+        assert reply.text == "Kind regards"
+        assert len(llm.requests[-1].messages[-1].text) <= 4_000

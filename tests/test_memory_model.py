@@ -22,7 +22,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from actors.batch import Batch
 from actors.memory_shard import MemoryShard
 from actors.store import ShardConfig
-from personaagent.changes import embed_interactions, option_texts
+from personaagent.changes import embed_interactions, option_texts, same_question
 from personaagent.errors import ConflictError, NotFoundError
 from personaagent.portable import parse_export
 from personaagent.settings import MemorySettings
@@ -130,8 +130,15 @@ class Memory(RuleBasedStateMachine):
         new = Interaction(id=id, user=user, time=time, query=query, response=response, truth=truth, choices=choices)
         batch = self.batch(new)
         call = self.shard.append_many(batch, "test") if many else self.shard.append(user, batch, "test")
-        result = self.do(call)
         rows = self.models[user].rows
+        if (old := rows.get(id)) is not None and not same_question(old, new):
+            if many:
+                assert self.do(call).conflicts == ((user, id),)
+            else:
+                with pytest.raises(ConflictError):
+                    self.do(call)
+            return
+        result = self.do(call)
         if id not in rows:
             rows[id] = new
             assert result.added == 1

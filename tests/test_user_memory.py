@@ -27,13 +27,31 @@ async def test_appends_are_idempotent_and_fill_what_was_missing(memory: LocalMem
     first = interaction("1", "coffee or tea")
     assert (await memory.append("ann", [first])).model_dump() == {"added": 1, "repeated": 0, "updated": 0}
     assert (await memory.append("ann", [first])).repeated == 1
-    told = first.model_copy(update={"truth": "tea", "query": "something else"})
+    told = first.model_copy(update={"truth": "tea"})
     assert (await memory.append("ann", [told])).updated == 1
     assert (await memory.append("ann", [told.model_copy(update={"truth": "coffee"})])).repeated == 1
     answered = first.model_copy(update={"response": "tea it is"})
     assert (await memory.append("ann", [answered, answered])).model_dump() == {"added": 0, "repeated": 1, "updated": 1}
     (stored,) = await memory.latest("ann", 5)
     assert (stored.query, stored.truth, stored.response) == ("coffee or tea", "tea", "tea it is")
+
+
+async def test_an_id_of_another_question_is_a_conflict_and_changes_nothing(memory: LocalMemory) -> None:
+    first = interaction("1", "coffee or tea")
+    await memory.append("ann", [first])
+    other = first.model_copy(update={"query": "what is the weather", "truth": "rain"})
+    with pytest.raises(ConflictError, match="another question"):
+        await memory.append("ann", [interaction("2", "new"), other])
+    assert await memory.latest("ann", 5) == (first,)
+    result = await memory.append_many([interaction("2", "new"), other, interaction("2", "newer")])
+    assert (result.added, result.conflicts) == (1, (("ann", "1"), ("ann", "2")))
+    assert [i.query for i in await memory.latest("ann", 5)] == ["coffee or tea", "new"]
+    lines = await memory.export("ann")
+    await memory.forget("ann")
+    await memory.append("ann", [other])
+    restored = await memory.restore(lines)
+    assert (restored.added, restored.conflicts) == (1, (("ann", "1"),))
+    assert (await memory.interactions("ann", ["1"]))[0].truth == "rain"
 
 
 async def test_an_append_cannot_reach_another_user(memory: LocalMemory) -> None:

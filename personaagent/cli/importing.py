@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["Format", "Imported", "import_export", "import_interactions", "register"]
 
 CHUNK = 1_000  # interactions embedded and written together
+SHOWN = 3  # lines that are shown of those with the same reason, where there are more than ALIKE
+ALIKE = 10
 
 
 class Target(Protocol):
@@ -102,7 +104,7 @@ async def import_command(
                 if exported:
                     await import_export(system.memory, groups, done, written)
                 else:
-                    await import_interactions(system.memory, found, done, written)
+                    await import_interactions(system.memory, found, done, written, lambda: found.line)
     if not exported:
         done.skipped = found.skipped
         done.errors += [(e.line, e.reason) for e in found.errors]
@@ -115,23 +117,40 @@ async def import_command(
 
 
 async def import_interactions(
-    memory: Target, interactions: Iterable[Interaction], done: Imported, told: Callable[[int], None]
+    memory: Target,
+    interactions: Iterable[Interaction],
+    done: Imported,
+    told: Callable[[int], None],
+    line: Callable[[], int] = lambda: 0,
 ) -> None:
-    """Append interactions in chunks, in their order. `done` counts what the memory has acknowledged."""
+    """Append interactions in chunks, in their order. `done` counts what the memory has acknowledged.
+
+    An interaction whose id is another question's already is an error of its line, and costs no other one. `line`: the number of
+    the line of the interaction that was read last.
+    """
     chunk: list[Interaction] = []
+    lines: dict[tuple[str, str], list[int]] = {}  # of the chunk, by user and id
     written = 0
     incarnations = await memory.incarnations()
 
     async def write() -> None:
         nonlocal written
-        done.count(await memory.append_many(chunk, incarnations))
+        result = await memory.append_many(chunk, incarnations)
+        done.count(result)
+        # The last lines of an id are those that came when it was taken.
+        done.errors += [
+            (lines[user, name].pop(), "the line's id is another question's already; nothing of it was stored")
+            for user, name in reversed(result.conflicts)
+        ]
         done.users.update(i.user for i in chunk)
         written += len(chunk)
         told(written)
         chunk.clear()
+        lines.clear()
 
     for interaction in interactions:
         chunk.append(interaction)
+        lines.setdefault((interaction.user, interaction.id), []).append(line())
         if len(chunk) >= CHUNK:
             await write()
     if chunk:
@@ -150,7 +169,14 @@ async def import_export(memory: Target, groups: Sequence[Group], done: Imported,
         written += len(group)
         if readable is not None:
             try:
-                done.count(await memory.restore([line for _, line in readable], incarnations))
+                result = await memory.restore([line for _, line in readable], incarnations)
+                done.count(result)
+                taken = {name for _, name in result.conflicts}
+                done.errors += [
+                    (number, "the line's id is another question's already; nothing of it was stored")
+                    for number, line in readable
+                    if _id(line) in taken
+                ]
                 done.users.add(str(jsonlib.loads(readable[0][1])["user"]))
             except (ConflictError, InvalidInput) as e:
                 done.errors.append((group[0][0], e.message))
@@ -196,6 +222,11 @@ def _exports(file: Path) -> list[Group]:
     return groups
 
 
+def _id(line: str) -> Any:
+    content = jsonlib.loads(line)
+    return content.get("id") if content["type"] == "interaction" else None
+
+
 def _type(line: str) -> Any:
     try:
         content = jsonlib.loads(line)
@@ -205,8 +236,15 @@ def _type(line: str) -> Any:
 
 
 def _report(run: Run, file: Path, format: Format, done: Imported, seconds: float) -> None:
+    by_reason: dict[str, list[int]] = {}
     for line, reason in done.errors:
-        run.output.note(f"{file}:{line}: {reason}", style="red")
+        by_reason.setdefault(reason, []).append(line)
+    for line, reason in done.errors:
+        alike = by_reason[reason]
+        if len(alike) <= ALIKE or line in alike[:SHOWN]:
+            run.output.note(f"{file}:{line}: {reason}", style="red")
+        if len(alike) > ALIKE and line == alike[SHOWN - 1]:
+            run.output.note(f"{file}: {len(alike) - SHOWN:,} more lines for the same reason", style="red")
     run.output.result(
         {
             "file": str(file),

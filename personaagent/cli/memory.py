@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from personaagent.cli.output import plain_json
 from personaagent.cli.runtime import EXIT_ERROR, Json, Run, command
 from personaagent.errors import InvalidInput
 
@@ -29,7 +30,8 @@ async def export(
         lines = await system.memory.export(user)
     text = "".join(f"{line}\n" for line in lines)
     if out is None:
-        run.output.write(text)
+        # Into a file or pipe as it is; a terminal must not obey what users wrote, and JSON can say the same in plain letters.
+        run.output.write(plain_json(text) if run.output.console.is_terminal else text)
         return
     try:
         out.expanduser().write_text(text, encoding="utf-8")

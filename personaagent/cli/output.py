@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import re
 import sys
 import tempfile
 import time
@@ -25,7 +26,7 @@ from rich.text import Text
 
 from personaagent.errors import InvalidInput
 
-__all__ = ["Output", "Tell", "check_report", "number"]
+__all__ = ["Output", "Tell", "check_report", "number", "plain_json", "printable"]
 
 
 class Tell(Protocol):
@@ -39,6 +40,31 @@ class Tell(Protocol):
 WIDE = 10_000
 LINE_EVERY_S = 10.0  # of progress, where there is no terminal
 OWN_LOGGERS = ("personaagent", "actors", "alignment", "serve")
+
+
+# What moves the cursor, changes colours, reverses the order of letters or makes one line two. Not joiners, which words need.
+_CONTROL = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb\\ud800-\\udfff]"
+)
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def printable(text: str, lines: bool = True) -> str:
+    """The text with every character that a terminal would obey written as an escape; what a user is called is anybody's choice.
+
+    `lines`: line breaks and tabs stay.
+    """
+    text = _CONTROL.sub(_escape, text)
+    return text if lines else text.replace("\n", "\\n").replace("\t", "\\t")
+
+
+def plain_json(text: str) -> str:
+    """JSON that says the same, without characters that a terminal would obey."""
+    return _CONTROL.sub(lambda found: found[0] if found[0] == "\r" else f"\\u{ord(found[0]):04x}", text)
 
 
 class Output:
@@ -67,7 +93,7 @@ class Output:
         if self.json:
             from pydantic_core import to_json
 
-            self.write(to_json(value, inf_nan_mode="null").decode() + "\n")
+            self.write(plain_json(to_json(value, inf_nan_mode="null").decode()) + "\n")
 
     def write(self, text: str) -> None:
         """Text on stdout exactly as it is."""
@@ -78,14 +104,16 @@ class Output:
     def show(self, *parts: Any, style: str | None = None) -> None:
         """Text or a rich renderable on stdout, for people."""
         if not self.json:
-            self.console.print(*parts, style=style)
+            self.console.print(*(printable(p) if isinstance(p, str) else p for p in parts), style=style)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> None:
         """A table on stdout, for people. Columns whose name starts with `>` are aligned to the right."""
         if self.json:
             return
-        shown = [[number(c) if isinstance(c, float | None) else str(c) for c in row] for row in rows]
-        table = Table(title=title, title_justify="left")
+        shown = [
+            [number(c) if isinstance(c, float | None) else printable(str(c), lines=False) for c in row] for row in rows
+        ]
+        table = Table(title=None if title is None else Text(printable(title, lines=False)), title_justify="left")
         for at, column in enumerate(columns):
             name = column.lstrip(">")
             words = [word for cell in (name, *(row[at] for row in shown)) for word in cell.split()]
@@ -112,18 +140,18 @@ class Output:
 
     def note(self, text: str, style: str = "dim") -> None:
         """A line on stderr."""
-        self.err.print(text, style=style)
+        self.err.print(printable(text), style=style)
 
     def fail(self, message: str) -> None:
         """One line on stderr that says what went wrong."""
-        self.err.print(f"error: {' '.join(message.split())}", style="red")
+        self.err.print(f"error: {printable(' '.join(message.split()), lines=False)}", style="red")
 
     @contextmanager
     def stage(self, text: str) -> Iterator[Callable[[str], None]]:
         """A spinner on stderr while something runs, plain lines where stderr is no terminal. Yields what changes its text."""
         if self.err.is_terminal:
-            with self.err.status(text) as status:
-                yield status.update
+            with self.err.status(printable(text, lines=False)) as status:
+                yield lambda text: status.update(printable(text, lines=False))
         else:
             self.note(f"{text} ...")
             yield lambda text: self.note(f"{text} ...")
@@ -137,16 +165,18 @@ class Output:
             return
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
         with _Bar(*columns, console=self.err) as bar:
             if stage is not None:
+                stage = printable(stage, lines=False)
                 bar.add_task(stage, total=total or None, note="")
 
             def tell(stage: str, done: int, total: int, note: str = "") -> None:
+                stage, note = printable(stage, lines=False), printable(note)
                 current = bar.tasks[-1] if bar.tasks else None
                 if current is not None and current.description == stage:
                     bar.update(current.id, completed=done, total=total or None, note=note)

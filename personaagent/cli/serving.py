@@ -22,6 +22,7 @@ from personaagent.cli.explaining import (
     shown,
     sources,
 )
+from personaagent.cli.output import printable
 from personaagent.cli.runtime import Json, Run, command
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ async def _converse(run: Run, system: System, user: str) -> None:
     history: list[tuple[str, str]] = []
     last: Reply | None = None
     while True:
-        output.write(f"{user}> ")
+        output.write(f"{printable(user, lines=False)}> ")
         line = await lines.next()
         if line is None or line.strip() == "/quit":
             return
@@ -200,7 +201,7 @@ async def _converse(run: Run, system: System, user: str) -> None:
                     if isinstance(piece, Reply):
                         last = piece
                     else:
-                        output.write(piece)
+                        output.write(printable(piece))
                 output.write("\n")
                 history.append(("assistant", last.text if last else ""))
                 history = history[-MAX_TURNS:]

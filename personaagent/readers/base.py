@@ -51,11 +51,13 @@ class ReadResult:
         self._lines = lines
         self.errors: list[LineError] = []
         self.records: list[Record] = []
+        self.line = 0  # of the interaction read last, where the reader tells
         self.skipped = 0  # items that the data set is known to contain and that no answer fits; not errors
 
     def __iter__(self) -> Iterator[Interaction]:
         self.errors.clear()
         self.records.clear()
+        self.line = 0
         self.skipped = 0
         return self._lines(self)
 
@@ -136,7 +138,8 @@ def why(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        return f"{where}: {first['msg'].removeprefix('Value error, ')}" if where else str(first["msg"])
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        return f"{where}: {reason}" if where else reason
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON: {error.msg} at character {error.pos + 1}"
     return str(error)

@@ -48,6 +48,7 @@ class Client:
         self.patient = False
         self._count = 0
         self._known: dict[str, list[str]] = {user: [] for user in users}  # ids that may be there
+        self._queries: dict[str, str] = {}  # by id
         self._exports: dict[str, tuple[str, ...]] = {}
         self._weights: list[tuple[Callable[[str], Awaitable[Any]], int]] = [
             (self.append, 14),
@@ -97,11 +98,12 @@ class Client:
         self._count += 1
         name = f"{self.name}-{self._count}"
         long = " " + "é" * 300 if self.random.random() < 0.1 else ""
+        self._queries[name] = f"{user} asks {name}{long}"
         return Interaction(
             id=name,
             user=user,
             time=START + timedelta(minutes=self.random.randrange(1000)),
-            query=f"{user} asks {name}{long}",
+            query=self._queries[name],
             response=f"{user} r{self._count}" if self.random.random() < 0.5 else None,
             truth=f"{user} t{name}" if (self.random.random() < 0.4 if truth is None else truth) else None,
         )
@@ -153,7 +155,7 @@ class Client:
             id=name,
             user=user,
             time=START,
-            query=f"{user} asks {name}",
+            query=self._queries[name],
             response=f"{user} r{self._count}" if self.random.random() < 0.6 else None,
             truth=f"{user} t{self.name}-{self._count}" if self.random.random() < 0.4 else None,
         )
