@@ -27,6 +27,7 @@ from personaagent.errors import InvalidInput, LLMError, UnavailableError
 from personaagent.settings import Settings
 
 from .app import APP, build_app
+from .sites import check_exposure
 
 __all__ = [
     "LISTENING_PORTS",
@@ -194,7 +195,13 @@ def join_ray(address: str, verbose: bool, local_auth: str | None = None) -> None
 
 
 def deploy(settings: Settings, http: bool, port: int, verbose: bool) -> None:
-    """Start Serve and hand it the application; returns before the replicas are up."""
+    """Start Serve and hand it the application; returns before the replicas are up.
+
+    Raises:
+        InvalidInput: it would be open to a network without a key.
+    """
+    if http:
+        check_exposure(settings.serve)
     serve.start(
         proxy_location="HeadOnly" if http else "Disabled",
         http_options={"host": settings.serve.host, "port": port},
