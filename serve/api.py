@@ -40,6 +40,7 @@ from personaagent.types import (
 )
 
 from .http import Gate, JsonRoute, checked, decoded, error_response, failure, install_errors
+from .openapi import describe
 from .schema import (
     ChatBody,
     ChunkWriter,
@@ -125,6 +126,7 @@ def create_api(services: Services) -> FastAPI:
     _add_users(app, services)
     _add_personas(app, services)
     _add_health(app, services)
+    describe(app, keyed=bool(settings.serve.api_key))
     app.add_middleware(Gate, config=settings.serve)
     return app
 

@@ -27,6 +27,8 @@ from personaagent.errors import InvalidInput, LLMError, UnavailableError
 from personaagent.settings import Settings
 
 from .app import APP, build_app
+from .edge import CALLBACK as PROXY_MIDDLEWARES
+from .edge import VARIABLE as PROXY_CALLBACK
 from .sites import check_exposure, is_local
 
 __all__ = [
@@ -123,6 +125,7 @@ def set_environment(verbose: bool) -> None:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0",
         "RAY_prestart_worker_first_driver": "0",  # it would start a Python process per CPU that nobody uses
+        PROXY_CALLBACK: PROXY_MIDDLEWARES,
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # ten times a second costs 7 % of a core that the model needs
         "VLLM_LOGGING_LEVEL": "INFO" if verbose else "ERROR",
         "VLLM_LOGGING_STREAM": "ext://sys.stderr",

@@ -39,6 +39,9 @@ CORS_HEADERS = "Authorization, Content-Type, X-PersonaAgent"
 EXPOSED_HEADERS = "Retry-After, X-Interaction-Id, X-PersonaAgent-Ignored"
 
 
+NOT_MEANT = "a request that changes something needs the header Content-Type: application/json, or X-PersonaAgent: 1"
+
+
 class Gate:
     """ASGI middleware in front of everything else.
 
@@ -101,11 +104,6 @@ class Gate:
         if has_body and media_type(headers) != b"application/json":
             # Browsers send other types to any address without asking, so guessing JSON would let any web page in.
             return error_response(415, "send the body as JSON, with Content-Type: application/json", "not_json")
-        if not deliberate(method, headers):
-            reason = (
-                "a request that changes something needs the header Content-Type: application/json, or X-PersonaAgent: 1"
-            )
-            return error_response(403, reason, "header_required")
         return None
 
     def _authorised(self, header: bytes | None) -> bool:
@@ -158,13 +156,18 @@ def _headless(send: Send) -> Send:
 
 
 class JsonRoute(APIRoute):
-    """A route whose body is JSON as the standard has it (see `personaagent.strict_json`)."""
+    """A route whose body is JSON as the standard has it (see `personaagent.strict_json`), and whose changes are meant."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's own handler, over a request that reads JSON strictly."""
+        """FastAPI's own handler, over a request that reads JSON strictly.
+
+        Only here is it known that a path has this method at all.
+        """
         handler = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
+            if not deliberate(request.method, dict(request.headers.raw)):
+                raise HTTPException(403, NOT_MEANT)
             return await handler(_JsonRequest(request.scope, request.receive))
 
         return strict
@@ -247,7 +250,7 @@ def install_errors(app: FastAPI) -> None:
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         status = error.status_code
-        codes = {400: "invalid_json", 422: "invalid_input"}
+        codes = {400: "invalid_json", 403: "header_required", 422: "invalid_input"}
         codes |= {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
         messages = {
             404: "there is no such route",

@@ -259,25 +259,31 @@ class FeedbackBody(Body):
     truth: Annotated[str, Field(max_length=MAX_TEXT)]
 
 
+class DecisionBody(Decision):
+    """A decision as clients send it: true is no number, and 0 is not false."""
+
+    model_config = ConfigDict(strict=True)
+
+
 class PersonaBody(Body):
     """PUT .../persona: a version written by hand. `expected`: the version it must replace, if that matters."""
 
     text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
-    decision: Decision | None = None
-    pinned: bool | None = None
-    expected: int | None = None
+    decision: DecisionBody | None = None
+    pinned: Annotated[bool, Field(strict=True)] | None = None
+    expected: Annotated[int, Field(strict=True)] | None = None
 
 
 class RollbackBody(Body):
     """POST .../persona/rollback: the version to go back to."""
 
-    number: Annotated[int, Field(ge=1)]
+    number: Annotated[int, Field(ge=1, strict=True)]
 
 
 class PinBody(Body):
     """POST .../persona/pin: whether alignment must leave the persona alone."""
 
-    pinned: bool
+    pinned: Annotated[bool, Field(strict=True)]
 
 
 class ClaimBody(Body):
@@ -285,14 +291,14 @@ class ClaimBody(Body):
 
     text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
     kind: ClaimKind = ClaimKind.FACT
-    expected: int | None = None
+    expected: Annotated[int, Field(strict=True)] | None = None
 
 
 class ClaimPinBody(Body):
     """POST .../claims/{number}/pin: whether alignment must leave the claim alone. `expected` as in `PersonaBody`."""
 
-    pinned: bool
-    expected: int | None = None
+    pinned: Annotated[bool, Field(strict=True)]
+    expected: Annotated[int, Field(strict=True)] | None = None
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
