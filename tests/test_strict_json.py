@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from personaagent.strict_json import MAX_DEPTH, JsonFault, finite, loads
+from personaagent.strict_json import MAX_DEPTH, finite, loads
 from personaagent.types import Interaction, utc_now
 from tests.test_router import JSON, World, assert_error
 
@@ -21,18 +21,16 @@ VALUES = st.recursive(
 )
 FAULTS = [
     b"NaN", b"Infinity", b"-Infinity", b"1e400", b"-1e400", b"9" * 400, b"-" + b"9" * 5000, b'"\xff"', '"q"'.encode("utf-16"),
-    b"[" * 129 + b"]" * 129, b"[" * 1_000 + b"]" * 1_000, b"[" * 100_000, b'{"a":' * 200 + b"1" + b"}" * 200, b"{", b"'a'", b"[1,]",
+    b"[" * 129 + b"]" * 129, b"[" * 1_000 + b"]" * 1_000, b"[" * 100_000, b'{"a":' * 200 + b"1" + b"}" * 200, b"{", b"'a'",
+    b"[1,]",
 ]  # fmt: skip
 
 
 @given(VALUES)
 @settings(max_examples=100, deadline=None)
 def test_json_is_read_as_it_was_written(value: Any) -> None:
-    text = json.dumps(value)
-    try:
-        assert loads(text.encode()) == value
-    except JsonFault as e:
-        assert "surrogate" in str(e)
+    assert loads(json.dumps(value).encode()) == value
+    assert loads(json.dumps(value, ensure_ascii=False)) == value
 
 
 def test_the_deepest_and_the_largest_that_are_taken() -> None:
