@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from personaagent.errors import StoreError
+from personaagent.private import private_folder
 from personaagent.types import utc_now
 
 __all__ = ["AuditLog", "Entry"]
@@ -60,7 +61,7 @@ class AuditLog:
         path = self._folder / f"{self._name}-{now:%Y-%m}.jsonl"
         try:
             with self._lock:
-                self._folder.mkdir(parents=True, exist_ok=True)
+                private_folder(self._folder)
                 descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
                 try:
                     if _is_torn(descriptor):  # by a process that was killed meanwhile

@@ -22,7 +22,9 @@ from milvus_lite import DataDirLockedError, MilvusLiteError
 from milvus_lite.adapter.grpc.server import start_server_in_thread
 
 from actors.lite_files import Owners, owners, purge
+from actors.lite_socket import clear_sockets, socket_path
 from personaagent.errors import StoreError
+from personaagent.private import keep_private, private_folder, tighten
 
 __all__ = ["Gate", "LiteEngine", "check_disk", "inspect_folder"]
 
@@ -78,15 +80,21 @@ class LiteEngine:
 
     def __init__(self, path: Path) -> None:
         inspect_folder(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        keep_private()  # Milvus Lite and pyarrow choose no modes for their files
+        private_folder(path.parent)
+        tighten(path)
         _remove_unborn(path)
+        socket = socket_path(path)
+        # The server listens at `host:port`, which is how the name of its socket ends.
+        socket, host = socket.with_name(f"{socket.name}:0"), f"unix:{socket}"
         try:
-            self._server, self._db, port = start_server_in_thread(str(path), host="127.0.0.1")
+            self._server, self._db, _ = start_server_in_thread(str(path), host=host, port=0)
         except DataDirLockedError as e:
             raise StoreError(f"{path} is in use by another process; stop it or choose another home") from e
-        except (MilvusLiteError, OSError, ValueError) as e:
+        except (MilvusLiteError, OSError, ValueError, RuntimeError) as e:
             raise StoreError(f"{path} cannot be opened: {_line(e)}; restore it from a backup or move it away") from e
-        self.uri = f"http://127.0.0.1:{port}"
+        clear_sockets(path, socket)
+        self.uri = f"unix:{socket}"
         self._closed = False
 
     def scan(self, collection: str, fields: Sequence[str]) -> list[tuple[Any, ...]]:

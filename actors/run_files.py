@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from personaagent.errors import StoreError
+from personaagent.private import opener
 
 __all__ = ["append", "read", "replace", "write"]
 
@@ -27,7 +28,7 @@ def read(file: Path, schema: pa.Schema) -> pa.Table:
 def append(file: Path, lines: str) -> None:
     """Add whole lines. Raises FileNotFoundError if there is no such folder, StoreError if writing fails."""
     try:
-        with file.open("a+b") as out:
+        with open(file, "a+b", opener=opener) as out:
             end = out.seek(0, os.SEEK_END)
             if end:
                 out.seek(end - 1)
@@ -53,7 +54,7 @@ def replace(file: Path, content: bytes) -> None:
     """Write a file whole or not at all. Raises StoreError if that fails."""
     part = file.with_name(f".{file.name}.tmp")
     try:
-        with part.open("wb") as out:
+        with open(part, "wb", opener=opener) as out:
             out.write(content)
             out.flush()
             os.fsync(out.fileno())

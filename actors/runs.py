@@ -27,6 +27,7 @@ import pyarrow as pa
 
 from actors.run_files import append, read, replace, write
 from personaagent.errors import ConflictError, InvalidInput, NotFoundError, StoreError
+from personaagent.private import private_folder
 from personaagent.types import AlignmentResult, user_key
 
 __all__ = ["SCHEMA", "RunFolder", "erase_user", "from_table", "latest_run", "read_results", "to_table"]
@@ -123,8 +124,8 @@ class RunFolder:
     def _locked(self) -> bool:
         """Take the lock; False if somebody removed the folder, which was empty, meanwhile."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            private_folder(self.path)
+            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except FileNotFoundError:
             return False
         except OSError as e:
@@ -222,7 +223,7 @@ class RunFolder:
         """One at a time writes files that name users. Not the folder's lock, which a run under way holds all the time."""
         file = self.path / "erasing"
         try:
-            turn = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+            turn = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as e:
             raise StoreError(f"cannot open {file}: {e.strerror}; remove it if it is in the way") from e
         try:

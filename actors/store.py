@@ -13,6 +13,7 @@ from actors.leftovers import BEFORE_RESHARD, drop_replaced
 from actors.milvus_upkeep import UpkeepStore
 from personaagent.errors import StoreError
 from personaagent.privacy import Cipher
+from personaagent.private import opener, private_folder
 from personaagent.settings import MemorySettings
 
 __all__ = ["ShardConfig", "collection_of", "open_store"]
@@ -106,10 +107,11 @@ def _check_folder(folder: Path, identity: StoreIdentity) -> None:
     """Compare with the folder's own description, before any shard opens or creates a file in it."""
     path = folder / "store.json"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         if not path.exists():
             draft = folder / f".{uuid.uuid4().hex}"
-            draft.write_text(json.dumps(identity.description(shared=True)), "utf-8")
+            with open(draft, "w", encoding="utf-8", opener=opener) as file:
+                file.write(json.dumps(identity.description(shared=True)))
             try:
                 os.link(draft, path)  # unlike a rename it lets the first of several shards win
             except FileExistsError:

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from personaagent.errors import ConflictError, InvalidInput, StoreError
+from personaagent.private import private_folder
 from personaagent.types import utc_now
 
 __all__ = ["Entry", "Finished", "Journal", "Place"]
@@ -88,7 +89,7 @@ class Journal:
         if self._folder is None:
             return self
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # what users wrote stands in it
+            private_folder(self._folder)
             self._lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
             self._take(self._lock)
             self._file = os.open(self._folder / "journal.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)

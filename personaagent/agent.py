@@ -18,14 +18,12 @@ from personaagent.assembly import query_of
 from personaagent.changes import same_question
 from personaagent.contrast import MAX_SAMPLES, Samples, Setting, best_of, checked_samples
 from personaagent.copying import Copy, Said, copied
-from personaagent.counting import counted_claims
 from personaagent.decision import Choice, decide, score_options
 from personaagent.errors import ConflictError, ContextLengthExceeded, ForgottenError, StoreError, UnavailableError
-from personaagent.persona import initial_persona
+from personaagent.first_persona import first_draft
 from personaagent.profile import build_profile
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.rounds import RECENT, Rounds
-from personaagent.safety import objection
 from personaagent.settings import AgentSettings
 from personaagent.tools import MARK, MemoryTools, parse_tool_call, strip_tool_calls
 from personaagent.types import (
@@ -56,7 +54,6 @@ SHORTEST = 200  # characters of a tool's result below which it is not cut furthe
 REPLAY_TOKENS = (
     96  # of a simulated free-text answer: enough to compare, and a model that runs on does not hold up the batch
 )
-COUNTED = 200  # latest interactions that a first persona is counted from
 HABITS = 50  # latest interactions in which a copy is told from a habit
 BATCH_PRIORITY = 10  # of replays; chat runs at 0, and lower goes first
 # Fields of a request whose answer is not simply text.
@@ -182,9 +179,7 @@ class Agent:
                 raise
             except ConflictError:  # another replica was first
                 profile = await self.memory.profile(user)
-        counted = counted_claims(await self.memory.latest(user, COUNTED, with_truth=True))
-        claims = [c for c in counted if objection(c.text) is None]
-        return initial_persona(profile, self.settings.decision, self.settings.persona_tokens, claims)
+        return await first_draft(self.memory, user, profile, self.settings)
 
     async def placed(self, turn: Turn) -> Turn:
         """The turn with the id that it will be remembered by.

@@ -174,6 +174,11 @@ class ServeSettings(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     api_key: SecretStr | None = None  # if set, requests must carry it as a bearer token
+    # Listen elsewhere than on loopback without a key: everybody who reaches the port reads and changes every user's memory.
+    allow_no_key: bool = False
+    # Names that `Host` may have besides this machine's own. None: any name where a key is set and `host` is not loopback.
+    allowed_hosts: tuple[str, ...] | None = None
+    allowed_origins: tuple[str, ...] = ()  # web sites whose pages may use the API, like https://chat.example.org
     router_replicas: Annotated[int, Field(ge=1)] = 1
     max_router_replicas: Annotated[int, Field(ge=1)] = 2
     max_body_mb: Annotated[float, Field(gt=0)] = 32.0  # of a request

@@ -12,10 +12,20 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from personaagent.base import Frozen, encodable
 from personaagent.claims import Claim, Exemplar, prose
+from personaagent.strict_json import finite
 
 __all__ = [
     "AlignmentResult",
@@ -94,7 +104,7 @@ def _user_id(user: str) -> str:
     return encodable(user)
 
 
-UserId = Annotated[str, AfterValidator(_user_id)]
+UserId = Annotated[str, AfterValidator(_user_id), Field(json_schema_extra={"minLength": 1, "maxLength": MAX_USER_ID})]
 Text = Annotated[str, AfterValidator(encodable), Field(max_length=MAX_TEXT)]
 
 
@@ -106,7 +116,14 @@ def _different(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
-Choices = Annotated[tuple[Text, ...], AfterValidator(_different)]  # of a request
+_CHOICES = {
+    "type": "array",
+    "items": {"type": "string", "minLength": 1, "maxLength": MAX_TEXT},
+    "minItems": 2,
+    "maxItems": MAX_CHOICES,
+    "uniqueItems": True,
+}
+Choices = Annotated[tuple[Text, ...], AfterValidator(_different), WithJsonSchema(_CHOICES)]  # of a request
 
 
 def user_key(user: str) -> str:
@@ -186,6 +203,12 @@ class Interaction(Frozen):
     truth: Text | None = None
     choices: tuple[Text, ...] | None = None
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @field_validator("metadata", mode="before")
+    @classmethod
+    def _finite(cls, value: Any) -> Any:
+        """Older versions stored NaN and infinities, which JSON does not have: they are read as null."""
+        return finite(value) if value else value
 
     @field_validator("choices")
     @classmethod

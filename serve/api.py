@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from personaagent.agent import Agent, Reply
 from personaagent.errors import ConflictError, NotFoundError, PersonaAgentError
 from personaagent.explanation import Question, explain
+from personaagent.first_persona import foreseen
 from personaagent.housekeeping import Housekeeping
 from personaagent.persona import add, again, pin_claim, strike, written
 from personaagent.protocols import LLM, Embedder, Memory
@@ -40,7 +41,8 @@ from personaagent.types import (
 )
 
 from .chat_fields import header_names
-from .http import Gate, checked, decoded, error_response, failure, install_errors
+from .http import Gate, JsonRoute, checked, decoded, error_response, failure, install_errors
+from .openapi import describe
 from .schema import (
     RESPONSE,
     ChatBody,
@@ -120,16 +122,15 @@ def create_api(services: Services) -> FastAPI:
     """The application."""
     settings = services.settings
     app = FastAPI(title="PersonaAgent on Ray", redirect_slashes=False)
+    app.router.route_class = JsonRoute
     app.state.memory = services.memory
     install_errors(app)
     _add_chat(app, services)
     _add_users(app, services)
     _add_personas(app, services)
     _add_health(app, services)
-    key = settings.serve.api_key
-    app.add_middleware(
-        Gate, api_key=key.get_secret_value() if key else None, max_body=int(settings.serve.max_body_mb * 1e6)
-    )
+    describe(app, keyed=bool(settings.serve.api_key))
+    app.add_middleware(Gate, config=settings.serve)
     return app
 
 
@@ -319,20 +320,27 @@ def _add_personas(app: FastAPI, services: Services) -> None:
             return persona
         if incarnation is None:  # before the look: one who is forgotten right after it gets no persona
             incarnation = await memory.incarnation(user)
+        await known(user)
+        return await services.agent.ensure_persona(user, incarnation)  # imported, but never spoken to
+
+    async def first(user: str) -> Persona:
+        persona = await foreseen(memory, user, services.agent.settings)
+        await known(user)  # after the look: of one who is forgotten meanwhile there is nothing to show
+        return persona
+
+    async def known(user: str) -> None:
         if await memory.summary(user) is None:
             raise NotFoundError("this user is unknown")
-        return await services.agent.ensure_persona(user, incarnation)  # imported, but never spoken to
 
     @app.get("/v1/users/{user}/persona")
     async def get_persona(user: User) -> Persona:
-        """The current version."""
-        return await current(user)
+        """The current version. Of a user without one, the version that they would start with; it is not stored."""
+        return await memory.persona(user) or await first(user)
 
     @app.get("/v1/users/{user}/persona/versions")
     async def versions(user: User) -> dict[str, tuple[Persona, ...]]:
-        """All versions, oldest first."""
-        await current(user)
-        return {"versions": await memory.personas(user)}
+        """All versions, oldest first. Of a user without any, the version that they would start with; it is not stored."""
+        return {"versions": await memory.personas(user) or (await first(user),)}
 
     @app.put("/v1/users/{user}/persona")
     async def put_persona(user: User, body: PersonaBody) -> Persona:

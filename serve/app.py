@@ -18,6 +18,7 @@ from personaagent.settings import Settings, load_settings
 from .embedder import embedder_deployment
 from .online import online_deployment
 from .router import router_deployment
+from .sites import EVERYWHERE, check_exposure
 
 __all__ = ["APP", "EMBEDDER", "LLM", "ONLINE", "ROUTER", "build", "build_app", "load_engine"]
 
@@ -60,10 +61,15 @@ def load_engine() -> ModuleType:
 def build(args: dict[str, Any]) -> Any:
     """The application for a Serve config file; `args` is the settings tree, over PERSONAAGENT_CONFIG and environment.
 
+    Where it listens is said in the rest of that file, which is not seen here, so it counts as open to a network.
+
     Raises:
-        InvalidInput: unknown settings, or a model that cannot be found.
+        InvalidInput: unknown settings, no key (see `serve.allow_no_key`), or a model that cannot be found.
     """
-    return build_app(load_settings(**args))
+    settings = load_settings(**args)
+    serving = settings.serve.model_copy(update={"host": EVERYWHERE})
+    check_exposure(serving)
+    return build_app(settings.model_copy(update={"serve": serving}))
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from .chaos_record import ENGINE, ROUTER, Answer, History, Person, marks_in
 __all__ = ["Client"]
 
 QUICK_S, CHAT_S, FORGET_S = 20.0, 45.0, 60.0  # what a client waits for
+DELIBERATE = {"X-PersonaAgent": "1"}  # a request without a body says that it means it
 ANSWER_TOKENS = 8
 RECEIPT_TRIES = 5
 TOPICS = ("for dinner", "to read", "to drink", "on Sunday", "to listen to", "for my sister")
@@ -240,7 +241,7 @@ class Client:
     async def _send(self, method: str, path: str, body: Any, timeout_s: float) -> Answer:
         answer = Answer()
         async with self._sent(answer, timeout_s):
-            response = await self._http.request(method, path, json=body, timeout=timeout_s)
+            response = await self._http.request(method, path, json=body, headers=DELIBERATE, timeout=timeout_s)
             answer.code, answer.text = response.status_code, response.text
             answer.judge()
         return answer

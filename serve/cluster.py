@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import ray
 from ray import serve
-from ray._private import auto_init_hook
+from ray._private import auto_init_hook, ray_constants
 from ray._raylet import Config  # type: ignore[attr-defined]  # it has no stub
 from ray.exceptions import RayError
 from ray.serve._private.router import SingletonThreadRouter
@@ -27,6 +27,9 @@ from personaagent.errors import InvalidInput, LLMError, UnavailableError
 from personaagent.settings import Settings
 
 from .app import APP, build_app
+from .edge import CALLBACK as PROXY_MIDDLEWARES
+from .edge import VARIABLE as PROXY_CALLBACK
+from .sites import check_exposure, is_local
 
 __all__ = [
     "LISTENING_PORTS",
@@ -122,6 +125,7 @@ def set_environment(verbose: bool) -> None:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0",
         "RAY_prestart_worker_first_driver": "0",  # it would start a Python process per CPU that nobody uses
+        PROXY_CALLBACK: PROXY_MIDDLEWARES,
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # ten times a second costs 7 % of a core that the model needs
         "VLLM_LOGGING_LEVEL": "INFO" if verbose else "ERROR",
         "VLLM_LOGGING_STREAM": "ext://sys.stderr",
@@ -144,7 +148,9 @@ def init_ray(mark: str, verbose: bool, cpus: int = 4) -> str:
     `cpus` are logical, and may be more than there are: our processes mostly wait.
     """
     set_environment(verbose)
+    _on_loopback()
     os.environ[MARK] = mark
+    umask = os.umask(0o077)  # what Ray's processes write is theirs alone; they inherit this
     try:
         context = ray.init(
             address="local",
@@ -155,8 +161,20 @@ def init_ray(mark: str, verbose: bool, cpus: int = 4) -> str:
             namespace=NAMESPACE,
         )
     finally:
+        os.umask(umask)
         del os.environ[MARK]  # what this process starts besides is no part of it
     return str(context.address_info["gcs_address"])
+
+
+def _on_loopback() -> None:
+    """Make Ray use the loopback address for this machine, so that all its ports are closed to the network.
+
+    That is what Ray does by itself on macOS and Windows, and then it also finds a Ray there; on Linux it takes an address that
+    others reach. It has an environment variable for the choice, which is read when Ray is imported, so this process needs
+    the constant as well. Written for Ray 2.60; a test looks at the ports.
+    """
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def auth_mode() -> str:
@@ -177,6 +195,8 @@ def join_ray(address: str, verbose: bool, local_auth: str | None = None) -> None
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     _quiet(verbose)
+    if is_local(address.rpartition(":")[0].strip("[]")):
+        _on_loopback()
     if local_auth is not None:
         # A Ray that `ray.init` starts asks for the user's token; joining it by address does not offer it by itself.
         os.environ["RAY_AUTH_MODE"] = local_auth
@@ -194,7 +214,13 @@ def join_ray(address: str, verbose: bool, local_auth: str | None = None) -> None
 
 
 def deploy(settings: Settings, http: bool, port: int, verbose: bool) -> None:
-    """Start Serve and hand it the application; returns before the replicas are up."""
+    """Start Serve and hand it the application; returns before the replicas are up.
+
+    Raises:
+        InvalidInput: it would be open to a network without a key.
+    """
+    if http:
+        check_exposure(settings.serve)
     serve.start(
         proxy_location="HeadOnly" if http else "Disabled",
         http_options={"host": settings.serve.host, "port": port},

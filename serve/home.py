@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from personaagent.errors import StoreError, UnavailableError
+from personaagent.private import opener, private_folder, tighten
 
 __all__ = ["HomeLock"]
 
@@ -38,8 +39,9 @@ class HomeLock:
             StoreError: the folder cannot be written.
         """
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            file = (self._folder / "lock").open("a+", encoding="utf-8")
+            private_folder(self._home)
+            private_folder(self._folder)
+            file = open(self._folder / "lock", "a+", encoding="utf-8", opener=opener)  # noqa: SIM115 - kept while we run
         except OSError as e:
             raise StoreError(f"the home folder {self._home} cannot be written: {e.strerror or e}") from e
         try:
@@ -47,6 +49,7 @@ class HomeLock:
         except BlockingIOError:
             file.close()
             return False
+        tighten(self._home)
         self.left_behind = self.owner().get("mark")
         file.truncate(0)
         file.write(json.dumps({"pid": os.getpid(), "serving": serving, "mark": mark}))
@@ -67,7 +70,8 @@ class HomeLock:
         """Tell others how to reach the server; they see all of the note or none."""
         partial = self.note.with_suffix(f".{os.getpid()}.tmp")
         try:
-            partial.write_text(json.dumps(note), "utf-8")
+            with open(partial, "w", encoding="utf-8", opener=opener) as file:
+                file.write(json.dumps(note))
             partial.replace(self.note)
         except OSError as e:
             raise StoreError(f"the home folder {self._home} cannot be written: {e.strerror or e}") from e

@@ -1,29 +1,45 @@
-"""What stands around the endpoints: exact paths, the API key, a bound on bodies, and errors in OpenAI's shape."""
+"""What stands around the endpoints: exact paths, whose requests are taken, a bound on bodies, and errors in OpenAI's shape."""
 
 from __future__ import annotations
 
 import hmac
 import logging
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from pydantic import ValidationError
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from personaagent.errors import PersonaAgentError
+from personaagent.settings import ServeSettings
+from personaagent.strict_json import JsonFault, NotUnicode, loads
 
-__all__ = ["Gate", "checked", "decoded", "error_response", "failure", "install_errors"]
+from .sites import Sites, deliberate, media_type, vary
+
+__all__ = ["Gate", "JsonRoute", "checked", "decoded", "error_response", "failure", "install_errors"]
 
 log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+
+
+# What a page of an allowed origin may send, and read of an answer.
+CORS_METHODS = "GET, HEAD, POST, PUT, DELETE"
+CORS_HEADERS = "Authorization, Content-Type, X-PersonaAgent"
+EXPOSED_HEADERS = "Retry-After, X-Interaction-Id, X-PersonaAgent-Ignored"
+
+
+NOT_MEANT = "a request that changes something needs the header Content-Type: application/json, or X-PersonaAgent: 1"
 
 
 class Gate:
@@ -33,46 +49,62 @@ class Gate:
     `raw_path` instead and kept percent-encoded, segment by segment; `decoded` reads a segment.
     """
 
-    def __init__(self, app: ASGIApp, api_key: str | None, max_body: int) -> None:
+    def __init__(self, app: ASGIApp, config: ServeSettings) -> None:
         """Args:
         app: what comes after.
-        api_key: requests must carry it as bearer token; None for no key.
-        max_body: bytes of a request's body.
+        config: the key that requests must carry, the sites they may come from, and how large they may be.
         """
         self._app = app
-        self._key = api_key.encode() if api_key else None
-        self._max_body = max_body
+        self._key = config.api_key.get_secret_value().encode() if config.api_key else None
+        self._max_body = int(config.max_body_mb * 1e6)
+        self._sites = Sites(config)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        method: str = scope["method"]
+        if (origin := self._sites.allowed_origin(headers.get(b"origin"))) is not None:
+            send = _shared(send, origin)
+        if method == "HEAD":
+            scope, send = {**scope, "method": "GET"}, _headless(send)
         raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
         try:
             path = canonical(raw)
+            unquote_to_bytes(scope.get("query_string", b"")).decode("utf-8")
         except UnicodeDecodeError:
-            error = error_response(422, "the path is not UTF-8 after percent-decoding", code="invalid_input")
+            error = error_response(422, "the address is not UTF-8 after percent-decoding", code="invalid_input")
             await error(scope, receive, send)
             return
-        headers = {name.lower(): value for name, value in scope["headers"]}
+        refusal = self._refusal(method, path, headers)
+        if refusal is not None:
+            await refusal(scope, receive, send)
+            return
+        await self._app({**scope, "path": path, "raw_path": path.encode()}, self._bounded(receive), send)
+
+    def _refusal(self, method: str, path: str, headers: dict[bytes, bytes]) -> Response | None:
+        """The answer to what does not get in; None for what does. What tells a stranger the least comes first."""
+        if fault := self._sites.host_fault(headers.get(b"host")):
+            return error_response(403, fault, code="host_not_allowed")
+        if fault := self._sites.origin_fault(method, headers):
+            return error_response(403, fault, code="origin_not_allowed")
+        if method == "OPTIONS" and b"access-control-request-method" in headers and b"origin" in headers:
+            allowed = {"Access-Control-Allow-Methods": CORS_METHODS, "Access-Control-Allow-Headers": CORS_HEADERS}
+            return Response(status_code=204, headers={**allowed, "Access-Control-Max-Age": "600"})  # carries no key
         if self._key is not None and path not in OPEN_PATHS and not self._authorised(headers.get(b"authorization")):
             error = error_response(401, "missing or wrong API key", code="invalid_api_key")
             error.headers["WWW-Authenticate"] = "Bearer"
-            await error(scope, receive, send)
-            return
+            return error
         length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > self._max_body:
-            await self._too_large()(scope, receive, send)
-            return
-        has_body = length != b"0" or b"transfer-encoding" in headers
-        media_type = headers.get(b"content-type", b"").split(b";", 1)[0].strip().lower()
-        if has_body and media_type != b"application/json":
+        if not length.isdigit() or len(length) > 18 or int(length) > self._max_body:
+            return self._too_large()
+        has_body = int(length) > 0 or b"transfer-encoding" in headers
+        if has_body and media_type(headers) != b"application/json":
             # Browsers send other types to any address without asking, so guessing JSON would let any web page in.
-            error = error_response(415, "send the body as JSON, with Content-Type: application/json", "not_json")
-            await error(scope, receive, send)
-            return
-        await self._app({**scope, "path": path, "raw_path": path.encode()}, self._bounded(receive), send)
+            return error_response(415, "send the body as JSON, with Content-Type: application/json", "not_json")
+        return None
 
     def _authorised(self, header: bytes | None) -> bool:
         scheme, _, token = (header or b"").partition(b" ")
@@ -98,6 +130,58 @@ class Gate:
     @property
     def _limit(self) -> str:
         return f"a request has at most {self._max_body} bytes; send interactions in several requests"
+
+
+def _shared(send: Send, origin: str) -> Send:
+    """Let a page of this origin read the answer."""
+
+    async def shared(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            headers["Access-Control-Allow-Origin"] = origin
+            headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+            headers["Vary"] = vary([value.encode("latin-1") for value in headers.getlist("vary")]).decode("latin-1")
+        await send(message)
+
+    return shared
+
+
+def _headless(send: Send) -> Send:
+    """Send the headers of an answer without its body, as HEAD has it."""
+
+    async def headless(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return headless
+
+
+class JsonRoute(APIRoute):
+    """A route whose body is JSON as the standard has it (see `personaagent.strict_json`), and whose changes are meant."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's own handler, over a request that reads JSON strictly.
+
+        Only here is it known that a path has this method at all.
+        """
+        handler = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            if not deliberate(request.method, dict(request.headers.raw)):
+                raise HTTPException(403, NOT_MEANT)
+            return await handler(_JsonRequest(request.scope, request.receive))
+
+        return strict
+
+
+class _JsonRequest(Request):
+    async def json(self) -> Any:
+        """The body. Raises HTTPException: 400 if it is not JSON, 422 if it is not text."""
+        try:
+            return loads(await self.body())
+        except NotUnicode as e:
+            raise HTTPException(422, f"the body {e}") from e
+        except JsonFault as e:
+            raise HTTPException(400, f"the body {e}") from e
 
 
 def canonical(raw: bytes) -> str:
@@ -171,18 +255,34 @@ def install_errors(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return validation_response(error.errors())
 
-    async def http(_: Request, error: Exception) -> JSONResponse:
+    async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        codes = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
-        message = {404: "there is no such route"}.get(error.status_code, str(error.detail))
-        response = error_response(error.status_code, message, codes.get(error.status_code))
+        status = error.status_code
+        codes = {400: "invalid_json", 403: "header_required", 422: "invalid_input"}
+        codes |= {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+        messages = {
+            404: "there is no such route",
+            405: "this route has no such method; the header Allow names its methods",
+        }
+        response = error_response(status, messages.get(status, str(error.detail)), codes.get(status))
         response.headers.update(error.headers or {})
+        if status == 405:
+            response.headers["Allow"] = ", ".join(_methods(app, request.scope))
         return response
 
     app.add_exception_handler(PersonaAgentError, ours)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
     app.add_middleware(_Unexpected)
+
+
+def _methods(app: FastAPI, scope: Scope) -> list[str]:
+    """The methods that a path has. Starlette would name those of the first route alone."""
+    found: set[str] = set()
+    for route in app.routes:
+        if route.matches(scope)[0] is not Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    return sorted(found | ({"HEAD"} if "GET" in found else set()))
 
 
 @contextmanager

@@ -327,25 +327,31 @@ class FeedbackBody(Body):
         return None if value is None else said(value)
 
 
+class DecisionBody(Decision):
+    """A decision as clients send it: true is no number, and 0 is not false."""
+
+    model_config = ConfigDict(strict=True)
+
+
 class PersonaBody(Body):
     """PUT .../persona: a version written by hand. `expected`: the version it must replace, if that matters; 0 is none."""
 
     text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
-    decision: Decision | None = None
-    pinned: bool | None = None
-    expected: int | None = None
+    decision: DecisionBody | None = None
+    pinned: Annotated[bool, Field(strict=True)] | None = None
+    expected: Annotated[int, Field(strict=True)] | None = None
 
 
 class RollbackBody(Body):
     """POST .../persona/rollback: the version to go back to."""
 
-    number: Annotated[int, Field(ge=1)]
+    number: Annotated[int, Field(ge=1, strict=True)]
 
 
 class PinBody(Body):
     """POST .../persona/pin: whether alignment must leave the persona alone."""
 
-    pinned: bool
+    pinned: Annotated[bool, Field(strict=True)]
 
 
 class ClaimBody(Body):
@@ -353,14 +359,14 @@ class ClaimBody(Body):
 
     text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
     kind: ClaimKind = ClaimKind.FACT
-    expected: int | None = None
+    expected: Annotated[int, Field(strict=True)] | None = None
 
 
 class ClaimPinBody(Body):
     """POST .../claims/{number}/pin: whether alignment must leave the claim alone. `expected` as in `PersonaBody`."""
 
-    pinned: bool
-    expected: int | None = None
+    pinned: Annotated[bool, Field(strict=True)]
+    expected: Annotated[int, Field(strict=True)] | None = None
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from personaagent.settings import Settings
 from personaagent.types import ChatRequest, ChatResult
 
 from .home import HomeLock
+from .sites import check_exposure
 
 if TYPE_CHECKING:
     from actors.memory import ShardedMemory
@@ -220,6 +221,8 @@ class System:
             return
         if llm or http:
             port = self.settings.serve.port
+            if http:
+                check_exposure(self.settings.serve)
             await self._check(llm, http=False)
             await self._deploy(http, port)
             await self._use_handles()
@@ -240,6 +243,8 @@ class System:
 
         settings = self.settings
         host, port = settings.serve.host, settings.serve.port
+        if http:
+            check_exposure(settings.serve)
         if http and port:
             await asyncio.to_thread(cluster.check_port, host, port)
         elif http:

@@ -108,7 +108,7 @@ class World:
         self.llm = llm or EchoLLM()
         embedder = HashEmbedder()
         self.memory = LocalMemory(embedder)
-        tree = Settings(serve=ServeSettings(**serve_settings))
+        tree = Settings(serve=ServeSettings(**{"allowed_hosts": ("test",), **serve_settings}))
 
         async def check() -> None:
             if self.llm.error is not None:
@@ -136,6 +136,10 @@ class World:
 
     async def get(self, user: str, rest: str = "", **params: Any) -> httpx.Response:
         return await self.http.get(f"/v1/users/{segment(user)}{rest}", params=params)
+
+    async def delete(self, user: str, rest: str = "", **params: Any) -> httpx.Response:
+        path = f"/v1/users/{segment(user)}{rest}"
+        return await self.http.delete(path, params=params, headers={"X-PersonaAgent": "1"})
 
     async def post(self, user: str, rest: str, body: Any) -> httpx.Response:
         return await self.http.post(f"/v1/users/{segment(user)}{rest}", json=body)
@@ -456,7 +460,7 @@ async def test_any_user_id_is_handled_exactly(world: World, user: str) -> None:
     assert [e["interaction"]["user"] for e in found] == [user]
     assert (await world.get(user, "/persona")).json()["number"] == 1
     assert {u.user for u in await world.memory.users()} == {"other", user}
-    receipt = (await world.http.delete(f"/v1/users/{segment(user)}")).json()
+    receipt = (await world.delete(user)).json()
     assert (receipt["user_key"], receipt["interactions"], receipt["remaining"]) == (user_key(user), 1, 0)
     assert [u.user for u in await world.memory.users()] == ["other"]
 
@@ -469,7 +473,7 @@ async def test_too_long_a_user_id_is_refused(world: World) -> None:
 async def test_unknown_users_are_404_and_stay_unknown(world: World) -> None:
     for rest in ("", "/persona", "/persona/versions", "/memory?query=x", "/memory", "/profile", "/export"):
         assert_error(await world.http.get(f"/v1/users/nobody{rest}"), 404, "not_found")
-    assert_error(await world.http.delete("/v1/users/nobody"), 404, "not_found")
+    assert_error(await world.delete("nobody"), 404, "not_found")
     assert_error(await world.post("nobody", "/align", {}), 404, "not_found")
     assert_error(await world.post("nobody", "/interactions/x/feedback", {"truth": "t"}), 404, "not_found")
     assert_error(await world.post("nobody", "/persona/rollback", {"number": 1}), 404, "not_found")
@@ -531,18 +535,19 @@ async def test_personas_are_versions(world: World) -> None:
 
 
 @pytest.mark.parametrize("path", ["/persona", "/persona/versions"])
-async def test_a_look_at_a_persona_does_not_bring_back_who_is_forgotten_meanwhile(world: World, path: str) -> None:
+async def test_a_look_at_a_persona_stores_nothing(world: World, path: str) -> None:
     await world.post("anna", "/interactions", [{"id": "1", "query": "hi"}])  # imported, but never spoken to
+    looked = (await world.get("anna", path)).json()
+    assert looked.get("versions", [looked])[0]["number"] == 1
+    assert (await world.get("anna")).json()["persona"] is None
     known = world.memory.summary
 
     async def summary(user: str) -> UserSummary | None:
-        found = await known(user)
         await world.memory.forget(user)
-        return found
+        return await known(user)
 
     world.memory.summary = summary  # type: ignore[method-assign]
-    assert_error(await world.get("anna", path), 409, "forgotten")
-    assert await known("anna") is None
+    assert_error(await world.get("anna", path), 404, "not_found")
 
 
 async def test_a_persona_is_changed_claim_by_claim(world: World) -> None:
@@ -571,9 +576,9 @@ async def test_a_persona_is_changed_claim_by_claim(world: World) -> None:
         assert_error(await world.post("anna", f"/persona/claims/{number}/pin", {"pinned": True}), 404, "not_found")
     assert_error(await world.post("anna", "/persona/claims/x/pin", {"pinned": True}), 422, "invalid_input")
 
-    path = "/v1/users/anna/persona/claims/1"
-    assert_error(await world.http.delete(path, params={"expected": 2}), 409, "conflict")
-    gone = (await world.http.delete(path, params={"expected": 3})).json()
+    path = "/persona/claims/1"
+    assert_error(await world.delete("anna", path, expected=2), 409, "conflict")
+    gone = (await world.delete("anna", path, expected=3)).json()
     assert ([c["text"] for c in gone["claims"]], gone["struck"]) == (["is called Anna"], ["prefers tea"])
     put = (await world.http.put("/v1/users/anna/persona", json={"text": "New."})).json()
     assert ([c["text"] for c in put["claims"]], put["struck"]) == (["New."], ["prefers tea"])
@@ -583,12 +588,12 @@ async def test_a_persona_is_changed_claim_by_claim(world: World) -> None:
     back = (await world.post("anna", "/persona/rollback", {"number": 4})).json()
     assert (back["claims"], back["exemplars"], back["struck"]) == (gone["claims"], gone["exemplars"], gone["struck"])
     assert_error(await world.post("nobody", "/persona/claims", {"text": "x"}), 404, "not_found")
-    assert_error(await world.http.delete("/v1/users/nobody/persona/claims/1"), 404, "not_found")
+    assert_error(await world.delete("nobody", "/persona/claims/1"), 404, "not_found")
 
 
 async def test_align_returns_what_it_did(world: World) -> None:
     await world.chat("anna")
-    result = (await world.http.post("/v1/users/anna/align?paper=true")).json()
+    result = (await world.post("anna", "/align?paper=true", {})).json()
     assert (result["user"], result["outcome"]) == ("anna", "skipped")  # nothing with a truth to learn from
 
 

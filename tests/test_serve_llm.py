@@ -68,7 +68,8 @@ async def system(folder: Path, engine: Path) -> AsyncIterator[System]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def http(system: System) -> AsyncIterator[httpx.AsyncClient]:
     assert system.url is not None
-    async with httpx.AsyncClient(base_url=system.url, timeout=60) as client:
+    headers = {"X-PersonaAgent": "1"}
+    async with httpx.AsyncClient(base_url=system.url, timeout=60, headers=headers) as client:
         yield client
 
 

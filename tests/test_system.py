@@ -45,7 +45,8 @@ def tree(home: Path, **sections: Any) -> Settings:
         ({"memory": {"uri": "http://:bad"}}, r"memory\.uri"),
         ({"llm": {"base_url": "http://127.0.0.1:9/v1", "model": "m"}}, "127.0.0.1:9"),
         ({"llm": {"base_url": "http://127.0.0.1:9/v1"}}, r"llm\.model"),
-        ({"serve": {"host": "203.0.113.1"}}, "cannot listen on"),
+        ({"serve": {"host": "203.0.113.1", "api_key": "k"}}, "cannot listen on"),
+        ({"serve": {"host": "0.0.0.0"}}, r"serve\.api_key"),
     ],
 )
 async def test_settings_that_cannot_work_are_one_line_before_the_start(
@@ -159,7 +160,10 @@ def test_the_note_is_whole_or_not_there(tmp_path: Path) -> None:
 
 
 def test_a_serve_config_file_builds_the_application() -> None:
-    built = build({"llm": {"base_url": "http://model:8000/v1", "model": "m"}, "memory": {"shards": 3}})
+    remote = {"llm": {"base_url": "http://model:8000/v1", "model": "m"}, "memory": {"shards": 3}}
+    with pytest.raises(InvalidInput, match=r"serve\.api_key"):  # where it listens is not seen here
+        build(remote)
+    built = build({**remote, "serve": {"api_key": "k"}})
     assert type(built).__name__ == "Application"
     with pytest.raises(InvalidInput, match="shard"):
         build({"memory": {"shard": 3}})

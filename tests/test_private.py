@@ -1,0 +1,92 @@
+"""What lies below a home is its owner's alone, whatever the umask, and also where an older version left it open."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from actors.lite_socket import clear_sockets, socket_path
+from actors.memory_shard import MemoryShard
+from actors.runs import RunFolder
+from alignment.journal import Journal
+from personaagent.private import private_folder, tighten
+from serve.home import HomeLock
+from tests.test_memory_shard import batch, config, interaction
+
+
+@pytest.fixture(autouse=True)
+def careless() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def readable_by_others(root: Path) -> list[str]:
+    return [
+        f"{path.relative_to(root)} {stat.S_IMODE(path.stat().st_mode):o}"
+        for path in (root, *root.rglob("*"))
+        if path.stat().st_mode & 0o077
+    ]
+
+
+async def test_all_that_is_written_is_private(tmp_path: Path) -> None:
+    home = tmp_path / "new" / "home"
+    lock = HomeLock(home)
+    assert lock.acquire(True)
+    lock.publish({"url": "http://x"})
+    with RunFolder(home, "r1") as run:
+        run.plan(["anna"])
+    with Journal(home / "evaluations" / "e", {}):
+        pass
+    os.umask(0)
+    shard = MemoryShard(config(home))
+    await shard.append("anna", await batch(interaction("1", user="anna")), "t")
+    await shard.flush()
+    uri = shard._store._milvus._lite.uri  # type: ignore[union-attr]
+    await shard.close()
+    written = {path.name for path in home.rglob("*")}
+    assert {"lock", "server.json", "store.json", "journal.jsonl", "LOCK", "users.parquet"} <= written
+    assert readable_by_others(home) == []
+    lock.release()
+    assert uri.startswith("unix:")  # no port, to which every user of the machine could connect
+    assert stat.S_IMODE(Path(uri.removeprefix("unix:")).parent.stat().st_mode) == 0o700
+
+
+def test_an_old_home_is_tightened_when_it_is_opened(tmp_path: Path) -> None:
+    for name in ("store/x.db/LOCK", "audit/a.jsonl", "models/m/config.json"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("x")
+    outside = tmp_path.parent / f"{tmp_path.name}-outside"
+    outside.write_text("x")
+    (tmp_path / "store" / "link").symlink_to(outside)
+    lock = HomeLock(tmp_path)
+    assert lock.acquire(False)
+    lock.release()
+    assert {line.split("/")[0] for line in readable_by_others(tmp_path)} == {"models 777", "models", "store"}
+    assert stat.S_IMODE((tmp_path / "store").stat().st_mode) == 0o700
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o666  # a link leads to what is not ours
+
+
+def test_what_is_missing_or_not_ours_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tighten(tmp_path / "nothing")
+
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    (tmp_path / "theirs").mkdir()
+    monkeypatch.setattr(Path, "chmod", refused)
+    private_folder(tmp_path / "theirs")
+
+
+def test_sockets_that_killed_processes_left_are_removed(tmp_path: Path) -> None:
+    left, other, ours = socket_path(tmp_path / "a"), socket_path(tmp_path / "b"), socket_path(tmp_path / "a")
+    for path in (left, other, ours):
+        path.touch()
+    clear_sockets(tmp_path / "a", ours)
+    assert (left.exists(), other.exists(), ours.exists()) == (False, True, True)
+    other.unlink()
+    ours.unlink()
