@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.batch import Batch
 from actors.identity import shard_of
-from actors.memory_shard import MemoryShard
+from actors.memory_shard_actor import MemoryShardActor
 from actors.redaction import Redaction
 from actors.store import ShardConfig
 from personaagent import deadline
@@ -388,7 +388,7 @@ def _create(config: ShardConfig) -> Any:
     Raises:
         StoreError: its store is a file, and in a cluster of several nodes nobody knows on which of them.
     """
-    actor = ray.remote(MemoryShard).options(
+    actor = ray.remote(MemoryShardActor).options(
         name=config.actor_name,
         namespace=NAMESPACE,
         lifetime="detached",

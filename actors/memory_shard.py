@@ -342,10 +342,6 @@ class MemoryShard:
         """The store, open and owned by this shard."""
         if self._store is not None and self._tenure is not None and self._tenure.store is self._store:
             return self._store
-        # A caller that goes away must not leave a store open that nobody knows of.
-        return await self._finish(self._opened_anew())
-
-    async def _opened_anew(self) -> UpkeepStore:
         async with self._opening:
             store = self._store
             if store is None:
@@ -421,8 +417,8 @@ class MemoryShard:
     async def _read(self, user: str, read: Callable[[User], T]) -> T:
         await self._current()
         memory = self._active.get(user)
-        if memory is None:  # also if the caller goes away: loading may finish what another call has begun
-            memory = await self._finish(self._loaded(user))
+        if memory is None:
+            memory = await self._loaded(user)
         return await self._run(lambda: read(memory)) if isinstance(memory, LargeUser) else read(memory)
 
     async def _loaded(self, user: str) -> User:

@@ -71,7 +71,7 @@ CALLS: list[Call] = [*MODEL, embed, recall, ask_shards]
 @pytest.mark.parametrize("call", [*MODEL, embed])
 async def test_a_call_that_times_out_is_cancelled(call: Call) -> None:
     part = Part()
-    with pytest.raises(UnavailableError, match="did not answer within 0.02 s"):
+    with pytest.raises(UnavailableError, match=r"did not answer within 0\.02 s"):
         await call(part, 0.02)
     assert part.calls
     assert part.left == 0
