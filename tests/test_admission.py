@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from personaagent.errors import OverloadedError
+from personaagent.errors import InvalidInput, OverloadedError
 from personaagent.settings import Settings
 from personaagent.types import AlignmentResult, ChatRequest, ChatResult, Outcome
-from serve import health
+from serve import bench_overload, health
 from serve.alignments import Alignments
+from serve.bench_overload import Seen, overload_settings
 from serve.health import UNSEEN, Health
 from serve.llm import HandleLLM
 from serve.router import chats_of
@@ -341,3 +343,37 @@ async def test_a_replica_that_is_being_ended_is_not_ready() -> None:
 )
 def test_how_many_chats_a_replica_takes(llm: dict[str, Any], serve: dict[str, Any], gpu: bool, chats: int) -> None:
     assert chats_of(Settings(llm=llm, serve=serve), gpu) == chats
+
+
+async def test_the_bench_counts_who_is_refused_and_waits_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = HeldLLM()
+    world = World(llm=llm, max_concurrent_chats=2)
+    waited: list[float] = []
+    sleep = asyncio.sleep
+
+    async def waits(seconds: float) -> None:
+        waited.append(seconds)
+        await sleep(0.001)
+
+    monkeypatch.setattr(bench_overload.asyncio, "sleep", waits)
+    seen = Seen()
+    clients = [asyncio.create_task(bench_overload._client(world.http, "echo", f"{n}", seen)) for n in range(4)]
+    while len(seen.refused_ms) < 4:
+        await sleep(0.001)
+    llm.go.set()
+    while len(seen.accepted_s) < 4:
+        await sleep(0.001)
+    for client in clients:
+        client.cancel()
+    await asyncio.gather(*clients, return_exceptions=True)
+    assert (seen.without_retry_after, seen.errors.total()) == (0, 0)
+    assert {1.0, 2.0, 3.0} >= set(waited)
+    assert seen.requests == len(seen.refused_ms) + len(seen.accepted_s)
+
+
+def test_the_bench_loads_no_cluster_of_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    own = overload_settings(Settings(), tmp_path)
+    assert (own.home, own.serve.port, own.memory.uri) == (tmp_path, 0, None)
+    with pytest.raises(InvalidInput, match="ray_address"):
+        overload_settings(Settings(serve={"ray_address": "auto"}), tmp_path)
