@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -36,6 +37,7 @@ class HeldLLM(EchoLLM):
     async def chat(self, request: ChatRequest) -> ChatResult:
         result = await super().chat(request)
         await self.go.wait()
+        await asyncio.sleep(0)  # as any real model lets others have their turn
         return result
 
     async def asked(self, n: int) -> None:
@@ -355,7 +357,7 @@ async def test_the_bench_counts_who_is_refused_and_waits_as_it_is_told(monkeypat
         waited.append(seconds)
         await sleep(0.001)
 
-    monkeypatch.setattr(bench_overload.asyncio, "sleep", waits)
+    monkeypatch.setattr(bench_overload, "asyncio", SimpleNamespace(sleep=waits))
     seen = Seen()
     clients = [asyncio.create_task(bench_overload._client(world.http, "echo", f"{n}", seen)) for n in range(4)]
     while len(seen.refused_ms) < 4:
