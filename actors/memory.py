@@ -21,11 +21,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.batch import Batch
 from actors.identity import shard_of
-from actors.memory_shard import MemoryShard
+from actors.memory_shard_actor import MemoryShardActor
 from actors.redaction import Redaction
 from actors.store import ShardConfig
+from personaagent import deadline
 from personaagent.changes import confirmed, embed_interactions, embed_recalls
-from personaagent.errors import PersonaAgentError, StoreError, UnavailableError
+from personaagent.errors import DeadlineExceeded, PersonaAgentError, StoreError, UnavailableError
 from personaagent.incoming import meant_by
 from personaagent.population import Population
 from personaagent.portable import parse_export
@@ -318,7 +319,7 @@ class ShardedMemory:
         started = time.monotonic()
         while True:
             try:
-                return await getattr(self._shards[shard], method).remote(*args)
+                return await _answer(getattr(self._shards[shard], method), args, shard)
             except RayTaskError as e:
                 cause = e.cause
                 if isinstance(cause, PersonaAgentError):
@@ -330,7 +331,27 @@ class ShardedMemory:
                 patience = GONE_S if isinstance(e, ActorDiedError) else RESTART_S
                 if time.monotonic() - started > patience:
                     raise UnavailableError(f"memory shard {shard} is not there; restart the service") from e
-                await asyncio.sleep(0.1)
+                async with deadline.bounded():
+                    await asyncio.sleep(0.1)
+
+
+async def _answer(method: Any, args: tuple[Any, ...], shard: int) -> Any:
+    """One call of a shard, which is cancelled there if nobody waits for it any more. A shard brings writes to their end.
+
+    A call that is part of no request has no bound: what it waits for may be a store that recovers.
+    """
+    deadline.check()
+    called = method.remote(*args)
+    try:
+        async with deadline.bounded():
+            return await called
+    except (asyncio.CancelledError, DeadlineExceeded):
+        if isinstance(called, ray.ObjectRef):
+            ray.cancel(called)
+        elif hasattr(called, "cancel"):  # a future, where a shard is no actor
+            called.cancel()
+        logger.debug("a call of memory shard %d was given up", shard)
+        raise
 
 
 async def start_memory(settings: Settings, embedder: Embedder, by: str = "service") -> ShardedMemory:
@@ -385,7 +406,7 @@ def _create(config: ShardConfig) -> Any:
     Raises:
         StoreError: its store is a file, and in a cluster of several nodes nobody knows on which of them.
     """
-    actor = ray.remote(MemoryShard).options(
+    actor = ray.remote(MemoryShardActor).options(
         name=config.actor_name,
         namespace=NAMESPACE,
         lifetime="detached",

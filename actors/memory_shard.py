@@ -426,9 +426,12 @@ class MemoryShard:
         await self._current()
         memory = self._active.get(user)
         if memory is None:
-            async with self._exclusive(user):
-                memory = await self._activated(user)
+            memory = await self._loaded(user)
         return await self._run(lambda: read(memory)) if isinstance(memory, LargeUser) else read(memory)
+
+    async def _loaded(self, user: str) -> User:
+        async with self._exclusive(user):
+            return await self._activated(user)
 
     @asynccontextmanager
     async def _exclusive(self, user: str) -> AsyncIterator[None]:

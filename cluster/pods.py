@@ -83,7 +83,8 @@ def worker_group(
     """A group of workers that the autoscaler keeps between `replicas`' two numbers."""
     container = _container(options, "ray-worker", cpus, memory, gpus)
     container["ports"] = _ports({"serve": API_PORT, "metrics": METRICS_PORTS["metrics"]})
-    # Traffic goes where the whole path answers: proxy, router, memory, engine. Liveness stays KubeRay's own (the raylet).
+    # Traffic goes where a proxy reaches a router; what is behind that decides nothing (docs/operations.md). Liveness stays
+    # KubeRay's own (the raylet).
     container["readinessProbe"] = {
         "httpGet": {"path": "/readyz", "port": "serve"},
         "initialDelaySeconds": 10,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -344,11 +345,13 @@ class Agent:
             tools = MemoryTools(self.memory, turn.user, budget=self.settings.tool_tokens)
             habits = await self._said(turn.user) if samples.count > 1 or turn.explain else {}
             answer = _Answer(ChatResult(text=""), 0, samples)
-            async for piece in self._act(turn, view, tools, streaming, samples, habits):
-                if isinstance(piece, str):
-                    yield piece
-                else:
-                    answer = piece
+            # Closed explicitly, like the streams within: whoever stops reading also stops the model.
+            async with aclosing(self._act(turn, view, tools, streaming, samples, habits)) as pieces:  # type: ignore[type-var]
+                async for piece in pieces:
+                    if isinstance(piece, str):
+                        yield piece
+                    else:
+                        answer = piece
             result, steps, samples = answer
             reply = Reply(
                 interaction_id=interaction,
@@ -479,11 +482,12 @@ class Agent:
                 # The application's own tools come back as structured calls, which only a whole response shows.
                 streamed = streaming and "tools" not in turn.extra
                 if streamed:
-                    async for piece in self._stream_unless_tool_call(request):
-                        if isinstance(piece, str):
-                            yield piece
-                        else:
-                            result = piece
+                    async with aclosing(self._stream_unless_tool_call(request)) as pieces:  # type: ignore[type-var]
+                        async for piece in pieces:
+                            if isinstance(piece, str):
+                                yield piece
+                            else:
+                                result = piece
                 elif samples.count > 1 and not trail:
                     texts, allowed = _sources(turn, view, habits or {})
                     against = Setting(without_persona(turn.messages, offered), texts, allowed)
@@ -522,18 +526,19 @@ class Agent:
     async def _stream_unless_tool_call(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
         """Stream an answer, holding back as long as it may still turn out to be a tool call."""
         text, sent = "", 0
-        async for piece in self.llm.stream(request):
-            if isinstance(piece, ChatResult):
-                if MARK not in text and sent < len(text):
-                    yield text[sent:]
-                yield piece
-                return
-            text += piece
-            at = text.find(MARK)
-            safe = at if at >= 0 else _safe_length(text)
-            if safe > sent:
-                yield text[sent:safe]
-                sent = safe
+        async with aclosing(self.llm.stream(request)) as pieces:  # type: ignore[type-var]
+            async for piece in pieces:
+                if isinstance(piece, ChatResult):
+                    if MARK not in text and sent < len(text):
+                        yield text[sent:]
+                    yield piece
+                    return
+                text += piece
+                at = text.find(MARK)
+                safe = at if at >= 0 else _safe_length(text)
+                if safe > sent:
+                    yield text[sent:safe]
+                    sent = safe
 
 
 def _cut(trail: list[Message]) -> bool:

@@ -8,11 +8,13 @@ __all__ = [
     "BudgetExceeded",
     "ConflictError",
     "ContextLengthExceeded",
+    "DeadlineExceeded",
     "ForgottenError",
     "FutureTimeError",
     "InvalidInput",
     "LLMError",
     "NotFoundError",
+    "OverloadedError",
     "PersonaAgentError",
     "RequestRefused",
     "StoreError",
@@ -116,6 +118,31 @@ class UnavailableError(PersonaAgentError):
 
     status = 503
     code = "unavailable"
+
+
+class OverloadedError(UnavailableError):
+    """There is more work under way than this part takes; the same call may work in a few seconds.
+
+    To OpenAI's clients this is a rate limit, which they wait for and try again.
+    """
+
+    status = 429
+    code = "rate_limit_exceeded"
+    type = "requests"
+
+
+class DeadlineExceeded(UnavailableError):
+    """The request was not answered within the time it has (`serve.request_timeout_s`); what was done for it has ended."""
+
+    status = 504
+    code = "timeout"
+
+    @property
+    def message(self) -> str:
+        """The one-line message shown to the caller."""
+        return (
+            str(self.args[0]) if self.args else "the request took longer than it may; ask for less, or try again later"
+        )
 
 
 class LLMError(PersonaAgentError):

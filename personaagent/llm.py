@@ -13,6 +13,7 @@ from personaagent.errors import (
     ContextLengthExceeded,
     InvalidInput,
     LLMError,
+    OverloadedError,
     PersonaAgentError,
     RequestRefused,
     UnavailableError,
@@ -124,7 +125,9 @@ def engine_error(status: int, message: str, code: object = None) -> PersonaAgent
     lowered = line.lower()
     if code == "context_length_exceeded" or "context length" in lowered or "context window" in lowered:
         return ContextLengthExceeded(line)
-    if status in (408, 429, 502, 503, 504):
+    if status == 429:
+        return OverloadedError(f"the model cannot take the request now: {line}")
+    if status in (408, 502, 503, 504):
         return UnavailableError(f"the model cannot take the request now: {line}")
     if status in (401, 403):
         return LLMError("the model's server refused our credentials; check the API key in the settings")

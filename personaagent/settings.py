@@ -56,6 +56,7 @@ class LLMSettings(Section):
     max_replicas: Annotated[int, Field(ge=1)] = 1
     max_ongoing_requests: Annotated[int, Field(ge=1)] = 512  # per replica
     target_ongoing_requests: Annotated[int, Field(ge=1)] = 48  # per replica; drives autoscaling
+    max_queued_chats: Annotated[int, Field(ge=0)] = 64  # per replica, beyond max_num_seqs; further ones are refused
     batch_share: Annotated[float, Field(gt=0, le=1)] = 0.875  # of max_num_seqs that alignment may take
     # Tokens of alignment in an engine step while somebody chats; None: 32 on a CPU, no bound on a GPU.
     chat_step_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -189,6 +190,15 @@ class ServeSettings(Section):
     # Prompts by which chat programs ask for titles, tags, follow-up questions and the like are answered and then so treated.
     housekeeping_prompts: Literal["forget", "remember"] = "forget"
     housekeeping_patterns: tuple[Annotated[str, AfterValidator(_expression)], ...] = ()  # of further programs
+    max_bodies_mb: Annotated[float, Field(gt=0)] = 256.0  # of all requests of a router replica that are under way
+    body_timeout_s: Annotated[float, Field(gt=0)] = 60.0  # for a request's body to arrive
+    request_timeout_s: Annotated[float, Field(gt=0)] = 300.0  # for a request, with everything that is done for it
+    # The same for what may take long: aligning, adding interactions, exporting, forgetting.
+    long_request_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+    # Chats of a router replica that are under way. None: what the engine decodes together, a quarter of that on a CPU.
+    max_concurrent_chats: Annotated[int, Field(ge=1)] | None = None
+    max_concurrent_requests: Annotated[int, Field(ge=1)] = 128  # other requests of a router replica, without probes
+    max_concurrent_alignments: Annotated[int, Field(ge=1)] = 4  # over HTTP, per router replica
     ray_address: str | None = None  # join this cluster instead of starting one; RAY_ADDRESS works too
 
 

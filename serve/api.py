@@ -5,10 +5,9 @@ Endpoints translate; the agent, the memory and the aligner do the work.
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 from urllib.parse import quote
@@ -17,8 +16,9 @@ from fastapi import Body, Depends, FastAPI, Header, Path, Query, Request, Respon
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import TypeAdapter
 
+from personaagent import deadline
 from personaagent.agent import Agent, Reply
-from personaagent.errors import ConflictError, NotFoundError, PersonaAgentError
+from personaagent.errors import ConflictError, NotFoundError
 from personaagent.explanation import Question, explain
 from personaagent.first_persona import foreseen
 from personaagent.housekeeping import Housekeeping
@@ -40,7 +40,10 @@ from personaagent.types import (
     user_key,
 )
 
+from .admission import CHATS, Admission, Load
+from .alignments import Alignments
 from .chat_fields import header_names
+from .health import Health
 from .http import Gate, JsonRoute, checked, decoded, error_response, failure, install_errors
 from .openapi import describe
 from .schema import (
@@ -61,7 +64,6 @@ from .schema import (
 
 __all__ = ["Services", "create_api"]
 
-READY_TIMEOUT_S = 5.0
 _USER: TypeAdapter[str] = TypeAdapter(UserId)
 
 
@@ -91,6 +93,7 @@ class Services:
     check_llm: Callable[[], Awaitable[object]]
     check_memory: Callable[[], Awaitable[object]]
     online: Online | None = None
+    chats: int = CHATS  # that may be under way, unless the settings say
 
 
 async def user_id(user: Annotated[str, Path(description="Percent-encoded; a slash is %2F.")]) -> str:
@@ -121,15 +124,31 @@ KnownUser = Annotated[str, Depends(known_user)]
 def create_api(services: Services) -> FastAPI:
     """The application."""
     settings = services.settings
-    app = FastAPI(title="PersonaAgent on Ray", redirect_slashes=False)
+    load = Load.of(settings.serve, services.chats)
+    health = Health(
+        {
+            "llm": services.check_llm,
+            "embedder": lambda: services.embedder.embed(["ready?"]),
+            "memory": services.check_memory,
+        }
+    )
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        health.refresh()
+        yield
+        health.close()
+
+    app = FastAPI(title="PersonaAgent on Ray", redirect_slashes=False, lifespan=life)
     app.router.route_class = JsonRoute
     app.state.memory = services.memory
     install_errors(app)
     _add_chat(app, services)
     _add_users(app, services)
     _add_personas(app, services)
-    _add_health(app, services)
+    _add_health(app, services, health, load)
     describe(app, keyed=bool(settings.serve.api_key))
+    app.add_middleware(Admission, load=load, settings=settings.serve)
     app.add_middleware(Gate, config=settings.serve)
     return app
 
@@ -188,7 +207,7 @@ async def _events(pieces: AsyncIterator[str | Reply], writer: ChunkWriter) -> As
     started = False
     async with aclosing(pieces) as stream:  # type: ignore[type-var]  # the agent's is a generator
         try:
-            async for piece in stream:
+            async for piece in deadline.each(stream):
                 if not started:
                     started = True
                     yield writer.start()
@@ -219,6 +238,7 @@ def _unknown_model(name: str) -> JSONResponse:
 
 def _add_users(app: FastAPI, services: Services) -> None:
     memory, settings = services.memory, services.settings
+    alignments = Alignments(settings.serve.max_concurrent_alignments, settings.serve.long_request_timeout_s)
 
     @app.get("/v1/users")
     async def list_users(
@@ -301,14 +321,22 @@ def _add_users(app: FastAPI, services: Services) -> None:
 
     @app.post("/v1/users/{user}/align")
     async def align(user: KnownUser, paper: bool = False) -> AlignmentResult:
-        """Align the user's persona now. `paper`: without candidates and gate, as published."""
+        """Align the user's persona now, or wait for the alignment of this user that is under way.
+
+        `paper`: without candidates and gate, as published.
+        """
         from alignment.aligner import Aligner
 
         chosen = services.settings.alignment
         if paper:
             chosen = chosen.model_copy(update={"paper": True})
         aligner = Aligner(services.agent, memory, services.embedder, chosen, services.teacher)
-        return (await aligner.align([user]))[0]
+
+        async def work() -> AlignmentResult:
+            return (await aligner.align([user]))[0]
+
+        # Nobody gets the result of a user who was forgotten and came back.
+        return await alignments.run((user, paper, await memory.incarnation(user)), work)
 
 
 def _add_personas(app: FastAPI, services: Services) -> None:
@@ -399,7 +427,7 @@ def _add_personas(app: FastAPI, services: Services) -> None:
         return await amended(user, body.expected, lambda now: pin_claim(now, number, body.pinned))
 
 
-def _add_health(app: FastAPI, services: Services) -> None:
+def _add_health(app: FastAPI, services: Services, health: Health, load: Load) -> None:
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         """This process answers."""
@@ -415,26 +443,12 @@ def _add_health(app: FastAPI, services: Services) -> None:
 
     @app.get("/readyz", response_model=None)
     async def readyz() -> JSONResponse:
-        """Whether the model, the embedder and the memory answer; 503 and which part otherwise."""
-        parts = {
-            "llm": services.check_llm(),
-            "embedder": services.embedder.embed(["ready?"]),
-            "memory": services.check_memory(),
-        }
-        states = await asyncio.gather(*(_state(part) for part in parts.values()))
-        report = dict(zip(parts, states, strict=True))
-        ready = all(state == "ok" for state in states)
-        return JSONResponse({"status": "ready" if ready else "not ready", "parts": report}, 200 if ready else 503)
+        """Whether this replica takes requests: 503 while it is being ended. Beside it what is known of the parts behind it.
 
-
-async def _state(part: Awaitable[object]) -> str:
-    try:
-        async with asyncio.timeout(READY_TIMEOUT_S):
-            await part
-    except TimeoutError:
-        return f"no answer within {READY_TIMEOUT_S:g} s"
-    except PersonaAgentError as e:
-        return e.message
-    except Exception as e:  # noqa: BLE001 - a probe reports, whatever is wrong
-        return f"failed ({type(e).__name__})"
-    return "ok"
+        `parts` are from looks in the background, `age_s` seconds ago: a part that hangs or has too much to do holds up no probe.
+        """
+        parts, ages = await health.report()
+        report = {"parts": parts, "age_s": ages, "load": load.report()}
+        if health.closing:
+            return JSONResponse({"status": "closing", **report}, 503)
+        return JSONResponse({"status": "ready", **report})

@@ -279,9 +279,10 @@ class _Run:
 
     async def _ready(self) -> bool:
         try:
-            return (await self._http.get("/readyz", timeout=10.0)).status_code == 200
-        except httpx.HTTPError:
+            parts = (await self._http.get("/readyz", timeout=10.0)).json()["parts"]
+        except (httpx.HTTPError, ValueError, KeyError):  # the router is away, and the proxy says so
             return False
+        return set(parts.values()) == {"ok"}
 
     async def _look(self) -> None:
         """A whole look at every user. Raises TimeoutError."""

@@ -35,7 +35,7 @@ KINDS = tuple(TITLES)
 def check_platform() -> None:
     """Raises InvalidInput where processes cannot be found and signalled safely."""
     if not (sys.platform == "linux" and hasattr(os, "pidfd_open")):
-        raise InvalidInput("bench chaos finds its processes in /proc: it needs Linux 5.3 or newer")
+        raise InvalidInput("this bench finds its processes in /proc: it needs Linux 5.3 or newer")
 
 
 class Processes:

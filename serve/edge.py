@@ -36,7 +36,7 @@ def middlewares() -> list[Middleware]:
 def answer_malformed() -> None:
     """Make uvicorn answer what is no HTTP as everything else here is answered. It has no setting for this."""
     for protocol in (H11Protocol, HttpToolsProtocol):
-        protocol.send_400_response = _malformed
+        setattr(protocol, "send_400_response", _malformed)  # noqa: B010 - a method of somebody else's class
 
 
 def _malformed(protocol: Any, _: str) -> None:

@@ -10,13 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ray import serve
 from ray.exceptions import RayActorError, RayError
-from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RayServeException,
+    ReplicaUnavailableError,
+)
 
+from personaagent import deadline
 from personaagent.embedding import SentenceEmbedder
-from personaagent.errors import UnavailableError
+from personaagent.errors import OverloadedError, UnavailableError
 from personaagent.models import resolve_embedder
 from personaagent.protocols import Matrix
 from personaagent.settings import Settings
+from personaagent.tasks import together
 
 from .batcher import TextBatcher
 
@@ -26,6 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["Embedder", "HandleEmbedder", "embedder_deployment"]
 
 _GONE = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
+ONGOING = 1000  # calls that a replica takes at once; the batcher is fair among them
+QUEUED = 1000  # calls that may wait in front of it, per caller's process
+_BACKOFF_S = (0.05, 1.0)
 
 
 class Embedder:
@@ -63,29 +73,45 @@ class HandleEmbedder:
         """One row per text, float32, L2-normalised; shape (len(texts), dim).
 
         Raises:
-            UnavailableError: the embedder is down.
+            UnavailableError: the embedder is down, or did not answer in time.
+            OverloadedError: too many calls wait for it, and this one is part of a request with a deadline.
         """
         texts = list(texts)
         if len(texts) <= self._chunk:
             return await self._call(texts)
         starts = range(0, len(texts), self._chunk)
-        return np.concatenate(await asyncio.gather(*(self._call(texts[s : s + self._chunk]) for s in starts)))
+        return np.concatenate(await together(self._call(texts[s : s + self._chunk]) for s in starts))
 
     async def _call(self, texts: list[str]) -> Matrix:
-        for attempt in (1, 2):
-            response = self._handle.embed.remote(texts)
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    rows: Matrix = await response
-                    return rows
-            except _GONE as e:
-                if attempt == 2:
-                    raise UnavailableError("the embedder's replica died twice under the same call") from e
-            except TimeoutError as e:
-                raise UnavailableError(f"the embedder did not answer within {self._timeout_s:g} s") from e
-            except RayError as e:
-                raise UnavailableError(f"the embedder failed ({type(e).__name__}); see the replica's log") from e
-        raise AssertionError("unreachable")
+        """One call of a replica. What is nobody's request waits while there is no room for it."""
+        async with deadline.bounded(self._timeout_s, f"the embedder did not answer within {self._timeout_s:g} s"):
+            died, wait = False, _BACKOFF_S[0]
+            while True:
+                try:
+                    return await self._answer(texts)
+                except BackPressureError as e:
+                    if deadline.remaining() is not None:
+                        raise OverloadedError("too many texts wait for the embedder; try again in a few seconds") from e
+                    await asyncio.sleep(wait)
+                    wait = min(2 * wait, _BACKOFF_S[1])
+                except _GONE as e:
+                    if died:
+                        raise UnavailableError("the embedder's replica died twice under the same call") from e
+                    died = True
+                except (RayError, RayServeException) as e:
+                    raise UnavailableError(f"the embedder failed ({type(e).__name__}); see the replica's log") from e
+
+    async def _answer(self, texts: list[str]) -> Matrix:
+        """The rows of one call, which is cancelled in the replica whatever ends the waiting for it."""
+        response = self._handle.embed.remote(texts)
+        answered = False
+        try:
+            rows: Matrix = await response
+            answered = True
+            return rows
+        finally:
+            if not answered:
+                response.cancel()
 
 
 def embedder_deployment(settings: Settings, name: str) -> Any:
@@ -96,7 +122,8 @@ def embedder_deployment(settings: Settings, name: str) -> Any:
     options: dict[str, Any] = {
         "name": name,
         "num_replicas": config.num_replicas,
-        "max_ongoing_requests": 1000,
+        "max_ongoing_requests": ONGOING,
+        "max_queued_requests": QUEUED,
         "ray_actor_options": {"num_cpus": 0.5, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}}},
         "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
     }

@@ -7,11 +7,10 @@ import json
 import math
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import Any
 
-import ray
 from pydantic import ValidationError
 from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackConfig
 from ray.serve.llm import LLMConfig, build_llm_deployment
@@ -27,6 +26,7 @@ from personaagent.settings import EMBEDDED, Settings
 from personaagent.tasks import together
 from personaagent.types import ChatResult, Likelihood, Usage
 
+from .accelerator import on_gpu
 from .cpu import fit_to_cpu
 from .likelihood import AnswerReader
 from .llm import AnswerCall, EngineCall, EngineStats, Refusal
@@ -38,6 +38,11 @@ MAX_LOGPROBS = 128  # option scores read up to 100 tokens of the first position
 DEAD = "the engine died and is being restarted"
 CPU_CHAT_STEP = 32  # tokens; see `LLMSettings.chat_step_tokens`
 BUSY_AFTER_S = 30.0  # a batch call that found no room for so long is sent back, so that its caller's timeout never runs
+
+
+FULL = Refusal(429, "the model has more chats than it takes; try again in a few seconds", busy=True)
+LATE = Refusal(504, "the time that the caller gave it is over")
+GRACE_S = 2.0  # on top of the caller's time: who is still there ends the call first
 
 
 class LocalModel(CallbackBase):  # type: ignore[misc]
@@ -54,17 +59,21 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
     Requests of priority above 0 are batch work: they share `batch_slots`, fewer than the engine decodes together, so
     that a chat request always finds a place. vLLM's own priority scheduling alone does not give it one, because
     sequences that run are not preempted while the KV cache has room.
+
+    Chats beyond `chats` are refused at once: whoever waits for an answer had better hear that there is none soon.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits constructors
-        self, llm_config: LLMConfig, *, settings: Settings, batch_slots: int, batch_waiting: int
+        self, llm_config: LLMConfig, *, settings: Settings, batch_slots: int, batch_waiting: int, chats: int
     ) -> None:
         """Args:
         llm_config: the engine.
         settings: the tree; this node may have to convert the embedded model first.
         batch_slots: batch calls that run together.
         batch_waiting: batch calls that may wait for a slot; more are told to come again.
+        chats: other calls for an answer that the engine takes at once, whether it decodes them or lets them wait.
         """
+        self._chats = chats
         self._slots = asyncio.Semaphore(batch_slots)
         self._batch_waiting = batch_waiting
         if settings.llm.model == EMBEDDED:
@@ -85,6 +94,15 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
 
     async def complete(self, call: EngineCall) -> ChatResult | Refusal:
         """The whole answer."""
+        if self._full(call):
+            return FULL
+        try:
+            async with _in_time(call):
+                return await self._completed(call)
+        except TimeoutError:
+            return LATE
+
+    async def _completed(self, call: EngineCall) -> ChatResult | Refusal:
         admitted = await self._admit(call)
         if admitted is not None:
             return admitted
@@ -110,6 +128,17 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
 
     async def complete_stream(self, call: EngineCall) -> AsyncIterator[list[dict[str, Any]] | Refusal]:
         """The answer's chunks, several at a time; or a Refusal and nothing after it."""
+        if self._full(call):
+            yield FULL
+            return
+        try:
+            async with _in_time(call), aclosing(self._streamed(call)) as batches:  # type: ignore[type-var]
+                async for batch in batches:
+                    yield batch
+        except TimeoutError:
+            yield LATE
+
+    async def _streamed(self, call: EngineCall) -> AsyncIterator[list[dict[str, Any]] | Refusal]:
         admitted = await self._admit(call)
         if admitted is not None:
             yield admitted
@@ -147,6 +176,13 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
         return await together(self._likelihood(call) for call in calls)
 
     async def _likelihood(self, call: AnswerCall) -> Likelihood | Refusal:
+        try:
+            async with _in_time(call):
+                return await self._read(call)
+        except TimeoutError:
+            return LATE
+
+    async def _read(self, call: AnswerCall) -> Likelihood | Refusal:
         admitted = await self._admit(call)
         if admitted is not None:
             return admitted
@@ -171,6 +207,10 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
     async def engine_stats(self) -> EngineStats:
         """What this replica has done and is doing."""
         return self._stats
+
+    def _full(self, call: EngineCall) -> bool:
+        """Likelihoods pass: they are one step each, and belong to answers that were let in."""
+        return not _is_batch(call) and self._stats.chat_running >= self._chats
 
     async def _admit(self, call: EngineCall) -> Refusal | None:
         """Take a slot for batch work; chat passes. The slot is given back by `_running`."""
@@ -251,7 +291,7 @@ def llm_config(settings: Settings, model: str) -> LLMConfig:
         model: the folder or Hugging Face id to load.
     """
     llm = settings.llm
-    gpu = llm.accelerator == "gpu" or (llm.accelerator == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
+    gpu = on_gpu(settings)
     engine: dict[str, Any] = {
         "max_model_len": context_length(settings),
         "max_num_seqs": llm.max_num_seqs,
@@ -321,15 +361,20 @@ def llm_deployment(settings: Settings, name: str) -> Any:
     slots = max(1, int(llm.batch_share * llm.max_num_seqs))
     # Half of what Serve lets in stays free of waiting batch work, or chat would queue behind it in Serve.
     waiting = max(1, llm.max_ongoing_requests // 2 - slots)
+    limits = {"batch_slots": slots, "batch_waiting": waiting, "chats": llm.max_num_seqs + llm.max_queued_chats}
     return build_llm_deployment(
         llm_config(settings, llm_source(settings)),
-        bind_kwargs={"settings": settings, "batch_slots": slots, "batch_waiting": waiting},
-        override_serve_options={"name": name},
+        bind_kwargs={"settings": settings, **limits},
+        override_serve_options={"name": name, "max_queued_requests": llm.max_ongoing_requests},
     )
 
 
 def _is_batch(call: EngineCall) -> bool:
     return int(call.body.get("priority") or 0) > 0
+
+
+def _in_time(call: EngineCall) -> asyncio.Timeout:
+    return asyncio.timeout(None if call.within_s is None else call.within_s + GRACE_S)
 
 
 def _events(text: str) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import random
 import traceback
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,23 +21,26 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from personaagent.errors import PersonaAgentError
+from personaagent.errors import OverloadedError, PersonaAgentError
 from personaagent.settings import ServeSettings
 from personaagent.strict_json import JsonFault, NotUnicode, loads
 
 from .sites import Sites, deliberate, media_type, vary
 
-__all__ = ["Gate", "JsonRoute", "checked", "decoded", "error_response", "failure", "install_errors"]
+__all__ = ["Gate", "JsonRoute", "checked", "decoded", "error_response", "failure", "install_errors", "retry_after"]
 
 log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+RETRY_S = (1, 3)  # asked of who is refused; spread, so that they do not all come back at once
 
 
 # What a page of an allowed origin may send, and read of an answer.
 CORS_METHODS = "GET, HEAD, POST, PUT, DELETE"
-CORS_HEADERS = "Authorization, Content-Type, X-PersonaAgent"
-EXPOSED_HEADERS = "Retry-After, X-Interaction-Id, X-PersonaAgent-Ignored"
+CORS_HEADERS = "Authorization, Content-Type, X-PersonaAgent, X-PersonaAgent-Remember"
+EXPOSED_HEADERS = (
+    "Retry-After, X-Interaction-Id, X-PersonaAgent-Ignored, X-PersonaAgent-Capped, X-PersonaAgent-Remembered"
+)
 
 
 NOT_MEANT = "a request that changes something needs the header Content-Type: application/json, or X-PersonaAgent: 1"
@@ -233,6 +237,12 @@ def known_error(error: BaseException) -> PersonaAgentError | None:
     return None
 
 
+def retry_after(error: BaseException) -> dict[str, str]:
+    """The header that says in how many seconds to come again, if coming again is all that helps."""
+    overloaded = isinstance(known_error(error), OverloadedError)
+    return {"Retry-After": str(random.randint(*RETRY_S))} if overloaded else {}
+
+
 def failure(error: BaseException) -> tuple[int, dict[str, dict[str, str | None]]]:
     """Status and body for whatever went wrong. The log says where, never what with: messages may quote users."""
     ours = known_error(error)
@@ -249,7 +259,7 @@ def install_errors(app: FastAPI) -> None:
 
     async def ours(_: Request, error: Exception) -> JSONResponse:
         status, body = failure(error)
-        return JSONResponse(body, status)
+        return JSONResponse(body, status, headers=retry_after(error))
 
     async def invalid(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -313,7 +323,7 @@ class _Unexpected:
         except Exception as e:  # noqa: BLE001 - the server's edge
             status, body = failure(e)
             if not started:
-                await JSONResponse(body, status)(scope, receive, send)
+                await JSONResponse(body, status, headers=retry_after(e))(scope, receive, send)
 
 
 def validation_response(errors: Sequence[Any]) -> JSONResponse:

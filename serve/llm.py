@@ -10,8 +10,8 @@ import hashlib
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ray.exceptions import RayActorError, RayError
@@ -22,7 +22,8 @@ from ray.serve.exceptions import (
     ReplicaUnavailableError,
 )
 
-from personaagent.errors import InvalidInput, LLMError, PersonaAgentError, UnavailableError
+from personaagent import deadline
+from personaagent.errors import InvalidInput, LLMError, OverloadedError, PersonaAgentError, UnavailableError
 from personaagent.llm import StreamParser, engine_error, request_body
 from personaagent.tasks import together
 from personaagent.types import ChatRequest, ChatResult, Likelihood, LikelihoodRequest
@@ -34,9 +35,10 @@ __all__ = ["AnswerCall", "EngineCall", "EngineStats", "HandleLLM", "Refusal"]
 
 log = logging.getLogger(__name__)
 
-_GONE = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError, BackPressureError)
+_GONE = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
 _BACKOFF_S = (0.05, 2.0)  # first and longest wait of a batch call that the engine has no room for
 _TOGETHER = 32  # answers of one call of a replica
+_FULL = "the model has more requests than it takes; try again in a few seconds"
 
 C = TypeVar("C", bound="EngineCall")
 A = TypeVar("A", ChatResult, Likelihood)
@@ -44,9 +46,13 @@ A = TypeVar("A", ChatResult, Likelihood)
 
 @dataclass(frozen=True, slots=True)
 class EngineCall:
-    """One call of the engine, in OpenAI's schema with vLLM's extensions."""
+    """One call of the engine, in OpenAI's schema with vLLM's extensions.
+
+    `within_s`: seconds that the replica may work on it. Who called cancels what is too late; this is for a caller that died.
+    """
 
     body: dict[str, Any]
+    within_s: float | None = field(default=None, kw_only=True)
 
     @property
     def prefix(self) -> str:
@@ -68,10 +74,12 @@ class Refusal:
 
     status: int
     message: str
-    busy: bool = False  # batch work that must come again later
+    busy: bool = False  # there is no room; who can wait comes again later
 
     def error(self) -> PersonaAgentError:
         """As an exception of ours."""
+        if self.busy:
+            return OverloadedError(self.message)
         return engine_error(self.status, self.message)
 
 
@@ -160,8 +168,11 @@ class HandleLLM:
         while True:
             parser = StreamParser()
             try:
-                async for piece in self._pieces(call, parser):
-                    yield piece
+                async with aclosing(self._pieces(call, parser)) as pieces:  # type: ignore[type-var]  # it is a generator
+                    async for piece in pieces:
+                        yield piece
+            except BackPressureError as e:
+                raise OverloadedError(_FULL) from e
             except _GONE as e:
                 if retried or parser.result.text:
                     raise UnavailableError("the model's replica died while it answered") from e
@@ -176,12 +187,15 @@ class HandleLLM:
         Raises:
             UnavailableError: no replica answers within five seconds.
         """
+        response = self._handle.engine_stats.remote()
         try:
             async with asyncio.timeout(5.0):
-                stats: EngineStats = await self._handle.engine_stats.remote()
+                stats: EngineStats = await response
                 return stats
         except (TimeoutError, RayError, RayServeException) as e:
             raise UnavailableError("the model does not answer") from e
+        finally:
+            response.cancel()  # without effect on one that has answered
 
     async def check(self) -> None:
         """Raise UnavailableError unless a replica answers."""
@@ -198,42 +212,73 @@ class HandleLLM:
         return AnswerCall(request_body(asked, self._model), request.answer)
 
     async def _with_room(self, send: Callable[[list[C]], Awaitable[list[A | Refusal]]], calls: list[C]) -> list[A]:
-        """The answers to calls that are sent together; those that the engine has no room for are sent again, and again."""
+        """The answers to calls that are sent together; those that the engine has no room for are sent again, and again.
+
+        Only batch work, and what is nobody's request, waits for room; whoever waits for an answer hears at once that there is
+        none.
+
+        Raises:
+            OverloadedError: there is no room for an interactive request.
+            DeadlineExceeded: batch work has a deadline, too.
+        """
         answers: dict[int, A] = {}
         left = list(range(len(calls)))
         retried, wait = False, _BACKOFF_S[0]
+        waits = deadline.remaining() is None or any(int(call.body.get("priority") or 0) > 0 for call in calls)
         while True:
+            full: PersonaAgentError | None = None
             try:
                 some = await send([calls[number] for number in left])
+            except BackPressureError:
+                some, full = [], OverloadedError(_FULL)
             except _GONE as e:
                 if retried:
                     raise UnavailableError("the model's replica died twice under the same call") from e
                 retried = True
                 log.info("the model's replica is gone (%s); trying another", type(e).__name__)
                 continue
-            for number, answer in zip(left, some, strict=True):
+            for number, answer in zip(left, some, strict=full is None):
                 if not isinstance(answer, Refusal):
                     answers[number] = answer
                 elif not answer.busy:
                     raise answer.error()
+                else:
+                    full = answer.error()
             left = [number for number in left if number not in answers]
             if not left:
                 return [answers[number] for number in range(len(calls))]
-            await asyncio.sleep(wait * random.uniform(0.5, 1.5))
+            if full is not None and not waits:
+                raise full
+            async with deadline.bounded():
+                await asyncio.sleep(wait * random.uniform(0.5, 1.5))
             wait = min(2 * wait, _BACKOFF_S[1])
 
     async def _call(self, method: str, prefix: str, argument: Any) -> Any:
-        response = self._handle.options(method_name=method, session_id=prefix).remote(argument)
+        """One call of a replica, which is cancelled there whatever ends the waiting for it."""
+        deadline.check()
+        handle = self._handle.options(method_name=method, session_id=prefix)
+        response = handle.remote(self._in_its_time(argument))
+        answered = False
         try:
             async with self._in_time():
-                return await response
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
+                answer = await response
+            answered = True
+            return answer
+        finally:
+            if not answered:
+                response.cancel()
+
+    def _in_its_time(self, argument: Any) -> Any:
+        left = deadline.remaining()
+        within_s = self._timeout_s if left is None else min(left, self._timeout_s)
+        if isinstance(argument, EngineCall):
+            return replace(argument, within_s=within_s)
+        return [replace(call, within_s=within_s) for call in argument]
 
     async def _pieces(self, call: EngineCall, parser: StreamParser) -> AsyncIterator[str]:
+        deadline.check()
         handle = self._handle.options(method_name="complete_stream", stream=True, session_id=call.prefix)
-        chunks = handle.remote(call)
+        chunks = handle.remote(replace(call, within_s=deadline.remaining()))  # each piece may take `timeout_s`
         finished = False
         try:
             while True:
@@ -255,11 +300,11 @@ class HandleLLM:
     async def _in_time(self) -> AsyncIterator[None]:
         """Bounds one wait for the model, and turns Ray's errors into ours; those of a replica that is gone pass."""
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with deadline.bounded(
+                self._timeout_s, f"the model did not answer within {self._timeout_s:g} s (llm.timeout_s)"
+            ):
                 yield
-        except TimeoutError as e:
-            raise UnavailableError(f"the model did not answer within {self._timeout_s:g} s (llm.timeout_s)") from e
-        except _GONE:
+        except (*_GONE, BackPressureError):
             raise
         except (RayError, RayServeException) as e:
             raise LLMError(f"the model failed ({type(e).__name__}); see the replica's log") from e

@@ -69,12 +69,15 @@ class HandleOnline:
 
     async def status(self) -> dict[str, Any]:
         """How it is doing. Raises UnavailableError if it does not answer."""
+        response = self._handle.status.remote()
         try:
             async with asyncio.timeout(STATUS_TIMEOUT_S):
-                status: dict[str, Any] = await self._handle.status.remote()
+                status: dict[str, Any] = await response
                 return status
         except (TimeoutError, RayError, RayServeException) as e:
             raise UnavailableError("online alignment does not answer") from e
+        finally:
+            response.cancel()  # without effect on one that has answered
 
 
 def online_deployment(settings: Settings, name: str, embedder: Any, llm: Any, context_length: int) -> Any | None:

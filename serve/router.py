@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -12,6 +13,8 @@ from personaagent.llm import teacher_llm
 from personaagent.models import model_name
 from personaagent.settings import Settings
 
+from .accelerator import on_gpu
+from .admission import CHATS
 from .api import Services, create_api
 from .online import HandleOnline
 from .parts import connect
@@ -19,7 +22,12 @@ from .parts import connect
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
-__all__ = ["AgentRouter", "router_deployment"]
+__all__ = ["AgentRouter", "chats_of", "router_deployment"]
+
+SPARE = 64  # requests beyond our own bounds that a replica takes, to refuse them or to answer probes
+QUEUED = 1024  # requests that may wait in front of the replicas, per proxy
+TARGET = 128  # requests under way in a replica that autoscaling aims at
+FEW_CHATS = 8
 
 
 @serve.ingress()
@@ -33,6 +41,7 @@ class AgentRouter:
         llm: DeploymentHandle[Any] | None,
         context_length: int,
         online: DeploymentHandle[Any] | None = None,
+        chats: int = CHATS,
     ) -> None:
         """Args:
         settings: the tree.
@@ -40,6 +49,7 @@ class AgentRouter:
         llm: handle of the engine; None if the settings name another server.
         context_length: of the engine, in tokens.
         online: handle of online alignment; None if it is off.
+        chats: that this replica has under way at most.
         """
         model, embed, memory = await connect(settings, embedder, llm, context_length, by="api")
         self._settings = settings
@@ -54,6 +64,7 @@ class AgentRouter:
             check_llm=model.check,
             check_memory=memory.stats,  # asks every shard
             online=None if online is None else HandleOnline(online),
+            chats=chats,
         )
 
     async def settings_in_force(self) -> Settings:
@@ -70,15 +81,35 @@ def router_deployment(
 ) -> Any:
     """The router as a Serve application node, over the nodes of the embedder and (unless None) engine and online alignment."""
     config = settings.serve
+    chats = chats_of(settings, llm is not None and on_gpu(settings))
     options: dict[str, Any] = {
         "name": name,
-        "max_ongoing_requests": 512,
+        # Our own bounds refuse first, and say so as OpenAI does; Serve's are for what not even that can keep up with.
+        "max_ongoing_requests": chats + config.max_concurrent_requests + SPARE,
+        "max_queued_requests": QUEUED,
         "autoscaling_config": {
             "min_replicas": config.router_replicas,
             "max_replicas": max(config.router_replicas, config.max_router_replicas),
-            "target_ongoing_requests": 128,
+            "target_ongoing_requests": min(TARGET, max(1, 3 * config.max_concurrent_chats // 4))
+            if config.max_concurrent_chats
+            else TARGET,
         },
         "ray_actor_options": {"num_cpus": 0.5},
         "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
     }
-    return serve.deployment(AgentRouter, **options).bind(settings, embedder, llm, context_length, online)
+    return serve.deployment(AgentRouter, **options).bind(settings, embedder, llm, context_length, online, chats)
+
+
+def chats_of(settings: Settings, gpu: bool) -> int:
+    """How many chats a replica has under way at most: so many that all replicas together keep the engine busy.
+
+    A CPU gains little from more sequences, but every one of them makes the others slower. What another server takes nobody
+    here knows.
+    """
+    if settings.serve.max_concurrent_chats is not None:
+        return settings.serve.max_concurrent_chats
+    if settings.llm.base_url is not None:
+        return CHATS
+    decoded = settings.llm.max_num_seqs * max(settings.llm.min_replicas, settings.llm.max_replicas)
+    wanted = decoded if gpu else decoded / 4
+    return max(FEW_CHATS, math.ceil(wanted / settings.serve.router_replicas))

@@ -4,6 +4,7 @@ The answer repeats the last user message. Its first word can ask for more:
     refuse   an error of the request        die      the process ends at once
     explode  an exception                   calls    a call of the first tool offered
     dead     what vLLM raises when its engine is gone
+    slow     nothing, for a minute
 A closed choice falls on the option that comes first in the last message, or on the first. How likely an answer is tells a
 model of single words: those that stand before are likelier. It has a prefix cache, and `dead` and `refuse` work as above.
 Environment:
@@ -151,6 +152,8 @@ class ScriptedEngine(LLMEngine):  # type: ignore[misc]
         if command == "refuse":
             yield _error("the script refuses")
             return
+        if command == "slow":  # until the caller goes away
+            await asyncio.sleep(60)
         if command == "die":
             os._exit(1)
         if command == "dead":

@@ -299,6 +299,38 @@ async def test_a_cancelled_batch_call_gives_its_slot_back(system: System, engine
     assert (await system.llm.chat(say("next", priority=10))).text == "echo: next"
 
 
+async def test_more_chats_than_the_server_takes_are_refused_and_service_goes_on(
+    system: System, http: httpx.AsyncClient
+) -> None:
+    """The scripted engine answers "slow" after a while, so that the chats before it fill the router."""
+    limit = (await http.get("/readyz")).json()["load"]["chats"]["limit"]
+
+    def chat(text: str) -> Any:
+        body = {"model": "scripted", "user": "rush", "messages": [{"role": "user", "content": text}]}
+        return http.post("/v1/chat/completions", json=body)
+
+    inside = [asyncio.create_task(chat(f"slow {n}")) for n in range(limit)]
+    while (await http.get("/readyz")).json()["load"]["chats"]["now"] < limit:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    refused = await chat("one too many")
+    assert_error(refused, 429, "rate_limit_exceeded")
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert (await http.get("/v1/models")).status_code == 200
+    for task in inside:
+        task.cancel()
+    await until(system, lambda s: s.chat_running == 0)
+    assert (await chat("hello again")).json()["choices"][0]["message"]["content"] == "echo: hello again"
+
+
+async def test_a_client_that_goes_is_noticed_whatever_its_header_says(system: System, http: httpx.AsyncClient) -> None:
+    body = {"model": "scripted", "user": "rush", "messages": [{"role": "user", "content": "slow"}]}
+    headers = {"x-request-disconnect-disabled": "?1"}
+    chat = asyncio.create_task(http.post("/v1/chat/completions", json=body, headers=headers))
+    await until(system, lambda s: s.chat_running == 1)
+    chat.cancel()
+    await until(system, lambda s: s.chat_running == 0)
+
+
 async def test_another_process_joins_and_leaves_the_server_running(
     system: System, folder: Path, http: httpx.AsyncClient
 ) -> None:

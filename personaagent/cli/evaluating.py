@@ -56,6 +56,7 @@ class Bench(StrEnum):
     MEMORY = "memory"
     ALIGNMENT = "alignment"
     CHAOS = "chaos"
+    OVERLOAD = "overload"
 
 
 async def evaluate(
@@ -223,12 +224,17 @@ async def bench(
     users: Annotated[int, typer.Option(min=1, help="Users (alignment).")] = 32,
     minutes: Annotated[float, typer.Option(min=0.1, help="How long processes are killed and paused (chaos).")] = 5.0,
     seed: Annotated[int, typer.Option(help="Of what is done and what is hit (chaos).")] = 0,
+    seconds: Annotated[float, typer.Option(min=1, help="How long clients chat (overload).")] = 60.0,
+    clients: Annotated[int, typer.Option(min=1, help="Who chat at once (overload).")] = 200,
     json: Json = False,
 ) -> int | None:
     """Measure on this machine, on made-up users in a temporary store.
 
     `chaos` starts a system of its own, loads it, kills and pauses its processes, and checks that nothing acknowledged is lost
     or doubled, nothing forgotten comes back, and nobody sees another's data; the exit code is 1 if something is broken.
+
+    `overload` starts a system of its own and lets more clients chat at once than it takes: who is refused and how quickly, how
+    long the others wait, and how soon after it a single chat is as quick as before.
     """
     if what is Bench.ALIGNMENT:
         from alignment import bench as bench_alignment
@@ -238,6 +244,8 @@ async def bench(
             result = await bench_alignment.run(run.settings(), users, progress=tell)
     elif what is Bench.CHAOS:
         result = await _chaos(run, minutes, seed)
+    elif what is Bench.OVERLOAD:
+        result = await _overload(run, seconds, clients)
     else:
         with tempfile.TemporaryDirectory(prefix="personaagent-bench-") as home:
             settings = run.settings(home=home)
@@ -261,6 +269,16 @@ async def _chaos(run: Run, minutes: float, seed: int) -> dict[str, Any]:
         async with run.system(chaos_settings(run.settings(), Path(home)), http=True) as system:
             with run.output.progress("chaos") as tell:
                 return await run_chaos(system, minutes, seed, tell)
+
+
+async def _overload(run: Run, seconds: float, clients: int) -> dict[str, Any]:
+    run.output.divert()
+    from serve.bench_overload import overload_settings, run_overload
+
+    with tempfile.TemporaryDirectory(prefix="personaagent-overload-", ignore_cleanup_errors=True) as home:
+        async with run.system(overload_settings(run.settings(), Path(home)), http=True) as system:
+            with run.output.progress("overload") as tell:
+                return await run_overload(system, seconds, clients, tell)
 
 
 def register(app: typer.Typer) -> None:
