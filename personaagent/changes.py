@@ -22,14 +22,17 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from personaagent.errors import ConflictError, FutureTimeError, InvalidInput, NotFoundError
+from personaagent.errors import ConflictError, FutureTimeError, InvalidInput, NotFoundError, TooLarge
+from personaagent.limits import KB, interaction_fault, persona_fault, user_fault
 from personaagent.protocols import Embedder, Matrix
+from personaagent.settings import LimitsSettings
 from personaagent.store import Quantised, Row, Store, Vector, half, microseconds, pack, quantised
 from personaagent.types import (
     AHEAD,
     AppendResult,
     Interaction,
     Kind,
+    Oversized,
     Persona,
     PersonaDraft,
     Profile,
@@ -107,12 +110,19 @@ def commit(store: Store, changes: Sequence[Change]) -> None:
 
 
 def plan_append(
-    user: str, items: Sequence[Incoming], existing: Callable[[str], Row | None], last_arrived: int, now: int
+    user: str,
+    items: Sequence[Incoming],
+    existing: Callable[[str], Row | None],
+    last_arrived: int,
+    now: int,
+    limits: LimitsSettings,
+    used: int = 0,
+    skip: bool = False,
 ) -> Change:
     """What an append writes, given a way to look up rows that are there already.
 
     A repeated id changes nothing, except that a missing truth or response is filled in, and then also missing vectors of
-    the same options.
+    the same options. What is there already may be larger than limits allow; it is left as it is.
 
     Args:
         user: whose interactions these are.
@@ -120,13 +130,27 @@ def plan_append(
         existing: the stored row of an interaction id, or None.
         last_arrived: when the user's newest row or truth arrived; new ones come later, whatever the clock says.
         now: microseconds since 1970.
+        limits: of what is new.
+        used: bytes of the interactions that the user has.
+        skip: leave out what is larger than limits allow, and say so in the result.
 
     Raises:
         InvalidInput: an interaction belongs to another user.
         FutureTimeError: a new interaction is of a time in the far future.
+        TooLarge: an interaction, or all of the user's together, are larger than limits allow, and `skip` is not set.
     """
     rows: dict[str, Row] = {}
     added = updated = repeated = 0
+    oversized: list[Oversized] = []
+
+    def fits(interaction: Interaction, payload: bytes, grown: int) -> bool:
+        fault = interaction_fault(interaction, limits, payload) or user_fault(grown, limits)
+        if fault and not skip:
+            raise TooLarge(f"interaction {interaction.id!r}: {fault}")
+        if fault:
+            oversized.append(Oversized(user=user, id=interaction.id, reason=fault))
+        return not fault
+
     arrival = max(now, last_arrived + 1)
     latest = now + AHEAD // timedelta(microseconds=1)
     for item in items:
@@ -139,7 +163,11 @@ def plan_append(
                 raise FutureTimeError(future_fault(interaction.time, datetime.fromtimestamp(now / 1e6, UTC)))
             arrived = arrival if item.arrived is None else item.arrived
             known = 0 if interaction.truth is None else item.truth_arrived or arrival
-            rows[interaction.id] = _row(interaction, item, arrived, known)
+            row = _row(interaction, item, arrived, known)
+            if not fits(interaction, row.payload, used + len(row.payload)):
+                continue
+            used += len(row.payload)
+            rows[interaction.id] = row
             arrival = max(arrival, arrived, known) + 1
             added += 1
             continue
@@ -153,6 +181,10 @@ def plan_append(
             repeated += 1
             continue
         merged = stored.model_copy(update=fill)
+        payload = pack(merged)
+        # What is filled in is new; what was there before may be larger than that.
+        if not fits(interaction.model_copy(update={"metadata": {}, "choices": None}), _new(old, payload, limits), 0):
+            continue
         known = old.truth_arrived
         if merged.truth is not None and stored.truth is None:  # new to whoever has read this user's truths already
             known = max(arrival, item.truth_arrived or 0)
@@ -163,7 +195,7 @@ def plan_append(
         rows[interaction.id] = replace(
             old,
             truth_arrived=known,
-            payload=pack(merged),
+            payload=payload,
             truth_vector=old.truth_vector if stored.truth is not None else _half(item.truth_vector),
             option_vectors=options,
         )
@@ -171,8 +203,13 @@ def plan_append(
     return Change(
         user=user,
         rows=tuple(rows.values()),
-        added=AppendResult(added=added, repeated=repeated, updated=updated),
+        added=AppendResult(added=added, repeated=repeated, updated=updated, oversized=tuple(oversized)),
     )
+
+
+def _new(old: Row, payload: bytes, limits: LimitsSettings) -> bytes:
+    """What is to be measured of a row's new payload: nothing if the old one was larger than limits allow already."""
+    return payload if len(old.payload) <= limits.interaction_kb * KB else b""
 
 
 def _row(interaction: Interaction, item: Incoming, arrived: int, truth_arrived: int) -> Row:
@@ -190,9 +227,20 @@ def _row(interaction: Interaction, item: Incoming, arrived: int, truth_arrived: 
 
 
 def plan_feedback(
-    old: Row | None, interaction: str, truth: str, truth_vector: Vector, last_arrived: int, now: int
+    old: Row | None,
+    interaction: str,
+    truth: str,
+    truth_vector: Vector,
+    last_arrived: int,
+    now: int,
+    limits: LimitsSettings,
 ) -> Change:
-    """What feedback on the stored row `old` writes; see `plan_append`. Raises NotFoundError if there is none."""
+    """What feedback on the stored row `old` writes; see `plan_append`.
+
+    Raises:
+        NotFoundError: there is no such row.
+        TooLarge: the truth is larger than limits allow, or makes the interaction larger than that.
+    """
     if old is None:
         raise NotFoundError(f"interaction {interaction!r} does not exist")
     stored = old.interaction
@@ -202,12 +250,23 @@ def plan_feedback(
         told = Interaction.model_validate({**dict(stored), "truth": truth})
     except ValidationError as e:
         raise InvalidInput(f"truth: {e.errors()[0]['msg']}") from e
-    row = replace(old, truth_arrived=max(now, last_arrived + 1), payload=pack(told), truth_vector=half(truth_vector))
+    payload = pack(told)
+    new = told.model_copy(update={"metadata": {}, "choices": None, "response": None})
+    if fault := interaction_fault(new, limits, _new(old, payload, limits)):
+        raise TooLarge(f"interaction {interaction!r}: {fault}")
+    row = replace(old, truth_arrived=max(now, last_arrived + 1), payload=payload, truth_vector=half(truth_vector))
     return Change(user=old.user, rows=(row,), added=AppendResult(added=0, repeated=0, updated=1))
 
 
-def plan_persona(current: Persona | None, draft: PersonaDraft, expected: int | None) -> Persona:
-    """The version that follows `current`. Raises ConflictError if that is not version `expected`."""
+def plan_persona(current: Persona | None, draft: PersonaDraft, expected: int | None, limits: LimitsSettings) -> Persona:
+    """The version that follows `current`.
+
+    Raises:
+        ConflictError: that is not version `expected`.
+        TooLarge: it is larger than limits allow.
+    """
+    if fault := persona_fault(draft, limits):
+        raise TooLarge(fault)
     number = current.number if current else None
     if number != expected:
         raise ConflictError(f"the persona is at version {number or 'none'}, not {expected or 'none'}; read it again")

@@ -20,8 +20,9 @@ from pydantic import TypeAdapter
 from personaagent.agent import Agent, Reply
 from personaagent.errors import ConflictError, NotFoundError, PersonaAgentError
 from personaagent.explanation import Question, explain
+from personaagent.limits import check_choices
 from personaagent.persona import add, again, pin_claim, strike, written
-from personaagent.protocols import LLM, Embedder, Memory
+from personaagent.protocols import LLM, Embedder, Memory, export_pages
 from personaagent.settings import Settings
 from personaagent.types import (
     AlignmentResult,
@@ -30,6 +31,7 @@ from personaagent.types import (
     Origin,
     Persona,
     PersonaDraft,
+    PersonaPage,
     Profile,
     RecallQuery,
     UserId,
@@ -131,6 +133,7 @@ def create_api(services: Services) -> FastAPI:
 
 
 def _add_chat(app: FastAPI, services: Services) -> None:
+    settings = services.settings
     card = {"id": services.model, "object": "model", "created": 0, "owned_by": "personaagent"}
 
     @app.get("/v1/models")
@@ -156,6 +159,7 @@ def _add_chat(app: FastAPI, services: Services) -> None:
         interaction = body.personaagent.interaction_id or uuid.uuid4().hex
         with checked():
             turn = body.turn(interaction)
+        check_choices(turn.choices or (), settings.memory.limits)  # before the model is asked: it is to be remembered
         headers = {"X-Interaction-Id": quote(interaction)}
         if not body.stream:
             reply = await services.agent.respond(turn)
@@ -196,6 +200,14 @@ async def _prepended(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]
             yield event
 
 
+async def _lines(first: tuple[str, ...], pages: AsyncIterator[tuple[str, ...]]) -> AsyncIterator[str]:
+    """An export as it is sent. If it breaks off, so does the response: whoever reads it sees that it is not whole."""
+    async with aclosing(pages):  # type: ignore[type-var]
+        yield "".join(f"{line}\n" for line in first)
+        async for page in pages:
+            yield "".join(f"{line}\n" for line in page)
+
+
 def _unknown_model(name: str) -> JSONResponse:
     message = f"the model {name[:200]!r} does not exist; GET /v1/models names the one that does"
     return error_response(404, message, "model_not_found", "model")
@@ -232,8 +244,9 @@ def _add_users(app: FastAPI, services: Services) -> None:
     @app.get("/v1/users/{user}/export", response_model=None)
     async def export(user: User) -> StreamingResponse:
         """Everything stored of the user, as JSON Lines that `personaagent import` reads."""
-        lines = await memory.export(user)
-        return StreamingResponse((f"{line}\n" for line in lines), media_type="application/x-ndjson")
+        pages = export_pages(memory, user)
+        first = await anext(pages)  # an error before the first line is still an HTTP error
+        return StreamingResponse(_lines(first, pages), media_type="application/x-ndjson")
 
     @app.get("/v1/users/{user}/profile")
     async def profile(user: KnownUser) -> Profile:
@@ -307,10 +320,14 @@ def _add_personas(app: FastAPI, services: Services) -> None:
         return await current(user)
 
     @app.get("/v1/users/{user}/persona/versions")
-    async def versions(user: User) -> dict[str, tuple[Persona, ...]]:
-        """All versions, oldest first."""
+    async def versions(
+        user: User,
+        before: Annotated[int | None, Query(ge=1)] = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    ) -> PersonaPage:
+        """The newest versions, oldest first; `next` is the `before` that asks for those before them, null if there are none."""
         await current(user)
-        return {"versions": await memory.personas(user)}
+        return await memory.persona_page(user, before, limit)
 
     @app.put("/v1/users/{user}/persona")
     async def put_persona(user: User, body: PersonaBody) -> Persona:

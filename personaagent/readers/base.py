@@ -52,6 +52,7 @@ class ReadResult:
         self.errors: list[LineError] = []
         self.records: list[Record] = []
         self.skipped = 0  # items that the data set is known to contain and that no answer fits; not errors
+        self.line = 0  # of the interaction that was read last, where the file has one on a line
 
     def __iter__(self) -> Iterator[Interaction]:
         self.errors.clear()

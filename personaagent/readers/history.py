@@ -70,6 +70,7 @@ def _read(path: Path, limit_users: int | None, result: ReadResult) -> Iterator[I
             if isinstance(parsed, Record):
                 result.records.append(parsed)
             else:
+                result.line = number
                 yield parsed
 
 
