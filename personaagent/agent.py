@@ -18,7 +18,7 @@ from personaagent.contrast import MAX_SAMPLES, Samples, Setting, best_of, checke
 from personaagent.copying import Copy, Said, copied
 from personaagent.counting import counted_claims
 from personaagent.decision import Choice, decide, score_options
-from personaagent.errors import ConflictError, ContextLengthExceeded, ForgottenError
+from personaagent.errors import ConflictError, ContextLengthExceeded, ForgottenError, TooLarge
 from personaagent.persona import initial_persona
 from personaagent.profile import build_profile
 from personaagent.protocols import LLM, Embedder, Memory
@@ -26,6 +26,7 @@ from personaagent.safety import objection
 from personaagent.settings import AgentSettings
 from personaagent.tools import MARK, MemoryTools, parse_tool_call, strip_tool_calls
 from personaagent.types import (
+    MAX_TEXT,
     ChatRequest,
     ChatResult,
     Decision,
@@ -322,22 +323,28 @@ class Agent:
                 message=result.message or {"role": "assistant", "content": result.text},
             )
         if turn.remember:
-            await self.memory.append(
-                turn.user,
-                [
-                    Interaction(
-                        id=interaction,
-                        user=turn.user,
-                        time=asked,
-                        query=query,
-                        response=reply.text,
-                        choices=turn.choices,
-                        metadata={"source": "chat", "persona": persona.number},
-                    )
-                ],
+            await self._remember(
+                Interaction(
+                    id=interaction,
+                    user=turn.user,
+                    time=asked,
+                    query=query,
+                    response=reply.text if len(reply.text) <= MAX_TEXT else None,
+                    choices=turn.choices,
+                    metadata={"source": "chat", "persona": persona.number},
+                ),
                 incarnation,
             )
         yield reply
+
+    async def _remember(self, interaction: Interaction, incarnation: int) -> None:
+        """Append a turn; without its answer if only that makes it larger than may be stored. The user has the answer then."""
+        try:
+            await self.memory.append(interaction.user, [interaction], incarnation)
+        except TooLarge:
+            if interaction.response is None:
+                raise
+            await self.memory.append(interaction.user, [interaction.model_copy(update={"response": None})], incarnation)
 
     async def _reasons(self, user: str, asked: RecallQuery, recall: Recall, answer: str) -> tuple[Reason, ...]:
         """What memory has to say about the answer, which the model may have made another one than memory prefers."""

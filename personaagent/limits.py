@@ -16,8 +16,8 @@ from personaagent.types import Interaction, Persona, PersonaDraft
 __all__ = [
     "KB",
     "MB",
-    "check_choices",
     "check_interactions",
+    "check_question",
     "chunks",
     "interaction_fault",
     "persona_bytes",
@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 KB, MB = 1_000, 1_000_000
+ENVELOPE = 2_500  # bytes: user, id, time and metadata of a turn, at most
 
 
 def text_bytes(text: str) -> int:
@@ -77,9 +78,14 @@ def check_interactions(interactions: Sequence[Interaction], limits: LimitsSettin
             raise TooLarge(f"interactions.{number}: {fault}")
 
 
-def check_choices(choices: Sequence[str], limits: LimitsSettings) -> None:
-    """Raises TooLarge if a request offers more than can be remembered."""
-    if fault := _choices_fault(choices, limits):
+def check_question(query: str, choices: Sequence[str], limits: LimitsSettings) -> None:
+    """Raises TooLarge if what is asked, and the options, are more than can be remembered."""
+    size = text_bytes(dump_json([query, *choices]))
+    if fault := (
+        _fault("the question", text_bytes(query), "text_kb", limits.text_kb)
+        or _choices_fault(choices, limits)
+        or _fault("the question with its choices", size + ENVELOPE, "interaction_kb", limits.interaction_kb)
+    ):
         raise TooLarge(fault)
 
 

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from personaagent.agent import Agent, Reply
 from personaagent.errors import ConflictError, NotFoundError, PersonaAgentError
 from personaagent.explanation import Question, explain
-from personaagent.limits import check_choices
+from personaagent.limits import check_question
 from personaagent.persona import add, again, pin_claim, strike, written
 from personaagent.protocols import LLM, Embedder, Memory, export_pages
 from personaagent.settings import Settings
@@ -159,7 +159,9 @@ def _add_chat(app: FastAPI, services: Services) -> None:
         interaction = body.personaagent.interaction_id or uuid.uuid4().hex
         with checked():
             turn = body.turn(interaction)
-        check_choices(turn.choices or (), settings.memory.limits)  # before the model is asked: it is to be remembered
+        if turn.remember:  # before the model is asked for nothing
+            asked = next((m.text for m in reversed(turn.messages) if m.role == "user"), "")
+            check_question(asked, turn.choices or (), settings.memory.limits)
         headers = {"X-Interaction-Id": quote(interaction)}
         if not body.stream:
             reply = await services.agent.respond(turn)
