@@ -67,27 +67,27 @@ async def persona(
     async with run.system(settings, llm=False) as system:
         memory = system.memory
         incarnation = await memory.incarnation(user)
-        head = await memory.persona(user)
-        versions = (head,) if head else ()
-        if not versions and action is not Action.SET:
+        current = await memory.persona(user)
+        if current is None and action is not Action.SET:
             if await memory.summary(user) is None:
                 raise NotFoundError("this user is unknown; `personaagent users` lists those there are")
-            versions = (await system.agent.ensure_persona(user, incarnation),)  # imported, but never spoken to
+            current = await system.agent.ensure_persona(user, incarnation)  # imported, but never spoken to
         older = await memory.persona(user, which) if action is Action.ROLLBACK and which is not None else None
-        changed = _changed(versions, older, action, text, which, kind or ClaimKind.FACT, settings.agent.decision)
+        changed = _changed(current, older, action, text, which, kind or ClaimKind.FACT, settings.agent.decision)
         if changed is not None:
-            expected = versions[-1].number if versions else None
-            versions = (*versions, await memory.commit_persona(user, changed, expected, incarnation))
+            expected = current.number if current else None
+            current = await memory.commit_persona(user, changed, expected, incarnation)
+        assert current is not None  # there is one, or it was just set
         page = await memory.persona_page(user, before, limit + 1) if history else None
         about: dict[str, Interaction] | None = None
         if why or action is Action.WHY:
-            about = await looked_up(system, user, _behind(versions[-1], which if action is Action.WHY else None))
+            about = await looked_up(system, user, _behind(current, which if action is Action.WHY else None))
     if action is Action.WHY and which is not None:
-        _show_why(run, versions[-1], which, about or {})
+        _show_why(run, current, which, about or {})
     elif page is not None:
-        _show_history(run, versions[-1], page, limit)
+        _show_history(run, current, page, limit)
     else:
-        _show(run, versions[-1], about)
+        _show(run, current, about)
 
 
 def _show(run: Run, current: Persona, about: Mapping[str, Interaction] | None) -> None:
@@ -163,7 +163,7 @@ def _heading(persona: Persona) -> str:
 
 
 def _changed(
-    versions: tuple[Persona, ...],
+    current: Persona | None,
     older: Persona | None,
     action: Action,
     text: str,
@@ -174,7 +174,7 @@ def _changed(
     """The version to commit; None if nothing would change.
 
     Args:
-        versions: the current one, if there is any.
+        current: what is to be changed; without one only `set` is possible.
         older: the one to go back to.
         action, text, which, kind: what to do.
         default: the decision of a user's first persona.
@@ -183,10 +183,9 @@ def _changed(
     from personaagent.types import Origin
 
     if action is Action.SET:
-        if not versions:
-            return written(text, default)
-        return written(text, versions[-1].decision, versions[-1], versions[-1].pinned)
-    current = versions[-1]
+        return written(text, current.decision, current, current.pinned) if current else written(text, default)
+    if current is None:
+        return None
     if action is Action.ADD:
         return add(current, text, kind)
     if action is Action.STRIKE and which is not None:

@@ -63,8 +63,8 @@ class _Trusting:
 def no_epoch_at_writes() -> list[Patch]:
     make = Writer.__init__
 
-    def init(self: Writer, store: UpkeepStore, tenure: Tenure, audit: Any) -> None:
-        make(self, store, _Trusting(tenure), audit)  # type: ignore[arg-type]
+    def init(self: Writer, store: UpkeepStore, tenure: Tenure, audit: Any, limits: Any = None) -> None:
+        make(self, store, _Trusting(tenure), audit, limits)  # type: ignore[arg-type]
 
     return [(Writer, "__init__", init), (Tenure, "guard", nothing)]
 
@@ -164,8 +164,8 @@ def no_recovery() -> list[Patch]:
 def appends_that_know_no_ids() -> list[Patch]:
     plan = personaagent.changes.plan_append
 
-    def blind(user: str, items: Any, existing: Any, last_arrived: int, now: int) -> Change:
-        return plan(user, items, lambda _: None, last_arrived, now)
+    def blind(user: str, items: Any, existing: Any, *rest: Any, **options: Any) -> Change:
+        return plan(user, items, lambda _: None, *rest, **options)
 
     return [
         (owner, "plan_append", blind) for owner in (personaagent.user_memory, actors.memory_shard, actors.large_user)
@@ -175,8 +175,8 @@ def appends_that_know_no_ids() -> list[Patch]:
 def no_compare_and_set_of_personas() -> list[Patch]:
     plan = personaagent.changes.plan_persona
 
-    def forced(current: Any, draft: Any, expected: Any) -> Any:
-        return plan(current, draft, current.number if current else None)
+    def forced(current: Any, draft: Any, expected: Any, limits: Any) -> Any:
+        return plan(current, draft, current.number if current else None, limits)
 
     return [(personaagent.user_memory, "plan_persona", forced)]
 
