@@ -46,7 +46,7 @@ from personaagent.user_memory import UserMemory
 __all__ = ["LargeUser"]
 
 POOL = 400  # rows fetched for one recall ...
-POOL_BYTES = 32 * 2**20  # ... or so many bytes of them
+POOL_BYTES = 8 * 2**20  # ... or so many bytes of them
 TOGETHER = 100  # rows read at a time where not all are wanted
 END = (2**62, 0)  # later than any interaction
 
