@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.large_user import LargeUser
@@ -209,12 +209,12 @@ async def test_versions_come_in_pages_and_only_the_newest_is_in_ram(memory: Dire
 
 
 async def test_the_oldest_versions_lose_their_texts_when_all_are_too_large(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"limits": {"persona_chain_mb": 0.05, "persona_kb": 10}}
-    memory = DirectMemory(MemoryShard(config(tmp_path, **settings)))
+    small: dict[str, Any] = {"limits": {"persona_chain_mb": 0.05, "persona_kb": 10}}
+    memory = DirectMemory(MemoryShard(config(tmp_path, **small)))
     await memory.append("ann", [interaction("1")])
     for n in range(30):
         if n == 20:
-            memory = await reopened(memory, tmp_path, **settings)
+            memory = await reopened(memory, tmp_path, **small)
         draft = PersonaDraft(
             text=f"{n} " + "x" * 3_000, origin=Origin.ALIGNED, pinned=n == 2, score_after=n / 100, sources=("1",)
         )
@@ -249,6 +249,7 @@ def test_versions_of_the_program_before_can_read_versions_that_are_whole() -> No
     assert Persona.model_validate(persona.without_texts().plain()).dropped
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 50), st.integers(1, 60) | st.none(), st.integers(0, 60) | st.none())
 def test_a_chain_reads_the_same_from_ram_and_store(count: int, before: int | None, limit: int | None) -> None:
     personas = [
@@ -346,6 +347,7 @@ async def test_lines_that_are_too_large_are_errors_and_the_others_go_in(memory: 
     assert (done.added, len(await memory.personas("bob"))) == (2, 1)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 9_000), max_size=40), st.integers(1, 10), st.integers(1, 20_000))
 def test_chunks_keep_order_and_bounds(sizes: list[int], count: int, most: int) -> None:
     items = [interaction(str(n), query="é" * size + "x") for n, size in enumerate(sizes)]
@@ -356,6 +358,7 @@ def test_chunks_keep_order_and_bounds(sizes: list[int], count: int, most: int) -
         assert len(chunk) == 1 or sum(map(rough_bytes, chunk)) <= most
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.text(max_size=300), st.text(max_size=300) | st.none(), st.dictionaries(st.text(max_size=9), st.integers()))
 def test_nothing_that_the_limits_allow_is_refused(query: str, truth: str | None, metadata: dict[str, Any]) -> None:
     one = Interaction(id="1", user="u", time=START, query=query, truth=truth, metadata=metadata)
