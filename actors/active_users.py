@@ -1,6 +1,7 @@
 """The users that are in RAM: bounded by bytes and by idle time, least recently used leave first.
 
-Leaving loses nothing: whatever is in RAM is in the store already.
+Leaving loses nothing: whatever is in RAM is in the store already. No user may take more than a share of the RAM, so that one
+cannot drive out all others: who needs more is searched in the store, see `actors.large_user`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ __all__ = ["ActiveUsers", "User"]
 
 User = UserMemory | LargeUser
 
+OUTGROWN = 1_000  # users of whom that is remembered
+
 
 @dataclass
 class _Active:
@@ -32,6 +35,7 @@ class ActiveUsers:
         self._settings = settings
         self._users: OrderedDict[str, _Active] = OrderedDict()  # least recently used first
         self._ram = 0
+        self._outgrown: OrderedDict[str, int] = OrderedDict()  # episodes of users who needed more than their share
         self._activations = self._passivations = 0
 
     def get(self, user: str) -> User | None:
@@ -54,7 +58,8 @@ class ActiveUsers:
         active = self._users.get(user)
         if active is None:
             return
-        if isinstance(active.memory, UserMemory) and len(active.memory) > self._settings.max_active_episodes:
+        if isinstance(active.memory, UserMemory) and self.outgrows(active.memory):
+            self.outgrown(user, len(active.memory))
             self.drop(user)  # the next call finds a large user
             return
         ram = active.memory.ram_bytes
@@ -64,6 +69,22 @@ class ActiveUsers:
         self._users.move_to_end(user)
         while self._ram > self._settings.max_ram_mb * 2**20 and len(self._users) > 1:
             self.drop(next(iter(self._users)))
+
+    def outgrows(self, memory: UserMemory) -> bool:
+        """Whether a user needs more RAM than one user may have."""
+        most = self._settings.max_active_episodes
+        return len(memory) > most or memory.ram_bytes > self._settings.user_ram_bytes
+
+    def outgrown(self, user: str, episodes: int) -> None:
+        """Remember that so many episodes of a user were too much, so that not so many are loaded for nothing again."""
+        self._outgrown[user] = episodes
+        self._outgrown.move_to_end(user)
+        while len(self._outgrown) > OUTGROWN:
+            self._outgrown.popitem(last=False)
+
+    def is_large(self, user: str, episodes: int) -> bool:
+        """Whether it is known without loading them that so many episodes of a user are too much."""
+        return episodes > self._settings.max_active_episodes or episodes >= self._outgrown.get(user, episodes + 1)
 
     def drop(self, user: str) -> None:
         """Drop a user from RAM; harmless if it is not there."""

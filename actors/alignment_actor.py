@@ -24,12 +24,13 @@ from personaagent.errors import PersonaAgentError
 from personaagent.llm import teacher_llm
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AgentSettings, AlignmentSettings
-from personaagent.types import AlignmentResult, Origin, Outcome
+from personaagent.types import AlignmentResult, Origin, Outcome, Persona
 
 __all__ = ["AlignmentActor", "AlignmentPool", "Parts", "align_users", "aligned_earlier"]
 
 log = logging.getLogger(__name__)
 
+VERSIONS = 20  # persona versions read at a time
 RESTART_S = 120.0  # an actor that dies has so long to come back and finish one of its users
 
 
@@ -95,7 +96,7 @@ async def aligned_earlier(memory: Memory, user: str, run: str) -> AlignmentResul
 
     The store has it even if whoever waited for the result died before writing it down.
     """
-    for persona in reversed(await memory.personas(user)):
+    async for persona in _newest_first(memory, user):
         if persona.run == run and persona.origin is Origin.ALIGNED:
             return AlignmentResult(
                 user=user,
@@ -108,6 +109,17 @@ async def aligned_earlier(memory: Memory, user: str, run: str) -> AlignmentResul
                 run=run,
             )
     return None
+
+
+async def _newest_first(memory: Memory, user: str) -> AsyncIterator[Persona]:
+    before: int | None = None
+    while True:
+        page = await memory.persona_page(user, before, VERSIONS)
+        for persona in reversed(page.versions):
+            yield persona
+        before = page.next
+        if before is None:
+            return
 
 
 class AlignmentPool:

@@ -1,21 +1,36 @@
-"""A user with more episodes than RAM should hold: searched in the store, with only their times in RAM.
+"""A user who needs more RAM than one user may: searched in the store, with only the times of episodes in RAM.
 
 It has the methods of `personaagent.user_memory.UserMemory`, but they may block on the store. Recall differs in one point:
-candidates are the nearest by meaning (`POOL` of them), and words, recency and metadata filters choose among these.
+candidates are the nearest by meaning (`POOL` of them, or as many as take `POOL_BYTES`), and words, recency and metadata
+filters choose among these. However large its rows are, no call holds more of them than that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
+from actors.stored_size import StoredSize
+from personaagent.chain import PersonaChain
 from personaagent.changes import Change, Clock, Incoming, clock, plan_append, plan_feedback, plan_seen
 from personaagent.errors import NotFoundError
 from personaagent.index import EpisodeIndex
 from personaagent.population import Commons
-from personaagent.portable import Exported, export_lines
+from personaagent.portable import Exported
 from personaagent.protocols import Matrix
 from personaagent.settings import MemorySettings
-from personaagent.store import Ledger, Row, Store, Vector, microseconds, ordering, row_key, summarise
+from personaagent.store import (
+    Ledger,
+    Row,
+    RowKey,
+    Store,
+    Vector,
+    fitting,
+    microseconds,
+    ordering,
+    row_key,
+    summarise,
+)
 from personaagent.types import (
     Interaction,
     Persona,
@@ -30,7 +45,9 @@ from personaagent.user_memory import UserMemory
 
 __all__ = ["LargeUser"]
 
-POOL = 400  # rows fetched for one recall
+POOL = 400  # rows fetched for one recall ...
+POOL_BYTES = 8 * 2**20  # ... or so many bytes of them
+TOGETHER = 100  # rows read at a time where not all are wanted
 END = (2**62, 0)  # later than any interaction
 
 
@@ -44,7 +61,9 @@ class LargeUser:
         self._clock = clock
         self._ledger: Ledger = store.ledger(user)
         # Everything but the episodes, which its index never holds.
-        self._rest = UserMemory(user, store.dim, store.load(user, rows=False), settings, clock)
+        stored = store.load(user, rows=False, history=False)
+        self._rest = UserMemory(user, store.dim, stored, settings, clock, partial(store.personas, user))
+        self._size = StoredSize(store, user, self._settings.limits, len(self._ledger))
 
     def __len__(self) -> int:
         return len(self._ledger)
@@ -78,6 +97,7 @@ class LargeUser:
             until=microseconds(query.until) if query.until else END[0],
             before=end,
             truth=query.with_truth,
+            most=POOL_BYTES,
         )
         pool = EpisodeIndex(self._store.dim, self._settings)
         times: dict[str, tuple[int, int]] = {}
@@ -96,20 +116,27 @@ class LargeUser:
         return recall.model_copy(update={"episodes": tuple(episodes), "known": known})
 
     def latest(self, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
-        """The newest n interactions, oldest first."""
-        keys = [(self.user, digest) for digest in self._ledger.newest(n, with_truth)]
-        rows = self._store.get(keys)
-        return tuple(rows[key].interaction for key in keys if key in rows)
+        """The newest n interactions, oldest first; fewer if these take more than `POOL_BYTES`."""
+        newest = [(self.user, digest) for digest in reversed(self._ledger.newest(n, with_truth))]
+        return tuple(row.interaction for row in reversed(fitting(self._in_order(newest), POOL_BYTES)))
 
     def truths(self, after: int, n: int) -> Truths:
         """Interactions whose truth arrived later than `after`, see `UserMemory.truths`."""
         told = self._ledger.told(after, n)
-        rows = self._store.get([(self.user, digest) for digest, _ in told])
-        found = [(row, arrived) for digest, arrived in told if (row := rows.get((self.user, digest))) is not None]
+        when = {(self.user, digest): arrived for digest, arrived in told}
+        found: list[tuple[Interaction, int]] = []
+        mark, left = told[-1][1] if told else after, POOL_BYTES
+        for row in self._in_order(list(when)):
+            arrived = when[row.key]
+            left -= row.nbytes
+            if left < 0 and found and found[-1][1] != arrived:  # the next page begins with it
+                mark = found[-1][1]
+                break
+            found.append((row.interaction, arrived))
         return Truths(
-            interactions=tuple(row.interaction for row, _ in found),
+            interactions=tuple(interaction for interaction, _ in found),
             arrived=tuple(arrived for _, arrived in found),
-            mark=told[-1][1] if told else after,
+            mark=mark,
             newest=self._ledger.last_truth,
         )
 
@@ -137,18 +164,39 @@ class LargeUser:
 
     def summary(self) -> UserSummary | None:
         """Counts, or None if nothing is stored."""
-        return summarise(self.user, self._ledger, self.personas(), self._rest.seen) if self.exists else None
+        if not self.exists:
+            return None
+        head = self.chain.head
+        seen = self.chain.aligned if self.seen is None else self.seen
+        return summarise(self.user, self._ledger, [head] if head else [], seen)
 
-    def export(self) -> tuple[str, ...]:
-        """Everything stored, see `personaagent.portable`."""
-        rows = self._store.load(self.user).rows
-        return export_lines(self.user, rows, self.personas(), self.profile(), self._rest.seen)
+    @property
+    def seen(self) -> int | None:
+        """Alignment has looked at the truths that arrived up to here; None if it never has."""
+        return self._rest.seen
 
-    def append(self, items: Sequence[Incoming]) -> Change:
-        """Plan to add interactions. Raises InvalidInput if one belongs to another user."""
+    @property
+    def chain(self) -> PersonaChain:
+        """The persona versions."""
+        return self._rest.chain
+
+    def rows_after(self, arrived: int) -> Iterator[Row]:
+        """Rows that arrived later than that, oldest arrival first, read a few at a time."""
+        return self._in_order([(self.user, digest) for when, digest in self._ledger.arrivals() if when > arrived])
+
+    def append(self, items: Sequence[Incoming], skip: bool = False) -> Change:
+        """Plan to add interactions; `skip` leaves out those that are too large. Raises as `plan_append`."""
         stored = self._store.get([row_key(self.user, item.interaction.id) for item in items])
+        used = self._size.before(items)
         return plan_append(
-            self.user, items, lambda i: stored.get(row_key(self.user, i)), self._last_arrived, self._clock()
+            self.user,
+            items,
+            lambda i: stored.get(row_key(self.user, i)),
+            self.last_arrived,
+            self._clock(),
+            self._settings.limits,
+            used,
+            skip,
         )
 
     def feedback(
@@ -156,7 +204,8 @@ class LargeUser:
     ) -> Change:
         """Plan to set what the user really answered, or their thumb. Raises NotFoundError for an unknown interaction."""
         old = self._row(interaction)
-        return plan_feedback(old, interaction, truth, truth_vector, self._last_arrived, self._clock(), rating)
+        limits = self._settings.limits
+        return plan_feedback(old, interaction, truth, truth_vector, self.last_arrived, self._clock(), limits, rating)
 
     def commit_persona(self, draft: PersonaDraft, expected: int | None) -> Change:
         """Plan a new version if the current number is `expected`. Raises ConflictError otherwise."""
@@ -178,11 +227,20 @@ class LargeUser:
         """Follow a change that the store has."""
         for row in change.rows:
             self._ledger.put(row.key[1], row.time, row.arrived, row.truth_arrived)
+        self._size.grow(change)
         self._rest.follow(change)
 
     @property
-    def _last_arrived(self) -> int:
+    def last_arrived(self) -> int:
+        """When the newest row or truth arrived, or up to where somebody has read if that is later."""
         return max(self._ledger.last_arrived, self._rest.marked)
+
+    def _in_order(self, keys: Sequence[RowKey]) -> Iterator[Row]:
+        """Rows in the order of their keys, read a few at a time as they are asked for."""
+        for first in range(0, len(keys), TOGETHER):
+            chunk = keys[first : first + TOGETHER]
+            found = self._store.get(chunk)
+            yield from (found[key] for key in chunk if key in found)
 
     def _row(self, interaction: str) -> Row:
         key = row_key(self.user, interaction)

@@ -28,16 +28,20 @@ from personaagent import deadline
 from personaagent.changes import confirmed, embed_interactions, embed_recalls
 from personaagent.errors import DeadlineExceeded, PersonaAgentError, StoreError, UnavailableError
 from personaagent.incoming import meant_by
+from personaagent.limits import check_interactions, chunks
 from personaagent.population import Population
 from personaagent.portable import parse_export
-from personaagent.protocols import Embedder
-from personaagent.settings import Settings
+from personaagent.protocols import Embedder, export_pages
+from personaagent.settings import LimitsSettings, Settings
 from personaagent.types import (
     AppendResult,
+    ExportCursor,
+    ExportPage,
     ForgetReceipt,
     Interaction,
     Persona,
     PersonaDraft,
+    PersonaPage,
     Profile,
     Recall,
     RecallQuery,
@@ -52,6 +56,8 @@ logger = logging.getLogger(__name__)
 
 NAMESPACE = "personaagent"
 CHUNK = 500  # interactions of one call; small enough that a shard stays responsive
+CHUNK_BYTES = 8 * 2**20  # of them
+PAGE = 100  # persona versions of one call
 RESTART_S = 60.0  # wait so long for a shard that is being restarted
 GONE_S = 5.0  # and so long for one that Ray says is dead
 CONCURRENT_CALLS = 2_000  # per shard
@@ -94,8 +100,11 @@ class ShardedMemory:
     ) -> AppendResult:
         """Add interactions; repeats (same id) change nothing, except that a truth or response may become known.
 
-        Raises ConflictError if an id is another question's already.
+        Raises:
+            ConflictError: an id is another question's already.
+            TooLarge: one is larger than `memory.limits` allow; then none is added.
         """
+        check_interactions(interactions, self._limits)
         result = AppendResult(added=0, repeated=0)
         for chunk in _chunks(await self._redaction.interactions(interactions)):
             batch = Batch.of(await embed_interactions(self._embedder, chunk))
@@ -107,7 +116,7 @@ class ShardedMemory:
     ) -> AppendResult:
         """Add interactions of many users, shard by shard in few large writes; the order within a user is kept.
 
-        Those of users who were forgotten since the incarnations are refused, and counted.
+        Those of users who were forgotten since the incarnations are refused, and counted; those that are too large are told.
         """
         by_shard: dict[int, list[Interaction]] = {}
         for interaction in await self._redaction.interactions(interactions):
@@ -179,7 +188,18 @@ class ShardedMemory:
 
     async def personas(self, user: str) -> tuple[Persona, ...]:
         """All versions, oldest first."""
-        answer: tuple[Persona, ...] = await self._of(user, "personas", user, self._by)
+        found: tuple[Persona, ...] = ()
+        page = await self.persona_page(user, None, PAGE)
+        while page.versions:
+            found = (*page.versions, *found)
+            if page.next is None:
+                break
+            page = await self.persona_page(user, page.next, PAGE)
+        return found
+
+    async def persona_page(self, user: str, before: int | None, limit: int) -> PersonaPage:
+        """The newest versions before number `before` (None: of all), at most `limit`, oldest first."""
+        answer: PersonaPage = await self._of(user, "persona_page", user, before, limit, self._by)
         return answer
 
     async def commit_persona(
@@ -215,10 +235,14 @@ class ShardedMemory:
         answer: ForgetReceipt = await self._of(user, "forget", user, by, uuid.uuid4().hex)
         return answer
 
-    async def export(self, user: str) -> tuple[str, ...]:
-        """Everything stored of the user as JSON Lines, see `personaagent.portable`. Raises NotFoundError."""
-        answer: tuple[str, ...] = await self._of(user, "export", user, self._by)
+    async def export_page(self, user: str, cursor: ExportCursor | None = None) -> ExportPage:
+        """Some of the lines of an export, see `MemoryShard.export_page`. Raises NotFoundError and ForgottenError."""
+        answer: ExportPage = await self._of(user, "export_page", user, cursor, self._by)
         return answer
+
+    async def export(self, user: str) -> tuple[str, ...]:
+        """Everything stored of the user as JSON Lines, see `personaagent.portable`. Raises as `export_page`."""
+        return tuple([line async for page in export_pages(self, user) for line in page])
 
     async def restore(self, lines: Sequence[str], incarnations: Sequence[int] | None = None) -> AppendResult:
         """Read an export back into a memory equal to the exported one.
@@ -229,10 +253,12 @@ class ShardedMemory:
             ConflictError: the user has another persona or profile already.
         """
         exported = await self._redaction.exported(parse_export(lines))
-        batch = Batch.of(await embed_interactions(self._embedder, exported.interactions))
         began = None if incarnations is None else incarnations[self._shard(exported.user)]
-        answer: AppendResult = await self._of(exported.user, "restore", exported, batch, self._by, began)
-        return answer
+        result = AppendResult(added=0, repeated=0)
+        for part in exported.parts(CHUNK, CHUNK_BYTES):
+            batch = Batch.of(await embed_interactions(self._embedder, part.interactions))
+            result += await self._of(exported.user, "restore", part, batch, self._by, began)
+        return result
 
     async def summary(self, user: str) -> UserSummary | None:
         """Counts of one user, or None for an unknown one."""
@@ -307,6 +333,10 @@ class ShardedMemory:
         await asyncio.gather(*map(end, self._shards))
 
     # Inside
+
+    @property
+    def _limits(self) -> LimitsSettings:
+        return self._configs[0].memory.limits if self._configs else LimitsSettings()
 
     def _shard(self, user: str) -> int:
         return shard_of(user_key(user), len(self._shards))
@@ -437,4 +467,4 @@ def _where(config: ShardConfig) -> Any:
 
 
 def _chunks(interactions: Sequence[Interaction]) -> list[Sequence[Interaction]]:
-    return [interactions[i : i + CHUNK] for i in range(0, len(interactions), CHUNK)]
+    return list(chunks(interactions, CHUNK, CHUNK_BYTES))

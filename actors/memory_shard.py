@@ -32,20 +32,25 @@ from actors.lite import check_disk
 from actors.milvus_upkeep import UpkeepStore
 from actors.retention import cutoff, expire_user
 from actors.store import ShardConfig, open_store
+from actors.stored_size import StoredSize
 from actors.tenure import DeposedError, Tenure
 from actors.writer import StaleError, Writer
 from personaagent.changes import Change, Incoming, clock, plan_append, undisputed
-from personaagent.errors import ConflictError, NotFoundError, PersonaAgentError, StoreError, UnavailableError
+from personaagent.errors import ConflictError, PersonaAgentError, StoreError, UnavailableError
+from personaagent.forgetting import admit
 from personaagent.population import Commons, Population, replacing
-from personaagent.portable import Exported
+from personaagent.portable import Exported, export_page
 from personaagent.protocols import Matrix
 from personaagent.store import Row, Vector, row_key
 from personaagent.types import (
     AppendResult,
+    ExportCursor,
+    ExportPage,
     ForgetReceipt,
     Interaction,
     Persona,
     PersonaDraft,
+    PersonaPage,
     Profile,
     Recall,
     RecallQuery,
@@ -62,6 +67,7 @@ logger = logging.getLogger(__name__)
 THREADS = 8  # that wait for the store
 SWITCH_S = 0.0005  # between turns of Python threads
 TICK_S = 0.5  # between looks at what is idle or unflushed
+SIZES = 10_000  # users who are not active, whose bytes in the store are kept in mind
 EXPIRE_S = 600.0  # between looks at what is older than retention allows
 
 T = TypeVar("T")
@@ -88,6 +94,7 @@ class MemoryShard:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._doubted: set[str] = set()  # users of whom the store may have more than RAM
+        self._sizes: dict[str, StoredSize] = {}  # of users who are not active
         self._counts = {"recalls": 0, "appends": 0, "expired": 0}
         self._started = time.monotonic()
         # Flushes of Milvus Lite are long loops in Python; a recall beside one must not wait 5 ms each time it wants its turn.
@@ -188,12 +195,23 @@ class MemoryShard:
     async def persona(self, user: str, number: int | None, by: str = "service") -> Persona | None:
         """The current persona, or version `number`."""
         self._log_read("read persona", user, by)
-        return await self._read(user, lambda memory: memory.persona(number))
+        memory = await self._found(user)
+        head = memory.persona()
+        if number is None or head is None or head.number == number:
+            return head
+        return await self._run(lambda: memory.persona(number))  # older ones are in the store only
 
     async def personas(self, user: str, by: str = "service") -> tuple[Persona, ...]:
-        """All versions, oldest first."""
+        """All versions, oldest first. They are read from the store and may be many: see `persona_page`."""
         self._log_read("read personas", user, by)
-        return await self._read(user, lambda memory: memory.personas())
+        memory = await self._found(user)
+        return await self._run(memory.personas)
+
+    async def persona_page(self, user: str, before: int | None, limit: int, by: str = "service") -> PersonaPage:
+        """The newest versions before number `before` (None: of all), at most `limit`, oldest first."""
+        self._log_read("read personas", user, by)
+        memory = await self._found(user)
+        return await self._run(lambda: memory.chain.page(before, limit))
 
     async def profile(self, user: str, by: str = "service") -> Profile:
         """The semantic memory."""
@@ -204,15 +222,39 @@ class MemoryShard:
         """Counts, or None for an unknown user."""
         return await self._read(user, lambda memory: memory.summary())
 
-    async def export(self, user: str, by: str = "service") -> tuple[str, ...]:
-        """Everything stored of the user. Raises NotFoundError."""
-        self._log_read("export", user, by)
+    async def export_page(self, user: str, cursor: ExportCursor | None, by: str = "service") -> ExportPage:
+        """Lines of everything that is stored of the user, from a cursor on; None for the beginning.
+
+        An export of one page is of one moment. Of a longer one, pages that are read later may tell of truths and personas
+        that came meanwhile.
+
+        Raises:
+            NotFoundError: nothing is stored of the user.
+            ForgottenError: the user was forgotten since the first page.
+        """
+        if cursor is None:
+            self._log_read("export", user, by)
         async with self._exclusive(user):  # it takes a while, and no change may come in between
-            await self._current()
+            store = await self._current()
+            tenure = self._tenure_of(store)
+            incarnation = tenure.incarnation if cursor is None else cursor.incarnation
             memory = await self._activated(user)
-            if not memory.exists:
-                raise NotFoundError("this user is unknown")
-            return await self._run(memory.export)
+
+            def read() -> ExportPage:
+                if cursor is not None:
+                    admit(store.tombstone(user_key(user)), incarnation)
+                return export_page(memory, cursor, incarnation)
+
+            return await self._run(read)
+
+    async def export(self, user: str, by: str = "service") -> tuple[str, ...]:
+        """All of it at once. Raises as `export_page`."""
+        page = await self.export_page(user, None, by)
+        lines = list(page.lines)
+        while page.next is not None:
+            page = await self.export_page(user, page.next, by)
+            lines += page.lines
+        return tuple(lines)
 
     async def users(self, after: str = "", limit: int | None = None) -> tuple[UserSummary, ...]:
         """Counts of this shard's users by user key, those after a key and at most `limit`, read from the store."""
@@ -327,10 +369,19 @@ class MemoryShard:
         await self._change(user, "alignment", by, lambda memory: memory.note_alignment(seen), incarnation)
 
     async def restore(self, exported: Exported, batch: Batch, by: str, incarnation: int | None = None) -> AppendResult:
-        """Take over an export. Raises ConflictError if the user has another persona or profile."""
+        """Take over an export, or a part of one; interactions that are too large are left out and told of.
+
+        Raises:
+            ConflictError: the user has another persona or profile.
+            TooLarge: a persona version is larger than limits allow.
+        """
         items = exported.stamp(batch.items())
         change = await self._change(
-            exported.user, "restore", by, lambda memory: memory.restore(exported, memory.append(items)), incarnation
+            exported.user,
+            "restore",
+            by,
+            lambda memory: memory.restore(exported, memory.append(items, skip=True)),
+            incarnation,
         )
         return change.added
 
@@ -378,7 +429,7 @@ class MemoryShard:
         store.guard_writes(tenure.guard)
         await asyncio.sleep(wait)
         self._active.clear()
-        await self._run(Writer(store, tenure, self._audit).recover)
+        await self._run(Writer(store, tenure, self._audit, self._settings.limits).recover)
         return tenure
 
     async def _current(self) -> UpkeepStore:
@@ -404,7 +455,7 @@ class MemoryShard:
         return self._tenure
 
     def _writer(self, store: UpkeepStore) -> Writer:
-        return Writer(store, self._tenure_of(store), self._audit)
+        return Writer(store, self._tenure_of(store), self._audit, self._settings.limits)
 
     async def _recall(self, user: str, query: RecallQuery, vector: Vector, choices: Matrix) -> Recall:
         # Looked up late: to load the user the store may have to be opened first, which says what users have in common.
@@ -422,11 +473,16 @@ class MemoryShard:
         await self._run(write)
         self._commons = Commons(population)
 
-    async def _read(self, user: str, read: Callable[[User], T]) -> T:
+    async def _found(self, user: str) -> User:
+        """The user's memory, for reading."""
         await self._current()
         memory = self._active.get(user)
         if memory is None:
             memory = await self._loaded(user)
+        return memory
+
+    async def _read(self, user: str, read: Callable[[User], T]) -> T:
+        memory = await self._found(user)
         return await self._run(lambda: read(memory)) if isinstance(memory, LargeUser) else read(memory)
 
     async def _loaded(self, user: str) -> User:
@@ -452,15 +508,32 @@ class MemoryShard:
         def load() -> User:
             if store.is_unfinished(user_key(user)):  # nothing of the user may be seen any more
                 self._writer(store).finish_forgetting(user_key(user))
-            if store.count(user) > self._settings.max_active_episodes:
-                return LargeUser(user, store, self._settings)
-            memory = UserMemory(user, store.dim, store.load(user), self._settings)
-            memory.warm()
-            return memory
+            count = store.count(user)
+            if not self._active.is_large(user, count) and (small := self._small(store, user)) is not None:
+                return small
+            return LargeUser(user, store, self._settings)
 
         memory = await self._run(load)
+        if isinstance(memory, LargeUser) and not self._active.is_large(user, len(memory)):
+            self._active.outgrown(user, len(memory))
         self._active.put(user, memory)
         return memory
+
+    def _small(self, store: UpkeepStore, user: str) -> UserMemory | None:
+        """A user whose memory fits into the RAM that one user may take; None as soon as it is seen that it does not."""
+        rows: list[Row] = []
+        left = self._settings.user_ram_bytes
+        for row in store.stream(user):
+            left -= row.nbytes
+            if left < 0:
+                return None
+            rows.append(row)
+        rows.sort(key=lambda row: row.arrived)
+        rest = store.load(user, rows=False, history=False)
+        stored = replace(rest, rows=tuple(rows))
+        memory = UserMemory(user, store.dim, stored, self._settings, versions=partial(store.personas, user))
+        memory.warm()
+        return None if self._active.outgrows(memory) else memory
 
     async def _change(
         self, user: str, action: str, by: str, plan: Callable[[User], Change], incarnation: int | None
@@ -493,9 +566,22 @@ class MemoryShard:
                     raise
                 memory.apply(change)
                 break
+            self._sizes.pop(user, None)
             self._counts["appends"] += len(change.rows)
+            if change.personas:
+                await self._shorten(store, memory)
             self._active.changed(user)
             return change
+
+    async def _shorten(self, store: UpkeepStore, memory: User) -> None:
+        """Have the oldest persona versions lose their texts if all together have become too large.
+
+        The change that made them so is durable. What fails here is done with the next one.
+        """
+        try:
+            await self._run(lambda: self._writer(store).shorten(memory.user, memory.chain))
+        except PersonaAgentError as e:
+            logger.warning("memory shard %d could not shorten a user's versions: %s", self._config.shard, e.message)
 
     @staticmethod
     def _written(
@@ -525,7 +611,7 @@ class MemoryShard:
                 active = {user: memory for user in groups if (memory := self._active.get(user)) is not None}
                 try:
                     changes = await self._run(
-                        partial(_append, store, self._writer(store), groups, active, by, incarnation)
+                        partial(_append, store, self._writer(store), groups, active, by, incarnation, self._sized)
                     )
                     break
                 except UnavailableError:
@@ -542,17 +628,31 @@ class MemoryShard:
                         raise
             for change in changes:
                 if change.user in active:
+                    self._sizes.pop(change.user, None)
                     active[change.user].apply(change)
                     self._active.changed(change.user)
+                elif change.user in self._sizes:
+                    self._sizes[change.user].grow(change)
                 self._counts["appends"] += len(change.rows)
         added = {change.user for change in changes}
         refused = sum(len(items) for user, items in groups.items() if user not in added)
         return sum((c.added for c in changes), AppendResult(added=0, repeated=0, refused=refused))
 
+    def _sized(self, store: UpkeepStore, user: str) -> StoredSize:
+        """The size of a user who is not active. Called on threads, for a user whose lock is held."""
+        size = self._sizes.get(user)
+        if size is None:
+            size = StoredSize(store, user, self._settings.limits, store.count(user))
+            while len(self._sizes) >= SIZES:
+                self._sizes.pop(next(iter(self._sizes)), None)
+            self._sizes[user] = size
+        return size
+
     async def _forget(self, user: str, by: str, audit_id: str) -> ForgetReceipt:
         store = await self._current()
         async with self._exclusive(user):
             self._active.drop(user)
+            self._sizes.pop(user, None)
             try:
                 return await self._run(lambda: self._writer(store).forget(user, by, audit_id))
             finally:
@@ -617,6 +717,7 @@ class MemoryShard:
                     await self._run(partial(expire_user, store, user, digests, self._audit, "retention"))
                 finally:
                     self._active.drop(user)
+                    self._sizes.pop(user, None)
             self._counts["expired"] += len(digests)
         if keys:
             await self._run(lambda: store.scrub(keys))
@@ -673,19 +774,24 @@ def _append(
     active: Mapping[str, User],
     by: str,
     incarnation: int | None,
+    sized: Callable[[UpkeepStore, str], StoredSize],
 ) -> list[Change]:
-    """Append interactions of many users in one write; users who were forgotten since are left out."""
+    """Append interactions of many users in one write; users who were forgotten since, and what is too large, are left out."""
     users = writer.admitted(list(groups), incarnation)
     keys = [row_key(u, i.interaction.id) for u in users if u not in active for i in groups[u]]
     stored = store.get(keys)
     now = clock()
     last = store.arrivals([user for user in users if user not in active], now)
-    changes = [
-        active[user].append(groups[user])
-        if user in active
-        else plan_append(user, groups[user], _finder(user, stored), last.get(user, 0), now)
-        for user in users
-    ]
+    limits = writer.limits
+
+    def planned(user: str) -> Change:
+        items = groups[user]
+        if user in active:
+            return active[user].append(items, skip=True)
+        used = sized(store, user).before(items)
+        return plan_append(user, items, _finder(user, stored), last.get(user, 0), now, limits, used, skip=True)
+
+    changes = [planned(user) for user in users]
     writer.write(changes, "append", by, _held(active.values()))
     return changes
 

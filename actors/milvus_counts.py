@@ -27,7 +27,7 @@ from actors.milvus_rows import Entity
 from personaagent.store import Ledger, summarise
 from personaagent.types import Persona, UserSummary, user_key
 
-__all__ = ["KIND", "SEEN", "UserCounts", "enter", "numbered", "seen_in"]
+__all__ = ["KIND", "SEEN", "UserCounts", "enter", "numbered", "seen_in", "without_texts"]
 
 KIND = "counts"
 SEEN = "seen"  # kind of the record that says in its number up to which arrival alignment has looked at a user's truths
@@ -35,6 +35,8 @@ VERSION = 1  # of what is counted; records of another one are counted anew
 IDLE_S = 60.0  # without a change, after which a user's record is closed
 TOGETHER = 100  # users counted in one go
 AT_A_TIME = 500  # users whose records one call of `settle` closes; the next call goes on
+PERSONAS = 100  # persona versions read at a time for that
+SUMMARISED = ("origin", "number", "parent", "time", "pinned", "dropped")  # what a summary may tell of a persona
 HELD_ROWS = 300_000  # of users followed in RAM, 150 bytes each
 
 Texts = Callable[[list[Entity]], list[Entity]]
@@ -257,9 +259,11 @@ class UserCounts:
         for e in self._milvus.pages(self._episodes, theirs, rows.EPISODE_SCALARS, size=rows.SCALARS):
             enter(tallies[e["user_key"]].ledger, e)
         records = rows.both(theirs, rows.any_of("kind", ["persona", SEEN]))
+        found = self._milvus.pages(self._records, records, rows.RECORD_FIELDS)
         versions: defaultdict[str, list[Entity]] = defaultdict(list)
-        for e in self._texts(list(self._milvus.pages(self._records, records, rows.RECORD_FIELDS))):
-            versions[e["user_key"]].append(e)
+        while page := list(islice(found, PERSONAS)):
+            for e in self._texts(page):
+                versions[e["user_key"]].append(without_texts(e))
         for key, entities in versions.items():
             tallies[key].personas = [Persona.model_validate(c["persona"]) for c in numbered(entities, "persona")]
             tallies[key].seen = seen_in(entities)
@@ -300,6 +304,15 @@ class UserCounts:
 def enter(ledger: Ledger, e: Entity) -> None:
     """Note an episode in a ledger."""
     ledger.put(bytes.fromhex(e["pk"][32:]), e["time"], e["arrived"], e["truth_arrived"])
+
+
+def without_texts(entity: Entity) -> Entity:
+    """A record with its text, of personas with what a summary tells of them: there may be many, and long ones."""
+    if entity["kind"] != "persona":
+        return entity
+    content = json.loads(entity["text"])
+    kept = {"text": "", **{name: content["persona"][name] for name in SUMMARISED if name in content["persona"]}}
+    return {**entity, "body": "", "text": json.dumps({"persona": kept})}
 
 
 def numbered(records: Iterable[Entity], kind: str) -> list[dict[str, Any]]:

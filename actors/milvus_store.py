@@ -15,7 +15,7 @@ import json
 import logging
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
@@ -25,16 +25,29 @@ from typing import Any
 
 from actors import milvus_rows as rows
 from actors.identity import StoreIdentity, shard_of
-from actors.milvus_connection import MilvusConnection
-from actors.milvus_counts import SEEN, UserCounts, enter, numbered, seen_in
+from actors.milvus_connection import READ_ROWS, MilvusConnection
+from actors.milvus_counts import SEEN, UserCounts, enter, numbered, seen_in, without_texts
 from actors.milvus_rows import META, Entity
 from actors.tenure import Owner
 from personaagent.changes import clock
 from personaagent.errors import ConflictError, StoreError
 from personaagent.population import Population, replacing
 from personaagent.privacy import Cipher
-from personaagent.store import Erased, Held, Ledger, Row, RowKey, StoredUser, Tombstone, Vector, row_key, summarise
-from personaagent.types import AHEAD, Persona, Profile, UserSummary, user_key
+from personaagent.store import (
+    Erased,
+    Held,
+    Ledger,
+    Row,
+    RowKey,
+    StoredUser,
+    Tombstone,
+    Vector,
+    aligned_at,
+    fitting,
+    row_key,
+    summarise,
+)
+from personaagent.types import AHEAD, Origin, Persona, Profile, UserSummary, user_key
 
 __all__ = ["MilvusStore"]
 
@@ -44,6 +57,9 @@ FORGETTING, FORGOTTEN = "forgetting", "forgotten"  # kinds of tombstones
 TOMBSTONE = "/tombstone"  # follows the user key in theirs
 POPULATION = f"{META}/population"
 READ_USERS = 100  # whose records one call reads
+VERSIONS = 20  # persona versions that one call reads where not all are wanted
+SUMMARIES = 100  # records that one call reads for summaries
+PARTS = 200  # pieces of long texts held at a time, 60 kB each
 _DAMAGED = (StoreError, ValueError, LookupError, TypeError, AttributeError, zlib.error)  # what a text raises that is
 AHEAD_US = AHEAD // timedelta(microseconds=1)
 
@@ -141,8 +157,8 @@ class MilvusStore:
         """The rows with these keys; unknown keys are left out."""
         if self._lite:
             keys = [(user, digest) for user, digest in keys if digest in self._ledger_of(user_key(user))]
-        found = self._rows(self._milvus.by_pk(self._episodes, [rows.pk_of(*key) for key in keys], rows.EPISODE_FIELDS))
-        return {row_key(row.user, row.id): row for row in found}
+        found = self._milvus.by_pk(self._episodes, [rows.pk_of(*key) for key in keys], rows.EPISODE_FIELDS)
+        return {row_key(row.user, row.id): row for row in self._decoded(found)}
 
     def count(self, user: str) -> int:
         """How many interactions the user has."""
@@ -150,17 +166,61 @@ class MilvusStore:
             return len(self._ledger_of(user_key(user)))
         return self._milvus.count(self._episodes, rows.equals("user_key", user_key(user)))
 
-    def load(self, user: str, rows: bool = True) -> StoredUser:
-        """Everything of the user, or only personas and profile; empty for an unknown user."""
+    def load(self, user: str, rows: bool = True, history: bool = True) -> StoredUser:
+        """Everything of the user, see `Store`."""
         key = user_key(user)
-        found = self._records_of(key, "persona", "profile", SEEN)
-        personas, profiles = numbered(found, "persona"), numbered(found, "profile")
+        found = self._records_of(key, "profile", SEEN)
+        profiles, seen = numbered(found, "profile"), seen_in(found)
+        personas = self.personas(user, limit=None if history else 1)
         return StoredUser(
-            rows=self._load_rows(user, key) if rows else (),
-            personas=tuple(Persona.model_validate(content["persona"]) for content in personas),
+            rows=tuple(sorted(self.stream(user), key=lambda row: row.arrived)) if rows else (),
+            personas=personas,
             profile=Profile.model_validate(profiles[-1]["profile"]) if profiles else None,
-            seen=seen_in(found),
+            seen=seen,
+            aligned=0 if history or seen is not None or not personas else self._aligned(user, personas[-1]),
         )
+
+    def stream(self, user: str) -> Iterator[Row]:
+        """The user's rows, read in pages."""
+        key = user_key(user)
+        if self._lite:
+            pks = [rows.pk_of(user, digest) for digest in self._ledger_of(key).digests()]
+            for chunk in rows.chunked(pks, READ_ROWS):
+                yield from self._decoded(self._milvus.by_pk(self._episodes, chunk, rows.EPISODE_FIELDS))
+            return
+        found = self._milvus.pages(self._episodes, rows.equals("user_key", key), rows.EPISODE_FIELDS)
+        while page := list(islice(found, READ_ROWS)):
+            yield from self._decoded(page)
+
+    def personas(self, user: str, before: int | None = None, limit: int | None = None) -> tuple[Persona, ...]:
+        """Versions by number, see `Store`."""
+        key = user_key(user)
+        pks = self._version_pks(key, before)
+        if limit is not None:
+            kept = set(sorted({number for number, _ in pks})[-limit:] if limit else ())
+            pks = [(number, pk) for number, pk in pks if number in kept]
+        found = self._with_text(self._milvus.by_pk(self._records, [pk for _, pk in pks], rows.RECORD_FIELDS))
+        return tuple(Persona.model_validate(content["persona"]) for content in numbered(found, "persona"))
+
+    def _version_pks(self, key: str, before: int | None) -> list[tuple[int, str]]:
+        """Numbers and primary keys of a user's persona versions, without their texts."""
+        if self._lite:
+            mine = [pk for pk in list(self._record_keys.get(key, ())) if _kind(pk) == "persona"]
+            found = [(int(pk.split("/")[2]), pk) for pk in mine]
+        else:
+            where = [rows.equals("user_key", key), rows.equals("kind", "persona")]
+            listed = self._milvus.pages(self._records, rows.both(*where), ["pk", "number"], size=rows.SCALARS)
+            found = [(int(e["number"]), str(e["pk"])) for e in listed]
+        return [(number, pk) for number, pk in found if before is None or number < before]
+
+    def _aligned(self, user: str, newest: Persona) -> int:
+        """`aligned_at` of all versions, read a few at a time."""
+        page: tuple[Persona, ...] = (newest,)
+        while page:
+            if at := [p for p in page if p.origin is Origin.ALIGNED]:
+                return aligned_at(at)
+            page = self.personas(user, page[0].number, VERSIONS)
+        return 0
 
     def held(self, user: str) -> Held:
         """How much there is of the user, by kinds of records; only facts are read, and none are counted where that fails."""
@@ -206,7 +266,16 @@ class MilvusStore:
         return {user: arrived for user, arrived in latest.items() if arrived > after}
 
     def search(
-        self, user: str, vector: Vector, limit: int, *, since: int, until: int, before: tuple[int, int], truth: bool
+        self,
+        user: str,
+        vector: Vector,
+        limit: int,
+        *,
+        since: int,
+        until: int,
+        before: tuple[int, int],
+        truth: bool,
+        most: int | None = None,
     ) -> list[Row]:
         """The user's rows by cosine with `vector`."""
         time, arrived = before
@@ -219,12 +288,22 @@ class MilvusStore:
         ]
         if truth:
             filters.append(rows.compare("truth_arrived", ">", 0))
-        found = self._milvus.nearest(self._episodes, vector, rows.both(*filters), rows.EPISODE_FIELDS, limit)
-        return self._rows(found)
+        where = rows.both(*filters)
+        if limit <= READ_ROWS:
+            found = self._milvus.nearest(self._episodes, vector, where, rows.EPISODE_FIELDS, limit)
+            return fitting(self._decoded(found), most)
+        best = [str(e["pk"]) for e in self._milvus.nearest(self._episodes, vector, where, ["pk"], limit)]
+        return fitting(self._in_order(best), most)
+
+    def _in_order(self, pks: Sequence[str]) -> Iterator[Row]:
+        """Episodes by primary key, in this order, read in pages."""
+        for chunk in rows.chunked(pks, READ_ROWS):
+            found = {e["pk"]: e for e in self._milvus.by_pk(self._episodes, chunk, rows.EPISODE_FIELDS)}
+            yield from self._decoded([found[pk] for pk in chunk if pk in found])
 
     def put_persona(self, user: str, persona: Persona, token: str) -> None:
         """Add a version. Raises ConflictError if another attempt added that number."""
-        content = {"token": token, "persona": persona.model_dump(mode="json")}
+        content = {"token": token, "persona": persona.plain()}
         self._claim(user, "persona", persona.number, content)
 
     def put_profile(self, user: str, profile: Profile, expected: int, token: str) -> None:
@@ -511,18 +590,17 @@ class MilvusStore:
         ]
         self._delete(stale)
 
-    def _load_rows(self, user: str, key: str) -> tuple[Row, ...]:
-        if self._lite:
-            keys = [rows.pk_of(user, digest) for digest in self._ledger_of(key).digests()]
-            found = self._rows(self._milvus.by_pk(self._episodes, keys, rows.EPISODE_FIELDS))
-        else:
-            found = self._rows(self._milvus.pages(self._episodes, rows.equals("user_key", key), rows.EPISODE_FIELDS))
-        return tuple(sorted(found, key=lambda row: row.arrived))
-
-    def _rows(self, entities: Iterable[Entity]) -> list[Row]:
-        entities = list(entities)
-        parts = self._parts(entities)
-        return [rows.row_of(e, self._unsealed(rows.join_body(e, parts.get))) for e in entities]
+    def _decoded(self, entities: Sequence[Entity]) -> Iterator[Row]:
+        """The rows of entities. The rest of long texts is read for a few at a time, as the rows are asked for."""
+        first = pieces = 0
+        for n, e in enumerate(entities, start=1):
+            pieces += e["parts"]
+            if pieces < PARTS and n < len(entities):
+                continue
+            group, first, pieces = entities[first:n], n, 0
+            parts = self._parts(group)
+            for entity in group:
+                yield rows.row_of(entity, self._unsealed(rows.join_body(entity, parts.get)))
 
     def _parts(self, entities: Sequence[Entity]) -> dict[str, str]:
         keys = [key for e in entities if e["parts"] for key in rows.part_keys(e["pk"], e["body"], e["parts"])]
@@ -589,7 +667,12 @@ class MilvusStore:
     def _claimed(self, key: str, kind: str, number: int, token: str) -> bool:
         """Whether this attempt has the number. Raises ConflictError if another one has."""
         prefix = f"{key}/{kind}/{number:08d}/"
-        holders = [e["pk"] for e in self._records_of(key, kind, text=False) if e["pk"].startswith(prefix)]
+        if self._lite:
+            found = self._records_of(key, kind, text=False)
+        else:
+            where = [rows.equals("user_key", key), rows.equals("kind", kind), rows.compare("number", "==", number)]
+            found = list(self._milvus.pages(self._records, rows.both(*where), ["pk"], size=rows.SCALARS))
+        holders = [e["pk"] for e in found if e["pk"].startswith(prefix)]
         if any(pk != prefix + token for pk in holders):
             raise ConflictError(f"{kind} version {number} exists already; read it and try again")
         return bool(holders)
@@ -601,10 +684,11 @@ class MilvusStore:
     def _summaries(self, keys: Sequence[str]) -> list[UserSummary]:
         """The summaries of these users of Milvus Lite, in their order."""
         pks = {key: list(self._record_keys.get(key, ())) for key in keys}
-        wanted = [pk for key in keys for pk in pks[key] if _kind(pk) in ("user", "persona", SEEN)]
+        wanted = [pk for key in keys for pk in _summarised(pks[key])]
         groups: defaultdict[str, list[Entity]] = defaultdict(list)
-        for entity in self._with_text(self._milvus.by_pk(self._records, wanted, rows.RECORD_FIELDS)):
-            groups[entity["user_key"]].append(entity)
+        for chunk in rows.chunked(wanted, SUMMARIES):
+            for entity in self._with_text(self._milvus.by_pk(self._records, chunk, rows.RECORD_FIELDS)):
+                groups[entity["user_key"]].append(without_texts(entity))
         found = []
         for key in keys:
             names = [json.loads(e["text"])["user"] for e in groups[key] if e["kind"] == "user"]
@@ -686,6 +770,15 @@ def _tombstone(entity: Entity) -> Tombstone:
     """The tombstone of a record; never encrypted, since it tells no more than its key."""
     content = json.loads(entity["body"])
     return Tombstone(incarnation=int(entity["number"]), done=entity["kind"] == FORGOTTEN, **content)
+
+
+def _summarised(pks: Sequence[str]) -> list[str]:
+    """Those of a user's records that a summary is made from; older persona versions tell nothing where `seen` is stored."""
+    personas = [pk for pk in pks if _kind(pk) == "persona"]
+    if any(_kind(pk) == SEEN for pk in pks):
+        newest = max((pk.split("/")[2] for pk in personas), default="")
+        personas = [pk for pk in personas if pk.split("/")[2] == newest]
+    return [*personas, *(pk for pk in pks if _kind(pk) in ("user", SEEN))]
 
 
 def _kind(pk: str) -> str:

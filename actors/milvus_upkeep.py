@@ -181,7 +181,7 @@ class UpkeepStore(MilvusStore):
             if not found:
                 raise StoreError(f"persona version {persona.number} is not in the store")
             for e in found:
-                content = {**json.loads(e["text"]), "persona": persona.model_dump(mode="json")}
+                content = {**json.loads(e["text"]), "persona": persona.plain()}
                 entity, rest = self._record(key, e["pk"][33:], "persona", persona.number, json.dumps(content))
                 self._put_records([*rest, entity])
                 fresh = {part["pk"] for part in rest}

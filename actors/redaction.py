@@ -51,7 +51,7 @@ class Redaction:
             return replace(
                 exported,
                 interactions=interactions,
-                personas=tuple(redacted_persona(p, redact) for p in exported.personas),
+                personas=tuple(redacted_persona(p, redact) for p in exported.personas or ()),
                 profile=None if profile is None else redacted_profile(profile, redact),
             )
 

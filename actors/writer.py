@@ -17,9 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from actors.audit import AuditLog, Entry
 from actors.milvus_upkeep import UpkeepStore
 from actors.tenure import DeposedError, Tenure
+from personaagent.chain import PersonaChain
 from personaagent.changes import Change, commit
 from personaagent.errors import StoreError
 from personaagent.forgetting import admit, finish_erasure, forget_user
+from personaagent.limits import KB, MB
+from personaagent.settings import LimitsSettings
 from personaagent.store import Row, Tombstone
 from personaagent.types import ForgetReceipt, user_key
 
@@ -43,10 +46,13 @@ class Writer:
         UnavailableError: the Milvus server is away.
     """
 
-    def __init__(self, store: UpkeepStore, tenure: Tenure, audit: AuditLog) -> None:
+    def __init__(
+        self, store: UpkeepStore, tenure: Tenure, audit: AuditLog, limits: LimitsSettings | None = None
+    ) -> None:
         self._store = store
         self._tenure = tenure
         self._audit = audit
+        self.limits = limits or LimitsSettings()  # of what is planned
 
     def admit(self, user: str, incarnation: int | None) -> None:
         """Check that a write of this shard, and of work that began under this incarnation, may pass. Raises ForgottenError."""
@@ -90,6 +96,15 @@ class Writer:
         except BaseException:
             self._withdraw(entries)
             raise
+
+    def shorten(self, user: str, chain: PersonaChain) -> None:
+        """Take the texts of a user's oldest persona versions away if all together are larger than limits allow."""
+        most = self.limits
+        for persona in chain.excess(round(most.persona_chain_mb * MB), round(most.persona_kb * KB)):
+            self._tenure.check()
+            self._audit.write("drop persona texts", user_key(user), "limits", {"persona": persona.number})
+            self._store.amend_persona(user, persona.without_texts())
+            chain.drop(persona)
 
     def forget(self, user: str, by: str, audit_id: str) -> ForgetReceipt:
         """Remove every trace of a user; see `forget_user`. Raises NotFoundError."""

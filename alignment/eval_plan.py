@@ -43,7 +43,7 @@ CONTROLS = ("wrong_user", "wrong_persona")
 _MEMORY = frozenset(
     {
         "uri", "token", "collection", "shards", "tenant", "idle_s", "max_ram_mb", "flush_rows", "flush_s",
-        "retention_days", "redact", "encryption_key", "audit_reads",
+        "retention_days", "redact", "encryption_key", "audit_reads", "limits", "user_ram_share",
     }
 )  # fmt: skip
 _ALIGNMENT = frozenset(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, NoReturn
 
+from personaagent.chain import PersonaChain
 from personaagent.errors import ConflictError, InvalidInput
 from personaagent.evidence import uniform
 from personaagent.index import episode_tokens
@@ -16,10 +17,13 @@ from personaagent.protocols import Memory
 from personaagent.types import (
     AppendResult,
     Episode,
+    ExportCursor,
+    ExportPage,
     ForgetReceipt,
     Interaction,
     Persona,
     PersonaDraft,
+    PersonaPage,
     Profile,
     Recall,
     RecallQuery,
@@ -129,6 +133,10 @@ class View:
             versions = tuple(p.model_copy(update={"text": self._text, "claims": (), "exemplars": ()}) for p in versions)
         return versions
 
+    async def persona_page(self, user: str, before: int | None, limit: int) -> PersonaPage:
+        """See `Memory`."""
+        return PersonaChain(await self.personas(user)).page(before, limit)
+
     async def incarnation(self, user: str) -> int:
         """See `Memory`."""
         return await self._base.incarnation(self._memory_as.get(user, user))
@@ -185,6 +193,10 @@ class View:
     async def population(self) -> Population | None:
         """See `Memory`."""
         return await self._base.population()
+
+    async def export_page(self, user: str, cursor: ExportCursor | None = None) -> ExportPage:
+        """See `Memory`."""
+        return await self._base.export_page(user, cursor)
 
     async def export(self, user: str) -> tuple[str, ...]:
         """See `Memory`."""

@@ -25,12 +25,15 @@ from personaagent.types import (
     AppendResult,
     ChatRequest,
     ChatResult,
+    ExportCursor,
+    ExportPage,
     ForgetReceipt,
     Interaction,
     Likelihood,
     LikelihoodRequest,
     Persona,
     PersonaDraft,
+    PersonaPage,
     Profile,
     Recall,
     RecallQuery,
@@ -235,6 +238,10 @@ class MadeUpMemory:
         """See `Memory`."""
         return await (await self._of(user)).personas(user)
 
+    async def persona_page(self, user: str, before: int | None, limit: int) -> PersonaPage:
+        """See `Memory`."""
+        return await (await self._of(user)).persona_page(user, before, limit)
+
     async def commit_persona(
         self, user: str, draft: PersonaDraft, expected: int | None, incarnation: int | None = None
     ) -> Persona:
@@ -258,6 +265,10 @@ class MadeUpMemory:
     async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
         """See `Memory`."""
         return await (await self._of(user)).forget(user, by)
+
+    async def export_page(self, user: str, cursor: ExportCursor | None = None) -> ExportPage:
+        """See `Memory`."""
+        return await (await self._of(user)).export_page(user, cursor)
 
     async def export(self, user: str) -> tuple[str, ...]:
         """See `Memory`."""

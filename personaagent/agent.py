@@ -20,7 +20,14 @@ from personaagent.changes import same_question
 from personaagent.contrast import MAX_SAMPLES, Samples, Setting, best_of, checked_samples
 from personaagent.copying import Copy, Said, copied
 from personaagent.decision import Choice, decide, score_options
-from personaagent.errors import ConflictError, ContextLengthExceeded, ForgottenError, StoreError, UnavailableError
+from personaagent.errors import (
+    ConflictError,
+    ContextLengthExceeded,
+    ForgottenError,
+    StoreError,
+    TooLarge,
+    UnavailableError,
+)
 from personaagent.first_persona import first_draft
 from personaagent.profile import build_profile
 from personaagent.protocols import LLM, Embedder, Memory
@@ -28,6 +35,7 @@ from personaagent.rounds import RECENT, Rounds
 from personaagent.settings import AgentSettings
 from personaagent.tools import MARK, MemoryTools, parse_tool_call, strip_tool_calls
 from personaagent.types import (
+    MAX_TEXT,
     ChatRequest,
     ChatResult,
     Decision,
@@ -368,19 +376,16 @@ class Agent:
             )
         if turn.remember:
             rounds = Rounds(turn.user, turn.messages).note(reply.message)
-            await self.memory.append(
-                turn.user,
-                [
-                    Interaction(
-                        id=interaction,
-                        user=turn.user,
-                        time=asked,
-                        query=query,
-                        response=reply.text,
-                        choices=turn.choices,
-                        metadata={"source": "chat", "persona": number or 1, "identity": turn.identity, **rounds},
-                    )
-                ],
+            await self._remember(
+                Interaction(
+                    id=interaction,
+                    user=turn.user,
+                    time=asked,
+                    query=query,
+                    response=reply.text if len(reply.text) <= MAX_TEXT else None,
+                    choices=turn.choices,
+                    metadata={"source": "chat", "persona": number or 1, "identity": turn.identity, **rounds},
+                ),
                 incarnation,
             )
             if stored is None:
@@ -395,6 +400,15 @@ class Agent:
             # The answer stands, and a client that were told of an error would ask again; the next turn commits it.
             logger.warning("a first persona was not stored: %s", e.message)
             return 0
+
+    async def _remember(self, interaction: Interaction, incarnation: int) -> None:
+        """Append a turn; without its answer if only that makes it larger than may be stored. The user has the answer then."""
+        try:
+            await self.memory.append(interaction.user, [interaction], incarnation)
+        except TooLarge:
+            if interaction.response is None:
+                raise
+            await self.memory.append(interaction.user, [interaction.model_copy(update={"response": None})], incarnation)
 
     async def _reasons(self, user: str, asked: RecallQuery, recall: Recall, answer: str) -> tuple[Reason, ...]:
         """What memory has to say about the answer, which the model may have made another one than memory prefers."""

@@ -23,9 +23,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from personaagent.errors import ConflictError, FutureTimeError, InvalidInput, NotFoundError
+from personaagent.errors import ConflictError, FutureTimeError, InvalidInput, NotFoundError, TooLarge
+from personaagent.limits import KB, interaction_fault, persona_fault, user_fault
 from personaagent.protocols import Embedder, Matrix
 from personaagent.rounds import later_round
+from personaagent.settings import LimitsSettings
 from personaagent.store import Quantised, Row, Store, Vector, half, microseconds, pack, quantised
 from personaagent.types import (
     AHEAD,
@@ -33,6 +35,7 @@ from personaagent.types import (
     AppendResult,
     Interaction,
     Kind,
+    Oversized,
     Persona,
     PersonaDraft,
     Profile,
@@ -112,13 +115,21 @@ def commit(store: Store, changes: Sequence[Change]) -> None:
 
 
 def plan_append(
-    user: str, items: Sequence[Incoming], existing: Callable[[str], Row | None], last_arrived: int, now: int
+    user: str,
+    items: Sequence[Incoming],
+    existing: Callable[[str], Row | None],
+    last_arrived: int,
+    now: int,
+    limits: LimitsSettings,
+    used: int = 0,
+    skip: bool = False,
 ) -> Change:
     """What an append writes, given a way to look up rows that are there already.
 
     A repeated id changes nothing, except that a missing truth or response is filled in, and then also missing vectors of
     the same options; and an answer that called tools is replaced by what came after (`personaagent.rounds`). An id that is
-    another question's already is left out and stands in the result's `conflicts`; see `undisputed`.
+    another question's already is left out and stands in the result's `conflicts`; see `undisputed`. What is there already may
+    be larger than limits allow; it is left as it is.
 
     Args:
         user: whose interactions these are.
@@ -126,14 +137,28 @@ def plan_append(
         existing: the stored row of an interaction id, or None.
         last_arrived: when the user's newest row or truth arrived; new ones come later, whatever the clock says.
         now: microseconds since 1970.
+        limits: of what is new.
+        used: bytes of the interactions that the user has.
+        skip: leave out what is larger than limits allow, and say so in the result.
 
     Raises:
         InvalidInput: an interaction belongs to another user.
         FutureTimeError: a new interaction is of a time in the far future.
+        TooLarge: an interaction, or all of the user's together, are larger than limits allow, and `skip` is not set.
     """
     rows: dict[str, Row] = {}
     added = updated = repeated = 0
     conflicts: list[tuple[str, str]] = []
+    oversized: list[Oversized] = []
+
+    def fits(interaction: Interaction, payload: bytes, grown: int) -> bool:
+        fault = interaction_fault(interaction, limits, payload) or user_fault(grown, limits)
+        if fault and not skip:
+            raise TooLarge(f"interaction {interaction.id!r}: {fault}")
+        if fault:
+            oversized.append(Oversized(user=user, id=interaction.id, reason=fault))
+        return not fault
+
     arrival = max(now, last_arrived + 1)
     latest = now + AHEAD // timedelta(microseconds=1)
     for item in items:
@@ -146,7 +171,11 @@ def plan_append(
                 raise FutureTimeError(future_fault(interaction.time, datetime.fromtimestamp(now / 1e6, UTC)))
             arrived = arrival if item.arrived is None else item.arrived
             known = 0 if interaction.truth is None else item.truth_arrived or arrival
-            rows[interaction.id] = _row(interaction, item, arrived, known)
+            row = _row(interaction, item, arrived, known)
+            if not fits(interaction, row.payload, used + len(row.payload)):
+                continue
+            used += len(row.payload)
+            rows[interaction.id] = row
             arrival = max(arrival, arrived, known) + 1
             added += 1
             continue
@@ -164,6 +193,10 @@ def plan_append(
             repeated += 1
             continue
         merged = stored.model_copy(update=fill)
+        payload = pack(merged)
+        # What is filled in is new; what was there before may be larger than that.
+        if not fits(interaction.model_copy(update={"metadata": {}, "choices": None}), _new(old, payload, limits), 0):
+            continue
         known = old.truth_arrived
         if merged.truth is not None and stored.truth is None:  # new to whoever has read this user's truths already
             known = max(arrival, item.truth_arrived or 0)
@@ -174,7 +207,7 @@ def plan_append(
         rows[interaction.id] = replace(
             old,
             truth_arrived=known,
-            payload=pack(merged),
+            payload=payload,
             truth_vector=old.truth_vector if stored.truth is not None else _half(item.truth_vector),
             option_vectors=options,
         )
@@ -182,7 +215,9 @@ def plan_append(
     return Change(
         user=user,
         rows=tuple(rows.values()),
-        added=AppendResult(added=added, repeated=repeated, updated=updated, conflicts=tuple(conflicts)),
+        added=AppendResult(
+            added=added, repeated=repeated, updated=updated, conflicts=tuple(conflicts), oversized=tuple(oversized)
+        ),
     )
 
 
@@ -206,6 +241,11 @@ def undisputed(change: Change) -> Change:
             f"interaction id {conflicts[0][1]!r} is another question's already{more}; choose another id"
         )
     return change
+
+
+def _new(old: Row, payload: bytes, limits: LimitsSettings) -> bytes:
+    """What is to be measured of a row's new payload: nothing if the old one was larger than limits allow already."""
+    return payload if len(old.payload) <= limits.interaction_kb * KB else b""
 
 
 def _row(interaction: Interaction, item: Incoming, arrived: int, truth_arrived: int) -> Row:
@@ -248,12 +288,17 @@ def plan_feedback(
     truth_vector: Vector | None,
     last_arrived: int,
     now: int,
+    limits: LimitsSettings,
     rating: int | None = None,
 ) -> Change:
-    """What feedback on the stored row `old` writes; see `plan_append`. Raises NotFoundError if there is none.
+    """What feedback on the stored row `old` writes; see `plan_append`.
 
     A thumb down (`rating` -1) without a truth takes back a truth that says what the answer says: somebody confirmed the
     answer before they thought better of it. A truth in other words stays.
+
+    Raises:
+        NotFoundError: there is no such row.
+        TooLarge: the truth is larger than limits allow, or makes the interaction larger than that.
     """
     if old is None:
         raise NotFoundError(f"interaction {interaction!r} does not exist")
@@ -272,7 +317,11 @@ def plan_feedback(
         told = Interaction.model_validate({**dict(stored), "truth": truth, "metadata": metadata})
     except ValidationError as e:
         raise InvalidInput(f"truth: {e.errors()[0]['msg']}") from e
-    row = replace(old, payload=pack(told))
+    payload = pack(told)
+    new = told.model_copy(update={"metadata": {}, "choices": None, "response": None})
+    if fault := interaction_fault(new, limits, _new(old, payload, limits)):
+        raise TooLarge(f"interaction {interaction!r}: {fault}")
+    row = replace(old, payload=payload)
     if truth is None:
         row = replace(row, truth_arrived=0, truth_vector=None)
     elif truth != stored.truth:
@@ -282,8 +331,15 @@ def plan_feedback(
     return Change(user=old.user, rows=(row,), added=AppendResult(added=0, repeated=0, updated=1))
 
 
-def plan_persona(current: Persona | None, draft: PersonaDraft, expected: int | None) -> Persona:
-    """The version that follows `current`. Raises ConflictError if that is not version `expected`."""
+def plan_persona(current: Persona | None, draft: PersonaDraft, expected: int | None, limits: LimitsSettings) -> Persona:
+    """The version that follows `current`.
+
+    Raises:
+        ConflictError: that is not version `expected`.
+        TooLarge: it is larger than limits allow.
+    """
+    if fault := persona_fault(draft, limits):
+        raise TooLarge(fault)
     number = current.number if current else None
     if number != expected:
         raise ConflictError(f"the persona is at version {number or 'none'}, not {expected or 'none'}; read it again")

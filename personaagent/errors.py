@@ -18,6 +18,7 @@ __all__ = [
     "PersonaAgentError",
     "RequestRefused",
     "StoreError",
+    "TooLarge",
     "UnavailableError",
     "UnsupportedError",
 ]
@@ -82,6 +83,13 @@ class FutureTimeError(InvalidInput):
 
     status = 400
     code = "time_in_future"
+
+
+class TooLarge(InvalidInput):
+    """Something is larger than a setting of `memory.limits` allows, which the message names."""
+
+    status = 413
+    code = "too_large"
 
 
 class NotFoundError(PersonaAgentError):

@@ -65,6 +65,7 @@ class EpisodeIndex:
         # Equal truths share one vector: ratings and closed choices repeat the same few over and over.
         self._truth = Column(np.int32)  # code of the truth, -1 while unknown
         self._truth_codes: dict[str, int] = {}
+        self._truth_bytes = 0  # of their texts
         self._truth_vectors = Column(np.float32, dim)
         # So do equal options of closed choices.
         self._options = Column(np.int32, MAX_OPTIONS)  # codes of the kept options, -1 behind the last
@@ -131,6 +132,11 @@ class EpisodeIndex:
         return codes
 
     @property
+    def payload_bytes(self) -> int:
+        """Bytes of the interactions as they are stored."""
+        return self._payload_bytes
+
+    @property
     def ram_bytes(self) -> int:
         """Estimated size."""
         columns = (self._vectors, self._times, self._arrived, self._truth_arrived, self._truth, self._group)
@@ -139,9 +145,12 @@ class EpisodeIndex:
             + 4 * len(self._newest_of)
             + self._payload_bytes
             + self._option_bytes
+            + self._truth_bytes
+            + 100 * len(self._group_codes)
             + self._offers.ram_bytes
             + self._ratings.ram_bytes
             + 350 * len(self)  # id, dictionary entries, list slots, object headers
+            + (self._payload_bytes + 300 * len(self) if self._metadata else 0)  # values that were filtered on, at most
             + (self._bm25.ram_bytes if self._bm25 is not None else 0)
         )
 
@@ -201,6 +210,13 @@ class EpisodeIndex:
         """All rows in order of arrival."""
         for interaction, slot in self._slots.items():
             yield self._row(slot, interaction)
+
+    def after(self, arrived: int) -> Iterator[Row]:
+        """Rows that arrived later than that, oldest arrival first."""
+        arrivals, ids = self._arrived.view, list(self._slots)
+        slots = np.flatnonzero(arrivals > arrived)
+        for slot in slots[np.argsort(arrivals[slots], kind="stable")]:
+            yield self._row(int(slot), ids[slot])
 
     def latest(self, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
         """The newest n interactions, oldest first."""
@@ -454,6 +470,7 @@ class EpisodeIndex:
         if truth not in self._truth_codes:
             self._truth_vectors.append(vector)
             self._truth_codes[truth] = len(self._truth_codes)
+            self._truth_bytes += 100 + sys.getsizeof(truth)
         return self._truth_codes[truth]
 
     def _codes(self, interaction: Interaction, vectors: Quantised | None) -> npt.NDArray[np.int32]:

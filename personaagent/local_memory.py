@@ -15,16 +15,19 @@ from personaagent.errors import ForgottenError
 from personaagent.forgetting import admit, forget_user
 from personaagent.incoming import meant_by
 from personaagent.population import Commons, Population
-from personaagent.portable import parse_export
+from personaagent.portable import export_page, parse_export
 from personaagent.protocols import Embedder
 from personaagent.settings import MemorySettings
 from personaagent.store import Store
 from personaagent.types import (
     AppendResult,
+    ExportCursor,
+    ExportPage,
     ForgetReceipt,
     Interaction,
     Persona,
     PersonaDraft,
+    PersonaPage,
     Profile,
     Recall,
     RecallQuery,
@@ -144,6 +147,10 @@ class LocalMemory:
         """All versions, oldest first."""
         return (await self._user(user)).personas()
 
+    async def persona_page(self, user: str, before: int | None, limit: int) -> PersonaPage:
+        """The newest versions before number `before` (None: of all), at most `limit`, oldest first."""
+        return (await self._user(user)).chain.page(before, limit)
+
     async def commit_persona(
         self, user: str, draft: PersonaDraft, expected: int | None, incarnation: int | None = None
     ) -> Persona:
@@ -152,7 +159,9 @@ class LocalMemory:
             memory = await self._user(user)
             self._admit(user, incarnation)
             self._apply(memory, memory.commit_persona(draft, expected))
-            return memory.personas()[-1]
+            persona = memory.persona()
+            assert persona is not None
+            return persona
 
     async def profile(self, user: str) -> Profile:
         """The semantic memory; an empty profile of version 0 if there is none."""
@@ -186,6 +195,12 @@ class LocalMemory:
     async def export(self, user: str) -> tuple[str, ...]:
         """Everything stored of the user as JSON Lines. Raises NotFoundError."""
         return (await self._user(user)).export()
+
+    async def export_page(self, user: str, cursor: ExportCursor | None = None) -> ExportPage:
+        """Some lines of an export: the first ones, or those from a cursor on. Raises NotFoundError and ForgottenError."""
+        if cursor is not None:
+            self._admit(user, cursor.incarnation)
+        return export_page(await self._user(user), cursor, self._incarnation)
 
     async def restore(self, lines: Sequence[str], incarnations: Sequence[int] | None = None) -> AppendResult:
         """Read an export back into a memory equal to the exported one.

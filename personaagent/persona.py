@@ -27,7 +27,7 @@ from personaagent.claims import (
 )
 from personaagent.errors import InvalidInput, NotFoundError
 from personaagent.safety import danger
-from personaagent.types import Decision, Fact, Origin, PersonaDraft, Profile
+from personaagent.types import Decision, Fact, Origin, Persona, PersonaDraft, Profile
 
 __all__ = [
     "CHARS_PER_TOKEN",
@@ -248,7 +248,15 @@ def again(
         origin: of the new version.
         pinned: whether alignment must leave it alone; None: as before.
         struck: claims struck in other versions. They stay so, unless this one makes them.
+
+    Raises:
+        NotFoundError: the texts of this version are gone, see `Persona.dropped`.
     """
+    if isinstance(version, Persona) and version.dropped:
+        raise NotFoundError(
+            f"the texts of persona version {version.number} are gone, because the user's versions took up more than"
+            " memory.limits.persona_chain_mb allows; choose a newer version"
+        )
     claims = standing(version)
     more = [
         s for s in struck if not any(same_claim(s, other) for other in (*version.struck, *(c.text for c in claims)))

@@ -10,50 +10,171 @@ there is one, {"type": "profile"} beside the fields of `Profile`; and, once alig
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
+from personaagent.chain import PAGE_BYTES, PersonaChain
 from personaagent.changes import Incoming
-from personaagent.errors import FutureTimeError, InvalidInput
+from personaagent.errors import FutureTimeError, InvalidInput, NotFoundError
+from personaagent.limits import chunks
 from personaagent.store import Row, dump_json
-from personaagent.types import AHEAD, Fact, Interaction, Persona, Profile, future_fault, utc_now
+from personaagent.types import (
+    AHEAD,
+    ExportCursor,
+    ExportPage,
+    Fact,
+    Interaction,
+    Persona,
+    Profile,
+    future_fault,
+    utc_now,
+)
 
-__all__ = ["Exported", "export_lines", "parse_export"]
+__all__ = ["Exported", "export_page", "export_pages", "parse_export"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def export_lines(
-    user: str, rows: Sequence[Row], personas: Sequence[Persona], profile: Profile, seen: int | None = None
-) -> tuple[str, ...]:
-    """A user's stored state as JSON Lines."""
-    lines: list[dict[str, Any]] = [{"type": "user", "user": user, "version": 1}]
-    for row in rows:
-        stamps = {"arrived": row.arrived, "truth_arrived": row.truth_arrived or None}
-        lines.append({"type": "interaction", **stamps, **json.loads(row.payload)})
-    lines += [{"type": "persona", **p.model_dump(mode="json")} for p in personas]
+class Source(Protocol):
+    """A user's memory, as an export reads it."""
+
+    user: str
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything is stored of the user."""
+        ...
+
+    @property
+    def last_arrived(self) -> int:
+        """Whatever comes from now on arrives later than this."""
+        ...
+
+    @property
+    def seen(self) -> int | None:
+        """Alignment has looked at the truths that arrived up to here."""
+        ...
+
+    @property
+    def chain(self) -> PersonaChain:
+        """The persona versions."""
+        ...
+
+    def rows_after(self, arrived: int) -> Iterator[Row]:
+        """Rows that arrived later than that, oldest arrival first."""
+        ...
+
+    def profile(self) -> Profile:
+        """The semantic memory."""
+        ...
+
+
+def export_page(
+    source: Source, cursor: ExportCursor | None, incarnation: int = 0, most: int = PAGE_BYTES
+) -> ExportPage:
+    """The lines of an export from a cursor on (None: from its beginning), about `most` bytes of them.
+
+    Interactions that arrive while an export goes on are not part of it.
+
+    Raises:
+        NotFoundError: nothing is stored of this user.
+    """
+    lines: list[str] = []
+    left = most
+
+    def add(content: dict[str, Any]) -> None:
+        nonlocal left
+        lines.append(dump_json(content))
+        left -= len(lines[-1])
+
+    if cursor is None:
+        if not source.exists:
+            raise NotFoundError("this user is unknown")
+        add({"type": "user", "user": source.user, "version": 1})
+        cursor = ExportCursor(until=source.last_arrived, incarnation=incarnation)
+    at, after = cursor.part, cursor.after
+    if at == "rows":
+        for row in source.rows_after(after):
+            if row.arrived > cursor.until:
+                break
+            if left <= 0 and row.arrived != after:  # of rows of one moment, which hand-made exports have, none is lost
+                return ExportPage(lines=tuple(lines), next=cursor.model_copy(update={"after": after}))
+            stamps = {"arrived": row.arrived, "truth_arrived": row.truth_arrived or None}
+            add({"type": "interaction", **stamps, **json.loads(row.payload)})
+            after = row.arrived
+        at, after = "personas", 0
+    if at == "personas":
+        for persona in source.chain.each(after + 1):
+            if left <= 0:
+                going_on = {"part": at, "after": persona.number - 1}
+                return ExportPage(lines=tuple(lines), next=cursor.model_copy(update=going_on))
+            add({"type": "persona", **persona.plain()})
+    profile, seen = source.profile(), source.seen
     if profile.version:
-        lines.append({"type": "profile", **profile.model_dump(mode="json")})
+        add({"type": "profile", **profile.model_dump(mode="json")})
     if seen is not None:
-        lines.append({"type": "alignment", "seen": seen})
-    return tuple(dump_json(line) for line in lines)
+        add({"type": "alignment", "seen": seen})
+    return ExportPage(lines=tuple(lines))
+
+
+def export_pages(source: Source) -> Iterator[ExportPage]:
+    """All pages of an export, of a memory that does not change meanwhile. Raises as `export_page`."""
+    page = export_page(source, None)
+    yield page
+    while page.next is not None:
+        page = export_page(source, page.next)
+        yield page
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A parsed export: what was stored, without vectors."""
+    """A parsed export: what was stored, without vectors; or, of one that is restored in several parts, a part of it.
+
+    Every part but the last has `more` set: its profile and `seen` are compared with what is there, and taken over with the
+    last one. The first part brings the personas, the last one says in `everything` what all parts have of truths.
+    """
 
     user: str
     interactions: tuple[Interaction, ...]
     arrived: tuple[int, ...]
     truth_arrived: tuple[int, ...]  # 0 while there is no truth
-    personas: tuple[Persona, ...]
+    personas: tuple[Persona, ...] | None  # None: another part has them
     profile: Profile | None
     seen: int | None = None  # see `StoredUser`
+    more: bool = False
+    everything: tuple[tuple[str, int], ...] | None = None
+
+    @property
+    def told(self) -> tuple[tuple[str, int], ...]:
+        """Ids of the interactions, and when their truths arrived."""
+        if self.everything is not None:
+            return self.everything
+        return tuple((i.id, arrived) for i, arrived in zip(self.interactions, self.truth_arrived, strict=True))
+
+    def parts(self, count: int, most: int) -> list[Exported]:
+        """This export in parts of at most `count` interactions and about `most` bytes, to be restored one after the other."""
+        groups = list(chunks(self.interactions, count, most))
+        if len(groups) < 2:
+            return [self]
+        found, first = [], 0
+        for n, group in enumerate(groups):
+            end, last = first + len(group), n == len(groups) - 1
+            part = replace(
+                self,
+                interactions=tuple(group),
+                arrived=self.arrived[first:end],
+                truth_arrived=self.truth_arrived[first:end],
+                personas=self.personas if n == 0 else None,
+                more=not last,
+                everything=self.told if last else None,
+            )
+            found.append(part)
+            first = end
+        return found
 
     def stamp(self, items: Sequence[Incoming]) -> list[Incoming]:
         """The interactions, now with vectors, with the times at which they and their truths arrived."""

@@ -16,12 +16,15 @@ from personaagent.types import (
     AppendResult,
     ChatRequest,
     ChatResult,
+    ExportCursor,
+    ExportPage,
     ForgetReceipt,
     Interaction,
     Likelihood,
     LikelihoodRequest,
     Persona,
     PersonaDraft,
+    PersonaPage,
     Profile,
     Recall,
     RecallQuery,
@@ -29,7 +32,7 @@ from personaagent.types import (
     UserSummary,
 )
 
-__all__ = ["LLM", "Embedder", "Likely", "Matrix", "Memory", "Wrapper", "likely"]
+__all__ = ["LLM", "Embedder", "Likely", "Matrix", "Memory", "Wrapper", "export_pages", "likely"]
 
 Matrix = npt.NDArray[np.float32]  # (n, dim), rows of unit length
 
@@ -55,6 +58,25 @@ class Likely(Protocol):
             LLMError, UnavailableError: as `LLM.chat`.
         """
         ...
+
+
+class Exporting(Protocol):
+    """A memory that exports users page by page."""
+
+    async def export_page(self, user: str, cursor: ExportCursor | None = None) -> ExportPage:
+        """See `Memory`."""
+        ...
+
+
+async def export_pages(memory: Exporting, user: str) -> AsyncIterator[tuple[str, ...]]:
+    """The lines of an export, so many at a time as are fit to be held at once. Raises as `Memory.export_page`."""
+    cursor: ExportCursor | None = None
+    while True:
+        page = await memory.export_page(user, cursor)
+        yield page.lines
+        cursor = page.next
+        if cursor is None:
+            return
 
 
 class LLM(Protocol):
@@ -167,7 +189,12 @@ class Memory(Protocol):
         ...
 
     async def personas(self, user: str) -> tuple[Persona, ...]:
-        """All versions, oldest first."""
+        """All versions, oldest first; they may be many, see `persona_page`."""
+        ...
+
+    async def persona_page(self, user: str, before: int | None, limit: int) -> PersonaPage:
+        """The newest versions before number `before` (None: of all), oldest first: at most `limit`, and no more than are fit
+        to be held at once."""
         ...
 
     async def commit_persona(
@@ -203,8 +230,17 @@ class Memory(Protocol):
         """
         ...
 
+    async def export_page(self, user: str, cursor: ExportCursor | None = None) -> ExportPage:
+        """Some lines of an export: the first ones, or those from a cursor on; see `export_pages`.
+
+        Raises:
+            NotFoundError: nothing is stored of the user.
+            ForgottenError: the user was forgotten since the first page.
+        """
+        ...
+
     async def export(self, user: str) -> tuple[str, ...]:
-        """Everything stored of the user as JSON Lines, which `import` reads back. Raises NotFoundError."""
+        """Everything stored of the user as JSON Lines, which `import` reads back. Raises as `export_page`."""
         ...
 
     async def summary(self, user: str) -> UserSummary | None:

@@ -74,6 +74,21 @@ class EmbedderSettings(Section):
     num_replicas: Annotated[int, Field(ge=1)] = 1
 
 
+class LimitsSettings(Section):
+    """How much may be stored, in bytes of UTF-8: a kB is 1,000 of them, a MB 1,000,000. What is stored beyond stays readable."""
+
+    # Of a query, response, truth or option. Types allow 60,000 characters, which take 240 kB at most.
+    text_kb: Annotated[float, Field(gt=0, le=240)] = 240.0
+    metadata_kb: Annotated[float, Field(gt=0)] = 64.0  # of an interaction, as JSON
+    choices_kb: Annotated[float, Field(gt=0)] = 256.0  # of all options of a request
+    interaction_kb: Annotated[float, Field(gt=0)] = 512.0  # all of it, as JSON
+    persona_kb: Annotated[float, Field(gt=0)] = 512.0  # a persona version with claims and exemplars, as JSON
+    persona_chain_mb: Annotated[float, Field(gt=0)] = (
+        8.0  # all versions of a user; beyond it the oldest lose their texts
+    )
+    user_mb: Annotated[float, Field(gt=0)] = 1_000.0  # all interactions of a user, as JSON
+
+
 class MemorySettings(Section):
     """Where and how users' memories are kept."""
 
@@ -84,7 +99,9 @@ class MemorySettings(Section):
     tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "default"
     idle_s: Annotated[float, Field(gt=0)] = 900.0  # passivate a user after so long without a call
     max_ram_mb: Annotated[float, Field(gt=0)] = 512.0  # per shard, over all active users
-    max_active_episodes: Annotated[int, Field(ge=100)] = 50_000  # above it a user is searched in Milvus
+    # One user's share of `max_ram_mb`. A user who needs more is searched in the store, and takes no RAM from others.
+    user_ram_share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    max_active_episodes: Annotated[int, Field(ge=100)] = 50_000  # so is a user with more episodes than that
     flush_rows: Annotated[int, Field(ge=1)] = 2_000  # flush after so many unflushed rows ...
     flush_s: Annotated[float, Field(gt=0)] = 5.0  # ... or after so long, in the background
     # On a Milvus server: how long a shard serves from RAM before it asks the store again whether it still owns its users, and
@@ -96,6 +113,12 @@ class MemorySettings(Section):
     audit_reads: bool = False  # log who read whose memory too, not only changes
     bm25_weight: Annotated[float, Field(ge=0)] = 0.5  # in reciprocal rank fusion, dense being 1
     recency_weight: Annotated[float, Field(ge=0)] = 0.1
+    limits: LimitsSettings = LimitsSettings()
+
+    @property
+    def user_ram_bytes(self) -> int:
+        """How much RAM one user may take in a shard."""
+        return int(self.max_ram_mb * 2**20 * self.user_ram_share)
 
 
 class AgentSettings(Section):

@@ -12,7 +12,7 @@ import json
 import threading
 import time as clocks
 from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -35,7 +35,9 @@ __all__ = [
     "StoredUser",
     "Tombstone",
     "Vector",
+    "aligned_at",
     "dump_json",
+    "fitting",
     "half",
     "microseconds",
     "ordering",
@@ -159,15 +161,22 @@ class Row:
         """What the store finds it by."""
         return row_key(self.user, self.id)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of text and vectors."""
+        vectors = (self.query_vector, self.truth_vector, self.option_vectors)
+        return len(self.payload) + sum(v.nbytes for v in vectors if v is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class StoredUser:
-    """What a store has of one user; `rows` in order of arrival, `personas` by number."""
+    """What a store has of one user; `rows` in order of arrival, `personas` by number: all, or only the newest."""
 
     rows: tuple[Row, ...] = ()
     personas: tuple[Persona, ...] = ()
     profile: Profile | None = None
     seen: int | None = None  # alignment has looked at truths that arrived up to here; None if it never has
+    aligned: int = 0  # where that is None: what the newest aligned version says of it, see `aligned_at`
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +312,12 @@ class Ledger:
         known = self._columns()[2][: len(keys)]
         return [(keys[slot], int(known[slot])) for slot in page_of(known, after, n)]
 
+    def arrivals(self) -> list[tuple[int, bytes]]:
+        """When the rows arrived, and their keys, oldest arrival first."""
+        keys = self.digests()
+        arrived = self._columns()[1][: len(keys)]
+        return [(int(arrived[slot]), keys[slot]) for slot in np.argsort(arrived, kind="stable")]
+
     def newest(self, n: int, with_truth: bool = False) -> list[bytes]:
         """Keys of the newest n rows in the user's order, oldest first."""
         keys = self.digests()
@@ -362,8 +377,22 @@ class Store(Protocol):
         """How many interactions the user has."""
         ...
 
-    def load(self, user: str, rows: bool = True) -> StoredUser:
-        """Everything of the user, or only personas and profile; empty for an unknown user."""
+    def load(self, user: str, rows: bool = True, history: bool = True) -> StoredUser:
+        """Everything of the user; empty for an unknown user.
+
+        Args:
+            user: who.
+            rows: also the interactions.
+            history: all persona versions; else only the newest.
+        """
+        ...
+
+    def stream(self, user: str) -> Iterator[Row]:
+        """The user's rows in any order, read in pages as they are asked for, so that many or large ones take little RAM."""
+        ...
+
+    def personas(self, user: str, before: int | None = None, limit: int | None = None) -> tuple[Persona, ...]:
+        """Versions by number: of those before number `before` the newest, at most `limit`; None for all."""
         ...
 
     def held(self, user: str) -> Held:
@@ -383,7 +412,16 @@ class Store(Protocol):
         ...
 
     def search(
-        self, user: str, vector: Vector, limit: int, *, since: int, until: int, before: tuple[int, int], truth: bool
+        self,
+        user: str,
+        vector: Vector,
+        limit: int,
+        *,
+        since: int,
+        until: int,
+        before: tuple[int, int],
+        truth: bool,
+        most: int | None = None,
     ) -> list[Row]:
         """The user's rows by cosine with `vector`, for users too large for RAM.
 
@@ -395,6 +433,7 @@ class Store(Protocol):
             until: only rows before this time.
             before: (time, arrived); only rows earlier than that in the user's order.
             truth: only rows whose truth is known.
+            most: bytes of the rows, but for a single one that is larger: of the best ones as many as fit.
         """
         ...
 
@@ -476,6 +515,25 @@ class _Counts(Protocol):
     def truths_after(self, arrived: int) -> int: ...
 
 
+def aligned_at(personas: Sequence[Persona]) -> int:
+    """When the newest aligned persona was made, microseconds since 1970; 0 if there is none or a clock was ahead."""
+    aligned = [microseconds(p.time) for p in personas if p.origin is Origin.ALIGNED]
+    return aligned[-1] if aligned and aligned[-1] <= clocks.time_ns() // 1000 + _AHEAD else 0
+
+
+def fitting(rows: Iterable[Row], most: int | None) -> list[Row]:
+    """The first rows that take at most so many bytes together, but at least one."""
+    found: list[Row] = []
+    left = most
+    for row in rows:
+        if left is not None:
+            left -= row.nbytes
+            if left < 0 and found:
+                break
+        found.append(row)
+    return found
+
+
 def summarise(user: str, rows: _Counts, personas: Sequence[Persona], seen: int | None) -> UserSummary:
     """A user's summary. Truths count as unaligned if they arrived after alignment last looked, up to `seen`.
 
@@ -483,8 +541,7 @@ def summarise(user: str, rows: _Counts, personas: Sequence[Persona], seen: int |
     far ahead when it was made.
     """
     if seen is None:
-        aligned = [microseconds(p.time) for p in personas if p.origin is Origin.ALIGNED]
-        seen = aligned[-1] if aligned and aligned[-1] <= clocks.time_ns() // 1000 + _AHEAD else 0
+        seen = aligned_at(personas)
     current = personas[-1] if personas else None
     return UserSummary(
         user=user,

@@ -5,6 +5,7 @@ Derived from episodes and kept in RAM beside them. It knows nothing of choices o
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,6 +52,7 @@ class Texts:
         self._codes: dict[str, int] = {}  # by normalised text
         self._wholes: list[str] = []
         self._features: dict[tuple[bool, str], int] = {}  # (is a phrase, text)
+        self._text_bytes = 0  # of whole texts and features
         self._phrase = Column(np.bool_)  # by feature
         self._start = Column(np.int64)  # of a text's entries; the last is their end
         self._start.append(0)
@@ -64,7 +66,7 @@ class Texts:
     def ram_bytes(self) -> int:
         """Estimated size."""
         columns = (self._phrase, self._start, self._entries, self._weights)
-        return sum(c.nbytes for c in columns) + 160 * (len(self._codes) + len(self._features))
+        return sum(c.nbytes for c in columns) + self._text_bytes + 160 * (len(self._codes) + len(self._features))
 
     @property
     def is_phrase(self) -> npt.NDArray[np.bool_]:
@@ -91,6 +93,7 @@ class Texts:
         if code is None:
             code = self._codes[whole] = len(self._codes)
             self._wholes.append(whole)
+            self._text_bytes += sys.getsizeof(whole)
             for feature, weight in zip(*self._look(text, add=True), strict=True):
                 self._entries.append(feature)
                 self._weights.append(weight)
@@ -121,6 +124,7 @@ class Texts:
                 if at is None and add:
                     at = self._features[is_phrase, name] = len(self._features)
                     self._phrase.append(is_phrase)
+                    self._text_bytes += sys.getsizeof(name)
                 if at is not None:
                     features.append(at)
                     weights.append(1.0 if is_phrase else float(len(names) ** -0.5))

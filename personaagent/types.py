@@ -33,6 +33,8 @@ __all__ = [
     "Choices",
     "Decision",
     "Episode",
+    "ExportCursor",
+    "ExportPage",
     "Fact",
     "ForgetReceipt",
     "Frozen",
@@ -43,8 +45,10 @@ __all__ = [
     "Moment",
     "Origin",
     "Outcome",
+    "Oversized",
     "Persona",
     "PersonaDraft",
+    "PersonaPage",
     "Profile",
     "Reason",
     "Recall",
@@ -63,7 +67,7 @@ __all__ = [
 ]
 
 MAX_USER_ID = 256  # characters
-MAX_TEXT = 60_000  # characters of one text field; the store's own limit is 65,535 bytes
+MAX_TEXT = 60_000  # characters of one text field, at any time and by any version; `memory.limits` counts bytes
 MAX_CHOICES = 1_000  # of one request from outside: memory compares every option with every other
 THUMB = "thumb"  # key of an interaction's metadata: 1 where the user confirmed the answer, -1 where they refused it
 LARGEST_GRADE = 1e12  # of a rating; what is larger is a name ("1e308"), and differences of such numbers overflow
@@ -318,11 +322,25 @@ class PersonaDraft(Frozen):
 
 
 class Persona(PersonaDraft):
-    """An immutable version of a user's persona. `number` counts from 1; `parent` is the version it replaced."""
+    """A version of a user's persona. `number` counts from 1; `parent` is the version it replaced.
+
+    It never changes but for one thing: once it is `dropped`, its texts are gone, because a user's versions take up no more
+    than `memory.limits.persona_chain_mb`. Number, origin, scores and time stay.
+    """
 
     number: Annotated[int, Field(ge=1)]
     parent: int | None
     time: Moment
+    dropped: bool = False
+
+    def without_texts(self) -> Persona:
+        """This version, dropped."""
+        gone: dict[str, Any] = {"text": "", "claims": (), "exemplars": (), "struck": (), "sources": ()}
+        return self.model_copy(update={**gone, "dropped": True})
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON. `dropped` is told only of those that are: versions of the program before know no such field."""
+        return self.model_dump(mode="json", exclude=None if self.dropped else {"dropped"})
 
 
 class Fact(Frozen):
@@ -438,6 +456,14 @@ class Truths(Frozen):
         return self.mark < self.newest
 
 
+class Oversized(Frozen):
+    """An interaction that was left out because of `memory.limits`."""
+
+    user: str
+    id: str
+    reason: str
+
+
 class AppendResult(Frozen):
     """How many interactions were new, and how many were already there."""
 
@@ -447,10 +473,34 @@ class AppendResult(Frozen):
     refused: Annotated[int, Field(exclude=True)] = 0  # of users who were forgotten after the work had begun
     # (user, id) of those whose id is another question's already; nothing of them was stored
     conflicts: Annotated[tuple[tuple[str, str], ...], Field(exclude=True, repr=False)] = ()
+    oversized: Annotated[tuple[Oversized, ...], Field(exclude=True)] = ()  # of an append for many users, which goes on
 
     def __add__(self, other: AppendResult) -> AppendResult:
-        names = ("added", "repeated", "updated", "refused", "conflicts")
+        names = ("added", "repeated", "updated", "refused", "conflicts", "oversized")
         return AppendResult(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+
+class ExportCursor(Frozen):
+    """Where the next page of an export begins. `until`: rows that arrived later are not part of it."""
+
+    part: Literal["rows", "personas", "rest"] = "rows"
+    after: int = 0  # the arrival of a row, or the number of a version
+    until: int
+    incarnation: int
+
+
+class ExportPage(Frozen):
+    """Lines of an export, and where it goes on; None if it is at its end."""
+
+    lines: tuple[str, ...]
+    next: ExportCursor | None = None
+
+
+class PersonaPage(Frozen):
+    """Some persona versions, oldest first, and the number that asks for those before them; None if there are none."""
+
+    versions: tuple[Persona, ...]
+    next: int | None = None
 
 
 class UserSummary(Frozen):

@@ -5,9 +5,10 @@ How a change gets from a call to the store and into RAM is in `personaagent.chan
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from personaagent.chain import PersonaChain, Versions
 from personaagent.changes import (
     Change,
     Clock,
@@ -19,10 +20,11 @@ from personaagent.changes import (
     plan_profile,
     plan_seen,
 )
-from personaagent.errors import ConflictError, NotFoundError
+from personaagent.errors import ConflictError, NotFoundError, TooLarge
 from personaagent.index import EpisodeIndex
+from personaagent.limits import persona_fault
 from personaagent.population import Commons
-from personaagent.portable import EPOCH, Exported, export_lines
+from personaagent.portable import EPOCH, Exported, export_pages
 from personaagent.protocols import Matrix
 from personaagent.settings import MemorySettings
 from personaagent.store import Row, StoredUser, Vector, row_key, summarise
@@ -41,19 +43,22 @@ class UserMemory:
         stored: StoredUser | None = None,
         settings: MemorySettings | None = None,
         clock: Clock = clock,
+        versions: Versions | None = None,
     ) -> None:
+        """`stored`: what the store has of the user; `versions`: where persona versions but the newest are, see `PersonaChain`."""
         self.user = user
         self._clock = clock
+        self._limits = (settings or MemorySettings()).limits
         self._index = EpisodeIndex(dim, settings)
-        self._personas: list[Persona] = []
         self._profile = Profile()
         self._seen: int | None = None
-        if stored is not None:
-            for row in stored.rows:
-                self._index.put(row)
-            self._personas = list(stored.personas)
-            self._profile = stored.profile or Profile()
-            self._seen = stored.seen
+        stored = stored or StoredUser()
+        self.chain = PersonaChain(stored.personas, versions, stored.aligned)
+        for row in stored.rows:
+            self._index.put(row)
+        self._profile = stored.profile or Profile()
+        self._facts_bytes = _facts_bytes(self._profile)
+        self._seen = stored.seen
 
     def warm(self) -> None:
         """Build now what the first recall would have to."""
@@ -67,13 +72,17 @@ class UserMemory:
     @property
     def exists(self) -> bool:
         """Whether anything is stored of this user."""
-        return bool(len(self._index) or self._personas or self._profile.version)
+        return bool(len(self._index) or len(self.chain) or self._profile.version)
 
     @property
     def ram_bytes(self) -> int:
         """Estimated size."""
-        texts = sum(len(p.text) for p in self._personas) + sum(len(f.text) for f in self._profile.facts)
-        return 2_000 + self._index.ram_bytes + 4 * texts + 1_000 * (len(self._personas) + len(self._profile.facts))
+        return 2_000 + self._index.ram_bytes + self.chain.ram_bytes + self._facts_bytes
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of the interactions as they are stored."""
+        return self._index.payload_bytes
 
     def recall(
         self, query: RecallQuery, query_vector: Vector, choice_vectors: Matrix, commons: Commons | None = None
@@ -122,13 +131,11 @@ class UserMemory:
 
     def persona(self, number: int | None = None) -> Persona | None:
         """The current persona, or version `number`; None if there is none."""
-        if number is None:
-            return self._personas[-1] if self._personas else None
-        return next((p for p in self._personas if p.number == number), None)
+        return self.chain.head if number is None else self.chain.version(number)
 
     def personas(self) -> tuple[Persona, ...]:
         """All versions, oldest first."""
-        return tuple(self._personas)
+        return self.chain.versions()
 
     def profile(self) -> Profile:
         """The semantic memory; version 0 if there is none."""
@@ -138,30 +145,39 @@ class UserMemory:
         """Counts, or None if nothing is stored."""
         if not self.exists:
             return None
-        return summarise(self.user, self._index, self._personas, self._seen)
+        head = self.chain.head
+        seen = self.chain.aligned if self._seen is None else self._seen
+        return summarise(self.user, self._index, [head] if head else [], seen)
 
     def export(self) -> tuple[str, ...]:
         """Everything stored, see `personaagent.portable`. Raises NotFoundError for a user of whom nothing is stored."""
-        if not self.exists:
-            raise NotFoundError("this user is unknown")
-        return export_lines(self.user, list(self._index.rows()), self._personas, self._profile, self._seen)
+        return tuple(line for page in export_pages(self) for line in page.lines)
+
+    def rows_after(self, arrived: int) -> Iterator[Row]:
+        """Rows that arrived later than that, oldest arrival first."""
+        return self._index.after(arrived)
 
     # Changes
 
-    def append(self, items: Sequence[Incoming]) -> Change:
-        """Plan to add interactions. Raises InvalidInput if one belongs to another user."""
-        return plan_append(self.user, items, self._index.get, self._last_arrived, self._clock())
+    def append(self, items: Sequence[Incoming], skip: bool = False) -> Change:
+        """Plan to add interactions; `skip` leaves out those that are too large. Raises as `plan_append`."""
+        used = self._index.payload_bytes
+        return plan_append(
+            self.user, items, self._index.get, self.last_arrived, self._clock(), self._limits, used, skip
+        )
 
     def feedback(
         self, interaction: str, truth: str | None, truth_vector: Vector | None, rating: int | None = None
     ) -> Change:
         """Plan to set what the user really answered, or their thumb. Raises NotFoundError for an unknown interaction."""
         old = self._index.get(interaction)
-        return plan_feedback(old, interaction, truth, truth_vector, self._last_arrived, self._clock(), rating)
+        return plan_feedback(
+            old, interaction, truth, truth_vector, self.last_arrived, self._clock(), self._limits, rating
+        )
 
     def commit_persona(self, draft: PersonaDraft, expected: int | None) -> Change:
         """Plan a new version if the current number is `expected`. Raises ConflictError otherwise."""
-        return Change(user=self.user, personas=(plan_persona(self.persona(), draft, expected),))
+        return Change(user=self.user, personas=(plan_persona(self.persona(), draft, expected, self._limits),))
 
     def commit_profile(self, profile: Profile, expected: int) -> Change:
         """Plan a new profile if the current version is `expected`. Raises ConflictError otherwise."""
@@ -185,17 +201,22 @@ class UserMemory:
 
         Raises:
             ConflictError: the user has another persona or profile.
+            TooLarge: a persona version is larger than limits allow.
         """
         personas, profile, seen = exported.personas, exported.profile, exported.seen
-        here = [_timeless(p) for p in self._personas]
-        if here != [_timeless(p) for p in personas[: len(here)]]:
+        here = len(self.chain)
+        if personas is not None and not self._begins(personas):
             raise ConflictError("this user has another persona already; forget the user before restoring the export")
+        for persona in (personas or ())[here:]:
+            if fault := persona_fault(persona, self._limits):
+                raise TooLarge(f"persona version {persona.number}: {fault}")
         if self._profile.version and (profile is None or _unmarked(self._profile) != _unmarked(profile)):
             raise ConflictError("this user has another profile already; forget the user before restoring the export")
+        if exported.more:
+            profile = seen = None
         if told is None:
             told = ((row.key[1], row.truth_arrived) for row in self._index.rows())
-        stamps = zip(exported.interactions, exported.truth_arrived, strict=True)
-        theirs = {(row_key(self.user, i.id)[1], arrived) for i, arrived in stamps}
+        theirs = {(row_key(self.user, i)[1], arrived) for i, arrived in exported.told}
         own = [arrived for digest, arrived in told if arrived and (digest, arrived) not in theirs]
         if profile is not None and profile.mark is not None:
             profile = profile.model_copy(update={"mark": min([profile.mark, *(a - 1 for a in own)])})
@@ -204,14 +225,14 @@ class UserMemory:
         return replace(
             added,
             rows=self._unread(added.rows, exported),
-            personas=personas[len(here) :],
+            personas=() if personas is None else personas[here:],
             profile=None if self._profile.version else profile,
             seen=None if seen is None else plan_seen(self.user, self._seen, seen).seen,
         )
 
     def _unread(self, rows: Sequence[Row], exported: Exported) -> tuple[Row, ...]:
         """Rows about to be restored; truths that this memory's marks are past arrive later than all others."""
-        latest = max([self._last_arrived, exported.seen or 0, *(max(r.arrived, r.truth_arrived) for r in rows)])
+        latest = max([self.last_arrived, exported.seen or 0, *(max(r.arrived, r.truth_arrived) for r in rows)])
         late = sorted(r.truth_arrived for r in rows if 0 < r.truth_arrived <= self.marked)
         anew = {arrived: latest + n for n, arrived in enumerate(dict.fromkeys(late), start=1)}
         return tuple(replace(r, truth_arrived=anew.get(r.truth_arrived, r.truth_arrived)) for r in rows)
@@ -224,15 +245,34 @@ class UserMemory:
 
     def follow(self, change: Change) -> None:
         """Follow all of a change but its rows."""
-        self._personas.extend(change.personas)
+        self.chain.extend(change.personas)
         if change.profile is not None:
             self._profile = change.profile
+            self._facts_bytes = _facts_bytes(self._profile)
         if change.seen is not None:
             self._seen = change.seen
 
     @property
-    def _last_arrived(self) -> int:
+    def last_arrived(self) -> int:
+        """When the newest row or truth arrived, or up to where somebody has read if that is later."""
         return max(self._index.last_arrived, self.marked)
+
+    def _begins(self, personas: Sequence[Persona]) -> bool:
+        """Whether the versions there are are the first of these; of one that is dropped here or there its texts do not count."""
+        if len(self.chain) > len(personas):
+            return False
+        return all(_same(here, there) for here, there in zip(self.personas(), personas, strict=False))
+
+
+def _same(one: Persona, other: Persona) -> bool:
+    if one.dropped or other.dropped:
+        one, other = one.without_texts(), other.without_texts()
+    return _timeless(one) == _timeless(other)
+
+
+def _facts_bytes(profile: Profile) -> int:
+    """Estimated size of a profile in RAM."""
+    return sum(1_000 + 4 * (len(f.text) + len(f.topic)) + 120 * len(f.evidence) for f in profile.facts)
 
 
 def _timeless(persona: Persona) -> Persona:

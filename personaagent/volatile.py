@@ -7,7 +7,19 @@ from dataclasses import dataclass, field
 
 from personaagent.errors import ConflictError
 from personaagent.population import Population, replacing
-from personaagent.store import Erased, Held, Ledger, Row, RowKey, StoredUser, Tombstone, Vector, summarise
+from personaagent.store import (
+    Erased,
+    Held,
+    Ledger,
+    Row,
+    RowKey,
+    StoredUser,
+    Tombstone,
+    Vector,
+    aligned_at,
+    fitting,
+    summarise,
+)
 from personaagent.types import Persona, Profile, UserSummary, user_key
 
 __all__ = ["VolatileStore"]
@@ -52,15 +64,27 @@ class VolatileStore:
         """How many interactions the user has."""
         return len(self._users[user].rows) if user in self._users else 0
 
-    def load(self, user: str, rows: bool = True) -> StoredUser:
-        """Everything of the user, or only personas and profile; empty for an unknown user."""
+    def load(self, user: str, rows: bool = True, history: bool = True) -> StoredUser:
+        """Everything of the user, see `Store`."""
         stored = self._users.get(user, _User())
+        personas = self.personas(user)
         return StoredUser(
             rows=tuple(sorted(stored.rows.values(), key=lambda r: r.arrived)) if rows else (),
-            personas=tuple(stored.personas[n][1] for n in sorted(stored.personas)),
+            personas=personas if history else personas[-1:],
             profile=stored.profile[1] if stored.profile else None,
             seen=stored.seen,
+            aligned=0 if history or stored.seen is not None else aligned_at(personas),
         )
+
+    def stream(self, user: str) -> Iterator[Row]:
+        """The user's rows."""
+        return iter(list(self._users.get(user, _User()).rows.values()))
+
+    def personas(self, user: str, before: int | None = None, limit: int | None = None) -> tuple[Persona, ...]:
+        """Versions by number, see `Store`."""
+        stored = self._users.get(user, _User()).personas
+        numbers = sorted(n for n in list(stored) if before is None or n < before)
+        return tuple(stored[n][1] for n in numbers[max(0, len(numbers) - limit) if limit is not None else 0 :])
 
     def held(self, user: str) -> Held:
         """How much there is of the user."""
@@ -85,7 +109,16 @@ class VolatileStore:
         return {user: arrived for user, arrived in latest.items() if arrived > after}
 
     def search(
-        self, user: str, vector: Vector, limit: int, *, since: int, until: int, before: tuple[int, int], truth: bool
+        self,
+        user: str,
+        vector: Vector,
+        limit: int,
+        *,
+        since: int,
+        until: int,
+        before: tuple[int, int],
+        truth: bool,
+        most: int | None = None,
     ) -> list[Row]:
         """The user's rows by cosine with `vector`."""
         found = [
@@ -93,7 +126,7 @@ class VolatileStore:
             for row in self.load(user).rows
             if since <= row.time < until and (row.time, row.arrived) < before and (row.truth_arrived or not truth)
         ]
-        return sorted(found, key=lambda row: -float(row.query_vector @ vector))[:limit]
+        return fitting(sorted(found, key=lambda row: -float(row.query_vector @ vector))[:limit], most)
 
     def put_persona(self, user: str, persona: Persona, token: str) -> None:
         """Add a version. Raises ConflictError if another attempt added that number."""

@@ -22,8 +22,9 @@ from personaagent.errors import ConflictError, NotFoundError
 from personaagent.explanation import Question, explain
 from personaagent.first_persona import foreseen
 from personaagent.housekeeping import Housekeeping
+from personaagent.limits import check_question
 from personaagent.persona import add, again, pin_claim, strike, written
-from personaagent.protocols import LLM, Embedder, Memory
+from personaagent.protocols import LLM, Embedder, Memory, export_pages
 from personaagent.settings import Settings
 from personaagent.types import (
     AlignmentResult,
@@ -32,6 +33,7 @@ from personaagent.types import (
     Origin,
     Persona,
     PersonaDraft,
+    PersonaPage,
     Profile,
     RecallQuery,
     UserId,
@@ -154,7 +156,7 @@ def create_api(services: Services) -> FastAPI:
 
 
 def _add_chat(app: FastAPI, services: Services) -> None:
-    settings = services.settings.serve
+    settings, limits = services.settings.serve, services.settings.memory.limits
     card = {"id": services.model, "object": "model", "created": 0, "owned_by": "personaagent"}
 
     @app.get("/v1/models")
@@ -187,6 +189,9 @@ def _add_chat(app: FastAPI, services: Services) -> None:
             turn = turn.model_copy(update={"remember": False})
         turn = await services.agent.placed(turn)  # results of tools belong to the interaction that called them
         interaction = turn.interaction_id or interaction
+        if turn.remember:  # before the model is asked for nothing
+            asked = next((m.text for m in reversed(turn.messages) if m.role == "user"), "")
+            check_question(asked, turn.choices or (), limits)
         headers = {"X-Interaction-Id": quote(interaction), "X-PersonaAgent-Remembered": str(turn.remember).lower()}
         if ignored := header_names(body.ignored(who.source)):
             headers["X-PersonaAgent-Ignored"] = ignored
@@ -231,6 +236,14 @@ async def _prepended(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]
             yield event
 
 
+async def _lines(first: tuple[str, ...], pages: AsyncIterator[tuple[str, ...]]) -> AsyncIterator[str]:
+    """An export as it is sent. If it breaks off, so does the response: whoever reads it sees that it is not whole."""
+    async with aclosing(pages):  # type: ignore[type-var]
+        yield "".join(f"{line}\n" for line in first)
+        async for page in pages:
+            yield "".join(f"{line}\n" for line in page)
+
+
 def _unknown_model(name: str) -> JSONResponse:
     message = f"the model {name[:200]!r} does not exist; GET /v1/models names the one that does"
     return error_response(404, message, "model_not_found", "model")
@@ -268,8 +281,9 @@ def _add_users(app: FastAPI, services: Services) -> None:
     @app.get("/v1/users/{user}/export", response_model=None)
     async def export(user: User) -> StreamingResponse:
         """Everything stored of the user, as JSON Lines that `personaagent import` reads."""
-        lines = await memory.export(user)
-        return StreamingResponse((f"{line}\n" for line in lines), media_type="application/x-ndjson")
+        pages = export_pages(memory, user)
+        first = await anext(pages)  # an error before the first line is still an HTTP error
+        return StreamingResponse(_lines(first, pages), media_type="application/x-ndjson")
 
     @app.get("/v1/users/{user}/profile")
     async def profile(user: KnownUser) -> Profile:
@@ -366,9 +380,17 @@ def _add_personas(app: FastAPI, services: Services) -> None:
         return await memory.persona(user) or await first(user)
 
     @app.get("/v1/users/{user}/persona/versions")
-    async def versions(user: User) -> dict[str, tuple[Persona, ...]]:
-        """All versions, oldest first. Of a user without any, the version that they would start with; it is not stored."""
-        return {"versions": await memory.personas(user) or (await first(user),)}
+    async def versions(
+        user: User,
+        before: Annotated[int | None, Query(ge=1)] = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    ) -> PersonaPage:
+        """The newest versions, oldest first; `next` is the `before` that asks for those before them, null if there are none.
+
+        Of a user without any, the version that they would start with; it is not stored.
+        """
+        page = await memory.persona_page(user, before, limit)
+        return page if page.versions or before is not None else PersonaPage(versions=(await first(user),), next=None)
 
     @app.put("/v1/users/{user}/persona")
     async def put_persona(user: User, body: PersonaBody) -> Persona:

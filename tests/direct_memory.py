@@ -14,10 +14,13 @@ from personaagent.changes import confirmed, embed_interactions, embed_recalls
 from personaagent.portable import parse_export
 from personaagent.types import (
     AppendResult,
+    ExportCursor,
+    ExportPage,
     ForgetReceipt,
     Interaction,
     Persona,
     PersonaDraft,
+    PersonaPage,
     Profile,
     Recall,
     RecallQuery,
@@ -81,6 +84,9 @@ class DirectMemory:
     async def personas(self, user: str) -> tuple[Persona, ...]:
         return await self.shard.personas(user)
 
+    async def persona_page(self, user: str, before: int | None, limit: int) -> PersonaPage:
+        return await self.shard.persona_page(user, before, limit)
+
     async def commit_persona(
         self, user: str, draft: PersonaDraft, expected: int | None, incarnation: int | None = None
     ) -> Persona:
@@ -99,6 +105,9 @@ class DirectMemory:
 
     async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
         return await self.shard.forget(user, by, uuid.uuid4().hex)
+
+    async def export_page(self, user: str, cursor: ExportCursor | None = None) -> ExportPage:
+        return await self.shard.export_page(user, cursor)
 
     async def export(self, user: str) -> tuple[str, ...]:
         return await self.shard.export(user)

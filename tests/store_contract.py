@@ -220,6 +220,37 @@ class StoreContract:
         assert store.load("ann").personas == (one, two)
         assert store.load("ann", rows=False).personas == (one, two)
 
+    def test_persona_versions_are_read_a_few_at_a_time(self, store: Store) -> None:
+        versions = [
+            make_persona(n, f"{n} " + "long " * (11_000 if n == 3 else 1), Origin.ALIGNED if n == 2 else Origin.MANUAL)
+            for n in range(1, 8)
+        ]
+        for version in versions:
+            store.put_persona("ann", version, f"t{version.number}")
+        assert store.personas("ann") == tuple(versions)
+        assert store.personas("ann", limit=2) == tuple(versions[-2:])
+        assert store.personas("ann", before=5, limit=3) == tuple(versions[1:4])
+        assert store.personas("ann", before=3, limit=9) == tuple(versions[:2])
+        assert store.personas("ann", before=1) == store.personas("ann", limit=0) == store.personas("eve") == ()
+        newest = store.load("ann", rows=False, history=False)
+        assert (newest.personas, newest.aligned) == (tuple(versions[-1:]), microseconds(START))
+        store.put_seen("ann", 9)
+        assert store.load("ann", rows=False, history=False).seen == 9
+
+    def test_rows_are_streamed_and_searched_within_a_number_of_bytes(self, store: Store) -> None:
+        rows = [make_row("ann", str(n), f"query {n} " + f"{n}é" * 29_000, arrived=n + 1) for n in range(6)]
+        store.put([*rows, make_row("bob", "1")])
+        for row in store.stream("ann"):
+            assert_same(row, rows[int(row.id)])
+        assert sorted(row.id for row in store.stream("ann")) == [str(n) for n in range(6)]
+        assert list(store.stream("eve")) == []
+        vector = rows[4].query_vector
+        nearest = [row.id for row in store.search("ann", vector, 9, **ALWAYS)]
+        assert nearest[0] == "4"
+        for most, count in ((180_000, 2), (10, 1), (10**9, 6), (None, 6)):
+            assert [row.id for row in store.search("ann", vector, 9, **ALWAYS, most=most)] == nearest[:count]
+        assert [row.id for row in store.search("ann", vector, 900, **ALWAYS, most=180_000)] == nearest[:2]
+
     def test_profiles_are_replaced_from_the_expected_version(self, store: Store) -> None:
         fact = Fact(id="f", text="tea 🫖 \x00", evidence=("1",), first_seen=START, last_seen=START)
         first = Profile(version=1, facts=(fact,), covered=3)

@@ -25,6 +25,7 @@ from personaagent.changes import (
     plan_feedback,
 )
 from personaagent.local_memory import LocalMemory
+from personaagent.settings import LimitsSettings
 from personaagent.store import Row, pack, quantised, restored
 from personaagent.types import Interaction
 from personaagent.volatile import VolatileStore
@@ -32,6 +33,7 @@ from tests.doubles import HashEmbedder
 from tests.store_contract import DIM, EMBEDDER, assert_same, make_row
 
 DRINKS = ("tea", "coffee", "milk")
+LIMITS = LimitsSettings()
 NOW = 1_714_600_000_000_000  # a day later, in microseconds
 MANY = tuple(f"option {n}" for n in range(40))
 
@@ -46,7 +48,7 @@ async def incoming(*interactions: Interaction) -> list[Incoming]:
 
 
 def appended(items: Sequence[Incoming], *stored: Row) -> tuple[Row, ...]:
-    return plan_append("ann", items, {row.id: row for row in stored}.get, 0, NOW).rows
+    return plan_append("ann", items, {row.id: row for row in stored}.get, 0, NOW, LIMITS).rows
 
 
 def of(*options: str) -> np.ndarray:
@@ -132,7 +134,7 @@ async def test_a_truth_that_comes_later_leaves_the_options() -> None:
     for (after,) in (appended(told, row), appended(again, row)):
         assert after.interaction.truth == "milk"
         np.testing.assert_array_equal(after.option_vectors, of(*DRINKS))
-    (after,) = plan_feedback(row, "1", "tea", EMBEDDER.encode(["tea"])[0], 0, NOW + 9).rows
+    (after,) = plan_feedback(row, "1", "tea", EMBEDDER.encode(["tea"])[0], 0, NOW + 9, LIMITS).rows
     assert (after.interaction.truth, after.truth_arrived, after.arrived) == ("tea", NOW + 9, row.arrived)
     np.testing.assert_array_equal(after.option_vectors, of(*DRINKS))
 
@@ -146,7 +148,7 @@ async def test_an_older_row_gets_its_options_when_it_is_written_again() -> None:
     (after,) = appended(await incoming(interaction("1", ("tea", "water"), truth="tea")), old)
     assert after.interaction.choices == DRINKS
     assert after.option_vectors is None  # those are the vectors of other options
-    (after,) = plan_feedback(old, "1", "tea", EMBEDDER.encode(["tea"])[0], 0, NOW + 9).rows
+    (after,) = plan_feedback(old, "1", "tea", EMBEDDER.encode(["tea"])[0], 0, NOW + 9, LIMITS).rows
     assert after.option_vectors is None
 
 

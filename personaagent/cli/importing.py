@@ -16,11 +16,13 @@ from personaagent.cli.runtime import EXIT_ERROR, Json, Run, command
 from personaagent.errors import ConflictError, InvalidInput
 
 if TYPE_CHECKING:
+    from personaagent.settings import LimitsSettings
     from personaagent.types import AppendResult, Interaction
 
 __all__ = ["Format", "Imported", "import_export", "import_interactions", "register"]
 
-CHUNK = 1_000  # interactions embedded and written together
+CHUNK = 1_000  # interactions embedded and written together ...
+CHUNK_BYTES = 16 * 2**20  # ... or so many bytes of them
 SHOWN = 3  # lines that are shown of those with the same reason, where there are more than ALIKE
 ALIKE = 10
 
@@ -101,10 +103,11 @@ async def import_command(
                 def written(count: int) -> None:
                     tell(stage, count, total)
 
+                limits = settings.memory.limits
                 if exported:
-                    await import_export(system.memory, groups, done, written)
+                    await import_export(system.memory, groups, done, written, limits)
                 else:
-                    await import_interactions(system.memory, found, done, written, lambda: found.line)
+                    await import_interactions(system.memory, found, done, written, lambda: found.line, limits)
     if not exported:
         done.skipped = found.skipped
         done.errors += [(e.line, e.reason) for e in found.errors]
@@ -122,19 +125,22 @@ async def import_interactions(
     done: Imported,
     told: Callable[[int], None],
     line: Callable[[], int] = lambda: 0,
+    limits: LimitsSettings | None = None,
 ) -> None:
     """Append interactions in chunks, in their order. `done` counts what the memory has acknowledged.
 
-    An interaction whose id is another question's already is an error of its line, and costs no other one. `line`: the number of
-    the line of the interaction that was read last.
+    An interaction whose id is another question's already, or that is larger than limits allow, is an error of its line, and
+    costs no other one. `line`: the number of the line of the interaction that was read last.
     """
+    from personaagent.limits import interaction_fault, rough_bytes
+
     chunk: list[Interaction] = []
     lines: dict[tuple[str, str], list[int]] = {}  # of the chunk, by user and id
-    written = 0
+    written = size = 0
     incarnations = await memory.incarnations()
 
     async def write() -> None:
-        nonlocal written
+        nonlocal written, size
         result = await memory.append_many(chunk, incarnations)
         done.count(result)
         # The last lines of an id are those that came when it was taken.
@@ -142,16 +148,23 @@ async def import_interactions(
             (lines[user, name].pop(), "the line's id is another question's already; nothing of it was stored")
             for user, name in reversed(result.conflicts)
         ]
-        done.users.update(i.user for i in chunk)
+        done.errors += [(lines[o.user, o.id].pop(), o.reason) for o in reversed(result.oversized)]
+        done.users.update(user for (user, _), numbers in lines.items() if numbers)
         written += len(chunk)
         told(written)
         chunk.clear()
         lines.clear()
+        size = 0
 
     for interaction in interactions:
+        if limits is not None and (fault := interaction_fault(interaction, limits)):
+            done.errors.append((line(), fault))
+            written += 1
+            continue
         chunk.append(interaction)
         lines.setdefault((interaction.user, interaction.id), []).append(line())
-        if len(chunk) >= CHUNK:
+        size += rough_bytes(interaction)
+        if len(chunk) >= CHUNK or size >= CHUNK_BYTES:
             await write()
     if chunk:
         await write()
@@ -160,12 +173,18 @@ async def import_interactions(
 Group = list[tuple[int, str]]  # numbered lines of one user's export
 
 
-async def import_export(memory: Target, groups: Sequence[Group], done: Imported, told: Callable[[int], None]) -> None:
+async def import_export(
+    memory: Target,
+    groups: Sequence[Group],
+    done: Imported,
+    told: Callable[[int], None],
+    limits: LimitsSettings | None = None,
+) -> None:
     """Restore users one by one. A user who cannot be restored is an error at their first line; the others go on."""
     written = 0
     incarnations = await memory.incarnations()
     for group in groups:
-        readable = _readable(group, done)
+        readable = _readable(group, done, limits)
         written += len(group)
         if readable is not None:
             try:
@@ -177,23 +196,30 @@ async def import_export(memory: Target, groups: Sequence[Group], done: Imported,
                     for number, line in readable
                     if _id(line) in taken
                 ]
+                if result.oversized:
+                    numbers = {jsonlib.loads(line).get("id"): n for n, line in readable if _type(line) == "interaction"}
+                    done.errors += [(numbers.get(o.id, group[0][0]), o.reason) for o in result.oversized]
                 done.users.add(str(jsonlib.loads(readable[0][1])["user"]))
             except (ConflictError, InvalidInput) as e:
                 done.errors.append((group[0][0], e.message))
         told(written)
 
 
-def _readable(group: Group, done: Imported) -> Group | None:
-    """The lines without interactions that cannot be read. None if anything else is broken: half a persona's history would
-    be worse than none.
+def _readable(group: Group, done: Imported, limits: LimitsSettings | None) -> Group | None:
+    """The lines without interactions that cannot be read or are too large. None if anything else is broken: half a persona's
+    history would be worse than none.
     """
+    from personaagent.limits import interaction_fault
     from personaagent.portable import parse_export
 
     left = list(group)
     while True:
         try:
-            parse_export([line for _, line in left])
-            return left
+            parsed = parse_export([line for _, line in left])
+            faults = [interaction_fault(i, limits) if limits is not None else "" for i in parsed.interactions]
+            large = dict(zip([n for n, line in left if _type(line) == "interaction"], faults, strict=True))
+            done.errors += [(n, fault) for n, fault in large.items() if fault]
+            return [(n, line) for n, line in left if not large.get(n)]
         except InvalidInput as e:
             where, _, reason = e.message.removeprefix("line ").partition(": ")
             at = int(where) - 1 if where.isdecimal() else 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated
 
@@ -24,21 +26,41 @@ async def export(
     """Everything stored of a user as JSON Lines, which `import` reads back."""
     if out is not None and not out.expanduser().resolve().parent.is_dir():
         raise InvalidInput(f"{out}: its folder does not exist")
+    from personaagent.protocols import export_pages
+
     if json and out is None:
         raise InvalidInput("--json needs -o FILE, since the export itself goes to stdout without it")
     async with run.system(run.settings(), llm=False) as system:
-        lines = await system.memory.export(user)
-    text = "".join(f"{line}\n" for line in lines)
-    if out is None:
-        # Into a file or pipe as it is; a terminal must not obey what users wrote, and JSON can say the same in plain letters.
-        run.output.write(plain_json(text) if run.output.console.is_terminal else text)
-        return
+        pages = export_pages(system.memory, user)
+        if out is None:
+            async for page in pages:
+                # Into a file or pipe as it is; a terminal must not obey what users wrote, and JSON can say it in plain letters.
+                text = "".join(f"{line}\n" for line in page)
+                run.output.write(plain_json(text) if run.output.console.is_terminal else text)
+            return
+        lines = await _write(pages, out, out.expanduser())
+    run.output.result({"user": user, "lines": lines, "file": str(out)})
+    run.output.show(f"{lines} lines in {out}")
+
+
+async def _write(pages: AsyncIterator[tuple[str, ...]], out: Path, target: Path) -> int:
+    """Write an export page by page; what is at its place is replaced once it is whole. Returns the number of lines."""
+    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    lines = 0
     try:
-        out.expanduser().write_text(text, encoding="utf-8")
+        first = await anext(pages)  # of an unknown user no file is begun
+        with beside.open("w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in first)
+            lines += len(first)
+            async for page in pages:
+                file.writelines(f"{line}\n" for line in page)
+                lines += len(page)
+        beside.replace(target)
     except OSError as e:
         raise InvalidInput(f"{out}: {e.strerror}") from e
-    run.output.result({"user": user, "lines": len(lines), "file": str(out)})
-    run.output.show(f"{len(lines)} lines in {out}")
+    finally:
+        beside.unlink(missing_ok=True)
+    return lines
 
 
 async def forget(

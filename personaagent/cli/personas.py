@@ -18,7 +18,7 @@ from personaagent.cli.runtime import Json, Run, command
 from personaagent.errors import InvalidInput, NotFoundError
 
 if TYPE_CHECKING:
-    from personaagent.types import Decision, Interaction, Persona, PersonaDraft
+    from personaagent.types import Decision, Interaction, Persona, PersonaDraft, PersonaPage
 
 __all__ = ["register"]
 
@@ -50,7 +50,9 @@ async def persona(
     value: Annotated[str | None, typer.Argument(help="The text, or the number of a claim or version.")] = None,
     kind: Annotated[ClaimKind | None, typer.Option(help="What an added claim is about; default fact.")] = None,
     why: Annotated[bool, typer.Option("--why", help="Also the interactions behind each claim.")] = False,
-    history: Annotated[bool, typer.Option("--history", help="All versions, with what changed.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="The newest versions, with what changed.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many versions --history shows.")] = 20,
+    before: Annotated[int | None, typer.Option(min=2, help="With --history: versions before this number.")] = None,
     json: Json = False,
 ) -> None:
     """Show a user's persona, or change it. Every change is a new version; none is lost."""
@@ -65,24 +67,27 @@ async def persona(
     async with run.system(settings, llm=False) as system:
         memory = system.memory
         incarnation = await memory.incarnation(user)
-        versions = await memory.personas(user)
-        if not versions and action is not Action.SET:
+        current = await memory.persona(user)
+        if current is None and action is not Action.SET:
             if await memory.summary(user) is None:
                 raise NotFoundError("this user is unknown; `personaagent users` lists those there are")
-            versions = (await system.agent.ensure_persona(user, incarnation),)  # imported, but never spoken to
-        changed = _changed(versions, action, text, which, kind or ClaimKind.FACT, settings.agent.decision)
+            current = await system.agent.ensure_persona(user, incarnation)  # imported, but never spoken to
+        older = await memory.persona(user, which) if action is Action.ROLLBACK and which is not None else None
+        changed = _changed(current, older, action, text, which, kind or ClaimKind.FACT, settings.agent.decision)
         if changed is not None:
-            expected = versions[-1].number if versions else None
-            versions = (*versions, await memory.commit_persona(user, changed, expected, incarnation))
+            expected = current.number if current else None
+            current = await memory.commit_persona(user, changed, expected, incarnation)
+        assert current is not None  # there is one, or it was just set
+        page = await memory.persona_page(user, before, limit + 1) if history else None
         about: dict[str, Interaction] | None = None
         if why or action is Action.WHY:
-            about = await looked_up(system, user, _behind(versions[-1], which if action is Action.WHY else None))
+            about = await looked_up(system, user, _behind(current, which if action is Action.WHY else None))
     if action is Action.WHY and which is not None:
-        _show_why(run, versions[-1], which, about or {})
-    elif history:
-        _show_history(run, versions)
+        _show_why(run, current, which, about or {})
+    elif page is not None:
+        _show_history(run, current, page, limit)
     else:
-        _show(run, versions[-1], about)
+        _show(run, current, about)
 
 
 def _show(run: Run, current: Persona, about: Mapping[str, Interaction] | None) -> None:
@@ -100,12 +105,22 @@ def _show_why(run: Run, current: Persona, which: int, about: Mapping[str, Intera
     show_claim(run.output, which, claim, about)
 
 
-def _show_history(run: Run, versions: tuple[Persona, ...]) -> None:
+def _show_history(run: Run, current: Persona, page: PersonaPage, limit: int) -> None:
+    """`page` has a version more than is shown if there is one, to tell what the oldest one changed."""
     output = run.output
-    output.result({"current": versions[-1].number, "versions": [v.model_dump(mode="json") for v in versions]})
-    before: Persona | None = None
+    versions = page.versions[-limit:]
+    first = versions[0].number if versions else 1
+    following = first if first > 1 else None
+    output.result(
+        {"current": current.number, "versions": [v.model_dump(mode="json") for v in versions], "next": following}
+    )
+    before: Persona | None = page.versions[-limit - 1] if len(page.versions) > limit else None
     for version in versions:
         output.show(_heading(version), style="bold")
+        if version.dropped:
+            output.show("its texts are gone (memory.limits.persona_chain_mb)", style="dim")
+            before = version
+            continue
         output.diff(before.text if before else "", version.text)
         for claim in version.claims:
             if before is not None and claim.pinned is not _pinned(before, claim.text):
@@ -115,6 +130,8 @@ def _show_history(run: Run, versions: tuple[Persona, ...]) -> None:
         if before is not None and version.decision != before.decision:
             output.show(f"memory: {reading(before.decision)} -> {reading(version.decision)}", style="dim")
         before = version
+    if following is not None:
+        output.note(f"{first - 1} older versions: --history --before {first}")
 
 
 def _pinned(version: Persona, text: str) -> bool:
@@ -146,26 +163,37 @@ def _heading(persona: Persona) -> str:
 
 
 def _changed(
-    versions: tuple[Persona, ...], action: Action, text: str, which: int | None, kind: ClaimKind, default: Decision
+    current: Persona | None,
+    older: Persona | None,
+    action: Action,
+    text: str,
+    which: int | None,
+    kind: ClaimKind,
+    default: Decision,
 ) -> PersonaDraft | None:
-    """The version to commit; None if nothing would change. `default` is the decision of a user's first persona."""
+    """The version to commit; None if nothing would change.
+
+    Args:
+        current: what is to be changed; without one only `set` is possible.
+        older: the one to go back to.
+        action, text, which, kind: what to do.
+        default: the decision of a user's first persona.
+    """
     from personaagent.persona import add, again, pin_claim, strike, written
     from personaagent.types import Origin
 
     if action is Action.SET:
-        if not versions:
-            return written(text, default)
-        return written(text, versions[-1].decision, versions[-1], versions[-1].pinned)
-    current = versions[-1]
+        return written(text, current.decision, current, current.pinned) if current else written(text, default)
+    if current is None:
+        return None
     if action is Action.ADD:
         return add(current, text, kind)
     if action is Action.STRIKE and which is not None:
         return strike(current, which)
     if action is Action.ROLLBACK:
-        old = next((v for v in versions if v.number == which), None)
-        if old is None:
+        if older is None:
             raise NotFoundError(f"version {which} does not exist; there are 1 to {current.number}")
-        return again(old, Origin.ROLLBACK, current.pinned, current.struck)
+        return again(older, Origin.ROLLBACK, current.pinned, current.struck)
     if action not in (Action.PIN, Action.UNPIN):
         return None
     pinned = action is Action.PIN

@@ -53,6 +53,7 @@ class ReadResult:
         self.records: list[Record] = []
         self.line = 0  # of the interaction read last, where the reader tells
         self.skipped = 0  # items that the data set is known to contain and that no answer fits; not errors
+        self.line = 0  # of the interaction that was read last, where the file has one on a line
 
     def __iter__(self) -> Iterator[Interaction]:
         self.errors.clear()

@@ -63,8 +63,8 @@ class _Trusting:
 def no_epoch_at_writes() -> list[Patch]:
     make = Writer.__init__
 
-    def init(self: Writer, store: UpkeepStore, tenure: Tenure, audit: Any) -> None:
-        make(self, store, _Trusting(tenure), audit)  # type: ignore[arg-type]
+    def init(self: Writer, store: UpkeepStore, tenure: Tenure, audit: Any, limits: Any = None) -> None:
+        make(self, store, _Trusting(tenure), audit, limits)  # type: ignore[arg-type]
 
     return [(Writer, "__init__", init), (Tenure, "guard", nothing)]
 
@@ -164,8 +164,8 @@ def no_recovery() -> list[Patch]:
 def appends_that_know_no_ids() -> list[Patch]:
     plan = personaagent.changes.plan_append
 
-    def blind(user: str, items: Any, existing: Any, last_arrived: int, now: int) -> Change:
-        return plan(user, items, lambda _: None, last_arrived, now)
+    def blind(user: str, items: Any, existing: Any, *rest: Any, **options: Any) -> Change:
+        return plan(user, items, lambda _: None, *rest, **options)
 
     return [
         (owner, "plan_append", blind) for owner in (personaagent.user_memory, actors.memory_shard, actors.large_user)
@@ -175,8 +175,8 @@ def appends_that_know_no_ids() -> list[Patch]:
 def no_compare_and_set_of_personas() -> list[Patch]:
     plan = personaagent.changes.plan_persona
 
-    def forced(current: Any, draft: Any, expected: Any) -> Any:
-        return plan(current, draft, current.number if current else None)
+    def forced(current: Any, draft: Any, expected: Any, limits: Any) -> Any:
+        return plan(current, draft, current.number if current else None, limits)
 
     return [(personaagent.user_memory, "plan_persona", forced)]
 
@@ -285,30 +285,30 @@ def one_page_only() -> list[Patch]:
 
 
 MUTANTS = [
-    Mutant("the epoch is compared at no write", no_epoch_at_writes, 126),
-    Mutant("the epoch is compared neither amid a write nor after it", no_check_after_writes, 56),
-    Mutant("calls are sent on what was compared long ago", no_guard, 106),
+    Mutant("the epoch is compared at no write", no_epoch_at_writes, 348),
+    Mutant("the epoch is compared neither amid a write nor after it", no_check_after_writes, 81),
+    Mutant("calls are sent on what was compared long ago", no_guard, 81),
     Mutant("reads do not end with the lease", no_lease_at_reads, 926),
-    Mutant("whoever takes over does not wait for the lease", no_wait_for_the_former_lease, 128),
+    Mutant("whoever takes over does not wait for the lease", no_wait_for_the_former_lease, 5),
     Mutant("appends do not say when they began", no_incarnation_at_appends, 1),
     Mutant("imports do not say when they began", no_incarnation_at_imports, 11),
     Mutant("personas do not say when they began", no_incarnation_at_personas, 1),
-    Mutant("profiles do not say when they began", no_incarnation_at_profiles, 13),
-    Mutant("restores do not say when they began", no_incarnation_at_restores, 60),
-    Mutant("a forgetting that is finished keeps the number of its first try", incarnation_of_the_first_try, 202),
+    Mutant("profiles do not say when they began", no_incarnation_at_profiles, 2),
+    Mutant("restores do not say when they began", no_incarnation_at_restores, 14),
+    Mutant("a forgetting that is finished keeps the number of its first try", incarnation_of_the_first_try, 187),
     Mutant("deletion before the tombstone", deleted_before_the_tombstone, 85),
     Mutant("files are not scrubbed", no_scrub, 1),
-    Mutant("unfinished forgetting is not taken up at the opening", no_recovery, 65),
+    Mutant("unfinished forgetting is not taken up at the opening", no_recovery, 6),
     Mutant("appends replace what has the same id", appends_that_know_no_ids, 1),
     Mutant("personas without compare-and-set", no_compare_and_set_of_personas, 4),
-    Mutant("profiles without compare-and-set", no_compare_and_set_of_profiles, 0),
+    Mutant("profiles without compare-and-set", no_compare_and_set_of_profiles, 8),
     Mutant("numbers are claimed without a second look", claims_without_a_second_look, 4),
     Mutant("RAM follows before the store has it", ram_before_the_store, 0),
     Mutant("RAM keeps who was forgotten", ram_kept_after_forgetting, 0),
-    Mutant("RAM is kept when a write is in doubt", ram_kept_in_doubt, 52),
+    Mutant("RAM is kept when a write is in doubt", ram_kept_in_doubt, 122),
     Mutant("changes are not logged", changes_without_audit, 0),
     Mutant("forgetting is not logged", forgetting_without_audit, 0),
     Mutant("counts are not opened before a change", counts_that_are_not_opened, 5),
-    Mutant("who comes back has no name", names_that_are_forgotten_to_be_written, 18),
-    Mutant("only the first page is read", one_page_only, 2),
+    Mutant("who comes back has no name", names_that_are_forgotten_to_be_written, 3),
+    Mutant("only the first page is read", one_page_only, 0),
 ]
