@@ -21,7 +21,12 @@ USER = "somebody"
 PEOPLE = (("Mara", "Joel"), ("Ines", "Tarek"), ("Ruth", "Pavel"), ("Keiko", "Dario"))
 # Questions that name what was told, as those about a dialogue mostly do, and what others say that names it, too.
 NAMED = ("What did {who} tell about {v}?", "When did {who} talk about {v}?", "What was it with {who} and {v}?")
-ECHOES = ("{v}? You are joking.", "And, any news about {v}?", "I had to think of you and {v} yesterday.", "Wait, {v}, really?")
+ECHOES = (
+    "{v}? You are joking.",
+    "And, any news about {v}?",
+    "I had to think of you and {v} yesterday.",
+    "Wait, {v}, really?",
+)
 TEMPLATE = "Use the following documents to answer the question.\n\n{documents}\n\nQuestion: {question}"
 BUNDLE = 9  # documents in front of a question
 STORY = 24  # sentences in front of a fact
@@ -66,9 +71,7 @@ class _Maker:
     def add(self, query: str, truth: str | None = None) -> str:
         number = len(self.made)
         self.made.append(
-            Interaction(
-                id=str(number), user=USER, time=START + timedelta(minutes=7 * number), query=query, truth=truth
-            )
+            Interaction(id=str(number), user=USER, time=START + timedelta(minutes=7 * number), query=query, truth=truth)
         )
         return str(number)
 
@@ -79,7 +82,11 @@ class _Maker:
 def _requests(kind: str, rng: random.Random, held_out: bool) -> History:
     """Requests with truths: a few things for many occasions, some asked again, some with a change of mind."""
     things = REQUESTS[held_out::2]
-    ways = ("Which {thing} should I take {when}?", "{When}: which {thing}?", "I need a {thing} {when}, what shall it be?")
+    ways = (
+        "Which {thing} should I take {when}?",
+        "{When}: which {thing}?",
+        "I need a {thing} {when}, what shall it be?",
+    )
     again = ("What {thing} do I want {when}?", "Pick a {thing} for me, {when}.")
     maker = _Maker(kind)
     newest: dict[tuple[int, int], str] = {}
@@ -114,7 +121,9 @@ def _dialogue(kind: str, rng: random.Random, held_out: bool) -> History:
     for s, subject in enumerate(SUBJECTS):
         turns += [(rng.choice(people), rng.choice(SMALL_TALK), None) for _ in range(5)]
         if s % 2 != held_out:  # what is not asked for is told, too
-            turns += [(person, rng.choice(subject.told).format(v=rng.choice(subject.values)), None) for person in people]
+            turns += [
+                (person, rng.choice(subject.told).format(v=rng.choice(subject.values)), None) for person in people
+            ]
             turns.append((rng.choice(people), rng.choice(subject.talk), None))
         echoed = rng.choice(people)
         turns.append((echoed, f"{people[echoed == people[0]]}, {rng.choice(SMALL_TALK)}", None))

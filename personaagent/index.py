@@ -20,10 +20,10 @@ from personaagent.changes import MAX_OPTIONS, option_texts
 from personaagent.columns import Column
 from personaagent.errors import InvalidInput, NotFoundError
 from personaagent.evidence import Beliefs, Evidence, Known, choice_evidence, rating_evidence
-from personaagent.features import normalised
+from personaagent.features import bare, normalised
 from personaagent.offers import Offers, Ratings
 from personaagent.population import Commons
-from personaagent.ranking import best, standardised
+from personaagent.ranking import best, standardised, untold
 from personaagent.settings import MemorySettings
 from personaagent.store import Quantised, Row, Vector, microseconds, ordering, page_of, restored, unpack
 from personaagent.texts import NONE
@@ -80,7 +80,8 @@ class EpisodeIndex:
         # Episodes with the same query and truth form a group, of which a recall returns only the newest.
         self._group = Column(np.int32)
         self._group_codes: dict[int, int] = {}
-        self._asked = Column(np.int64)  # digest of the query as it is compared, by slot: the same request, whatever its vector
+        # Digests of the query by slot: as it is compared, and as an embedder may read it.
+        self._asked, self._spelled = Column(np.int64), Column(np.int64)
         self._newest = Column(np.bool_)  # whether a slot is the newest of its group
         self._newest_of = array("i")  # slot of a group's newest episode, by code; -1 for a group that all have left
         self._rank: Ints | None = None  # position in the user's order, by slot
@@ -137,8 +138,10 @@ class EpisodeIndex:
     def ram_bytes(self) -> int:
         """Estimated size."""
         columns = (self._vectors, self._times, self._arrived, self._truth_arrived, self._truth, self._group)
+        digests = self._asked.nbytes + self._spelled.nbytes
         return (
-            sum(c.nbytes for c in (*columns, self._asked, self._newest, self._truth_vectors, self._options, self._option_vectors))
+            digests
+            + sum(c.nbytes for c in (*columns, self._newest, self._truth_vectors, self._options, self._option_vectors))
             + 4 * len(self._newest_of)
             + self._payload_bytes
             + self._option_bytes
@@ -182,7 +185,9 @@ class EpisodeIndex:
         self._truth_arrived.append(row.truth_arrived)
         self._truth.append(self._truth_code(interaction.truth, row.truth_vector))
         self._options.append(self._codes(interaction, row.option_vectors))
-        self._asked.append(_asked(interaction.query))
+        asked = normalised(interaction.query)
+        self._asked.append(hash(asked))
+        self._spelled.append(hash(bare(asked)))
         self._group.append(-1)
         self._newest.append(False)
         self._regroup(len(self._payloads) - 1, self._group_code(interaction))
@@ -242,12 +247,15 @@ class EpisodeIndex:
         # Row by row: twice as fast as `@`, which does not read memory in order, and equal vectors get equal cosines.
         similarity = np.asarray(np.vecdot(self._vectors.view, query_vector), dtype=np.float32)
         # The same request is the same whatever its embedding was at the time, or the embedder knows of its script.
-        same = self._asked.view == _asked(query.text)
+        # Other texts with its very vector are ones that the embedder could not read.
+        asked = normalised(query.text)
+        same, spelled = self._asked.view == hash(asked), hash(bare(asked))
+        similarity = untold(similarity, self._spelled.view == spelled)
         similarity[same] = 1.0
         episodes: tuple[Episode, ...] = ()
         if query.k and len(self):
             episodes = self._ranked(query, allowed, age, similarity, same)
-        found = self._evidence(query, query_vector, allowed, age, similarity, choice_vectors, commons)
+        found = self._evidence(query, query_vector, allowed, age, similarity, choice_vectors, commons, spelled)
         return Recall(
             episodes=episodes,
             evidence=tuple(e.logprobs for e in found),
@@ -354,6 +362,7 @@ class EpisodeIndex:
         similarity: Vector,
         choice_vectors: npt.NDArray[np.float32],
         commons: Commons | None,
+        spelled: int,
     ) -> list[Evidence]:
         if not query.choices or not query.decisions:
             return []
@@ -367,6 +376,8 @@ class EpisodeIndex:
             age=among,
             similarity=similarity[slots],
             request_vectors=lambda wanted: self._vectors.view[wanted],
+            requests=lambda wanted: self._spelled.view[wanted],
+            request=spelled,
             option_vectors=self._embeddings,
             ids=self._ids,
         )
@@ -527,10 +538,6 @@ class EpisodeIndex:
                     values.setdefault(_canonical(metadata[key]), []).append(slot)
             self._metadata[key] = values
         return self._metadata[key]
-
-
-def _asked(query: str) -> int:
-    return hash(normalised(query))
 
 
 def _words(interaction: Interaction) -> str:

@@ -7,7 +7,10 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["best", "standardised"]
+__all__ = ["best", "standardised", "untold"]
+
+BLIND = 0.9995  # cosine from which two vectors are one
+UNTOLD = 0.9  # what such a cosine counts as if the texts are different ones
 
 Ints = npt.NDArray[np.int64]
 
@@ -58,3 +61,16 @@ def standardised(values: npt.NDArray[np.floating], among: int, least: float) -> 
     top = np.sort(top).astype(np.float64)
     spread = max(float(top.std()), least)
     return np.asarray((np.maximum(values, top[0]) - top.mean()) / spread, dtype=np.float64)
+
+
+def untold(cosine: npt.NDArray[np.float32], same: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """Cosines between texts, where two different texts with one vector are no longer taken for the same.
+
+    An embedder gives one vector to texts of a script that it does not know, or that differ only beyond what it reads. Newer
+    vectors do not (`personaagent.embedding`), stored ones may.
+
+    Args:
+        cosine: of any shape.
+        same: of that shape, whether the texts are the same.
+    """
+    return np.where((cosine > BLIND) & ~same, np.float32(UNTOLD), cosine)

@@ -65,7 +65,10 @@ async def compare(
             method: {f"top_{n}": round(count / questions, 3) for n, count in counts.items()}
             for method, counts in hits.items()
         }
-        result[kind] = {"size": {"questions": questions, "interactions": sum(len(m.interactions) for m in made)}, **shares}
+        result[kind] = {
+            "size": {"questions": questions, "interactions": sum(len(m.interactions) for m in made)},
+            **shares,
+        }
     return result
 
 
@@ -76,7 +79,9 @@ async def _count(embedder: Embedder, made: History, hits: dict[str, dict[int, in
         index.put(_row(item, arrived))
     newest = [interaction.id for interaction in index.latest(max(TOP))[::-1]]
     queries = [RecallQuery(text=asked.text, k=POOL) for asked in made.asked]
-    for asked, query, (vector, choices) in zip(made.asked, queries, await embed_recalls(embedder, queries), strict=True):
+    for asked, query, (vector, choices) in zip(
+        made.asked, queries, await embed_recalls(embedder, queries), strict=True
+    ):
         rankings = {"recency": newest}
         for method, ranking in (("words", "bm25"), ("meaning", "dense"), ("both", "hybrid")):
             recalled = index.recall(query.model_copy(update={"ranking": ranking}), vector, choices)

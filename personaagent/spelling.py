@@ -36,7 +36,9 @@ def spelled(text: str, dim: int) -> npt.NDArray[np.float32]:
         pieces = [edged[n : n + PIECE] for n in range(len(edged) - PIECE + 1)] if len(word) > PIECE else []
         for piece in pieces:
             weights[piece] = weights.get(piece, 0.0) + often * OF_PIECES / math.sqrt(len(pieces))
-    raw = b"".join(hashlib.blake2b(f.encode("utf-8", "surrogatepass"), digest_size=4 * PLACES).digest() for f in weights)
+    raw = b"".join(
+        hashlib.blake2b(f.encode("utf-8", "surrogatepass"), digest_size=4 * PLACES).digest() for f in weights
+    )
     hashes = np.frombuffer(raw, dtype="<u4").astype(np.int64)
     signs = np.where(hashes & 1, 1.0, -1.0) * np.repeat(list(weights.values()), PLACES)
     vector = np.bincount((hashes >> 1) % dim, signs, minlength=dim)

@@ -17,7 +17,7 @@ from personaagent import index as module
 from personaagent.bm25 import K1, MAX_TERMS, B, Bm25, tokens
 from personaagent.features import normalised
 from personaagent.index import LEAST_SPREAD, OUTCOME_WEIGHT, RECENT, SAME, TINY, EpisodeIndex, episode_tokens
-from personaagent.ranking import best
+from personaagent.ranking import BLIND, UNTOLD, best
 from personaagent.settings import MemorySettings
 from personaagent.store import Row, microseconds, pack
 from personaagent.types import Interaction, RecallQuery
@@ -115,6 +115,8 @@ def expected(history: list[Interaction], query: RecallQuery) -> tuple[list[Found
     shared = words.scores(query.text)
     candidates = sorted(left.values())
     for n in candidates:
+        if cosine[n] > BLIND:
+            cosine[n] = float(np.float32(UNTOLD))
         if normalised(history[n].query) == normalised(query.text):
             cosine[n] = 1.0
             shared[n] = max(shared[m] for m in candidates)

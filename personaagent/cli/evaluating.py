@@ -223,7 +223,9 @@ async def bench(
     what: Annotated[Bench, typer.Argument(help="What to measure.")],
     users: Annotated[int, typer.Option(min=1, help="Users (alignment).")] = 32,
     minutes: Annotated[float, typer.Option(min=0.1, help="How long processes are killed and paused (chaos).")] = 5.0,
-    seed: Annotated[int, typer.Option(help="Of what is done and what is hit (chaos), or of the histories (recall).")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of what is done and what is hit (chaos), or of the histories (recall).")
+    ] = 0,
     json: Json = False,
 ) -> int | None:
     """Measure on this machine, on made-up users in a temporary store.
