@@ -233,6 +233,7 @@ documents = st.lists(st.text(alphabet="abcd 北京", max_size=12), min_size=1, m
 
 
 @given(texts=documents, query=st.text(alphabet="abcd 北京", max_size=8))
+@settings(deadline=None)
 def test_bm25_is_the_formula(texts: list[str], query: str) -> None:
     words = Bm25()
     for text in texts:
