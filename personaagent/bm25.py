@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from array import array
 from collections import Counter
 
@@ -16,14 +17,43 @@ K1 = 1.2
 B = 0.75
 MAX_TERMS = 32  # of a query; the rarest ones decide, and a long prompt must not cost more than a short one
 
-# Scripts without spaces between words are cut into single characters; everything else into runs of letters and digits.
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
-_TOKEN = re.compile(f"[{_CJK}]|[^\\W_{_CJK}]+")
+# Of scripts that are written without spaces between words, and of Korean, whose words grow endings, every pair of neighbouring
+# characters is a word; a Chinese character is one by itself, too.
+_HAN = "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_UNSPACED = f"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\uac00-\ud7af{_HAN}"
+_ASCII = re.compile("[0-9a-z]+")
+_OTHER = re.compile(r"[^\w\s]|_")
+_BREAKS = "\u200b\u2060\ufeff"  # of no width, but between words
+_RUNS = re.compile(f"([{_UNSPACED}]+)|[^{_UNSPACED}]+")
+_ONE_HAN = re.compile(f"[{_HAN}]")
 
 
 def tokens(text: str) -> list[str]:
-    """Words of a text, case-folded."""
-    return _TOKEN.findall(text.casefold())
+    """Words of a text, compatibility forms and case made alike, with the marks that belong to their letters."""
+    if text.isascii():
+        return _ASCII.findall(text.casefold())
+    whole = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    found: list[str] = []
+    for word in _OTHER.sub(_kept, whole).split():
+        if word.isascii():
+            found.append(word)
+            continue
+        for match in _RUNS.finditer(word):
+            run = match[0]
+            if match[1] is None or len(run) == 1:
+                found.append(run)
+            else:
+                found.extend(run[n : n + 2] for n in range(len(run) - 1))
+                found.extend(_ONE_HAN.findall(run))
+    return found
+
+
+def _kept(other: re.Match[str]) -> str:
+    """What a character that is no letter or digit is to a word: a part, nothing (joiners, soft hyphens) or its end."""
+    category = unicodedata.category(other[0])
+    if category[0] == "M":
+        return other[0]
+    return "" if category == "Cf" and other[0] not in _BREAKS else " "
 
 
 class Bm25:

@@ -6,19 +6,25 @@ import asyncio
 import hashlib
 import json
 import threading
+import unicodedata
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from personaagent.errors import InvalidInput
+from personaagent.passages import passages
 from personaagent.protocols import Matrix
+from personaagent.spelling import spelled
 
 __all__ = ["LocalEmbedder", "SentenceEmbedder"]
 
-MAX_TOKENS = 256  # of a text; the rest is not embedded
+MAX_TOKENS = 256  # of a text, or of a passage of a longer one
+MOST_CHARS = 16  # per token, of what is looked at to see whether a text fits
+PART = "\x00passage\x00"  # so that a passage's entry in the cache is not that of a text
 _POOLING = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "cls",
@@ -115,13 +121,33 @@ class SentenceEmbedder:
         self._model = model.eval().to(self._device)
 
     def _forward(self, texts: list[str]) -> Matrix:
+        # A model may have written half of a surrogate pair into a query; tokenizers refuse that.
+        texts = [unicodedata.normalize("NFKC", text.encode("utf-8", "replace").decode("utf-8")) for text in texts]
+        limit = min(MAX_TOKENS, int(getattr(self._model.config, "max_position_embeddings", MAX_TOKENS)))
+        most = limit * MOST_CHARS
+        rows, fits = self._read([text[:most] for text in texts], limit)
+        long = {int(n): passages(texts[n], limit) for n in np.flatnonzero(~fits | [len(t) > most for t in texts])}
+        # The same documents stand in front of many questions: their passages are in the cache like texts.
+        wanted = list(dict.fromkeys(part.text for parts in long.values() for part in parts))
+        found = self._lookup([_key(PART + text) for text in wanted])
+        missing = [text for text in wanted if _key(PART + text) not in found]
+        for start in range(0, len(missing), self._max_batch):
+            batch = missing[start : start + self._max_batch]
+            read = dict(zip((_key(PART + text) for text in batch), self._read(batch, limit)[0], strict=True))
+            found.update(read)
+            self._remember(read)
+        for n, parts in long.items():
+            rows[n] = sum(part.weight * found[_key(PART + part.text)] for part in parts)
+        length = np.linalg.norm(rows, axis=1, keepdims=True)
+        return np.asarray(rows / np.maximum(length, 1e-9), dtype=np.float32)
+
+    def _read(self, texts: list[str], limit: int) -> tuple[Matrix, npt.NDArray[np.bool_]]:
+        """Unit rows of texts, as far as they fit into `limit` tokens, and which of them do."""
         import torch
 
-        # A model may have written half of a surrogate pair into a query; tokenizers refuse that.
-        texts = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        limit = min(MAX_TOKENS, int(getattr(self._model.config, "max_position_embeddings", MAX_TOKENS)))
         with torch.inference_mode():
             encoded = self._tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+            found = encoded.encodings or [None] * len(texts)
             encoded = encoded.to(self._device)
             hidden = self._model(**encoded).last_hidden_state.float()
             mask = encoded["attention_mask"]
@@ -134,7 +160,12 @@ class SentenceEmbedder:
                 weights = mask.unsqueeze(-1).float()
                 pooled = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
             rows: Matrix = torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
-        return rows
+        for n, (text, encoding) in enumerate(zip(texts, found, strict=True)):
+            if encoding is not None and (doubt := _doubt(text, encoding, self._tokenizer.unk_token)):
+                mixed = (1.0 - doubt) * rows[n] + doubt * spelled(text, rows.shape[1])
+                rows[n] = mixed / np.linalg.norm(mixed)
+        fits = [encoding is None or not encoding.overflowing for encoding in found]
+        return rows, np.asarray(fits, dtype=bool)
 
 
 class LocalEmbedder(SentenceEmbedder):
@@ -144,6 +175,23 @@ class LocalEmbedder(SentenceEmbedder):
         """One row per text, float32, L2-normalised; shape (len(texts), dim)."""
         rows = self.cached(texts)
         return rows if rows is not None else await asyncio.to_thread(self.encode, list(texts))
+
+
+def _doubt(text: str, encoding: Any, unknown: str | None) -> float:
+    """How much of a text the tokenizer does not know, from 0 (a quarter of its letters, or less) to 1 (three quarters).
+
+    Unknown are words that became the unknown token, and letters outside of ASCII that a word was taken apart into.
+    """
+    if text.isascii():
+        return 0.0
+    known = lost = 0
+    for token, (start, end) in zip(encoding.tokens, encoding.offsets, strict=True):
+        piece = text[start:end]
+        letters = sum(c.isalnum() for c in piece)
+        known += letters
+        if token == unknown or (len(token) == 3 and token.startswith("##") and not piece.isascii()):
+            lost += letters
+    return min(1.0, max(0.0, 2.0 * lost / known - 0.5)) if known else 0.0
 
 
 def _key(text: str) -> bytes:

@@ -28,7 +28,7 @@ from personaagent.choice_model import (
 )
 from personaagent.offers import MOST_REFUSED, Offers, Ratings
 from personaagent.population import Commons
-from personaagent.ranking import best
+from personaagent.ranking import best, untold
 from personaagent.rating_model import (
     TASTES,
     Rated,
@@ -82,6 +82,8 @@ class Known:
         age: (n,) how many newer ones of the same kind the user has made, from 0.
         similarity: (n,) cosine of their requests with the one to be answered.
         request_vectors: of the requests of some slots, (k, dim).
+        requests: of some slots, a digest of each request's text, (k,).
+        request: the digest of the one to be answered.
         option_vectors: of options, by the numbers that `Offers.put` was given, (k, dim) unit rows.
         ids: of the interactions of some slots.
     """
@@ -90,6 +92,8 @@ class Known:
     age: Ints
     similarity: Single
     request_vectors: Callable[[Ints], Single]
+    requests: Callable[[Ints], Ints]
+    request: int
     option_vectors: Callable[[Codes], Single]
     ids: Callable[[Ints], list[str]]
 
@@ -244,7 +248,8 @@ class _RatingScene:
             offset = np.r_[ratings.offsets.of(what, ratings.texts, commons), commons.liking([query])]
             self._prior, self._known = commons.scale(position), commons.grades
         bags = ratings.texts.bags(what, [query])
-        cosine = (vectors @ vectors.T).astype(np.float64)
+        texts = np.r_[known.requests(self.slots), known.request]
+        cosine = untold(vectors @ vectors.T, texts[:, None] == texts).astype(np.float64)
         self.rated = Rated(
             grade=given,
             age=known.age[picked].astype(np.float64) + 1.0,
@@ -354,7 +359,8 @@ class _Scene:
         self._whole = (self._key[:, None] == self._key[None, :]).astype(np.float32)
         self._vectors = _gram(self._embedded(where, lacking, choice_vectors))
         vectors = known.request_vectors(self._slots)
-        self._cosine = vectors @ vectors.T
+        texts = known.requests(self._slots)
+        self._cosine = untold(vectors @ vectors.T, texts[:, None] == texts)
         self.offset = np.zeros(len(self._key))
         if commons is not None:
             self.offset = np.r_[offers.offsets.of(self._codes, offers.texts, commons), commons.utility(choices)]

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-__all__ = ["FEATURES_VERSION", "Parts", "bucket", "normalised", "parts", "unspaced", "words"]
+__all__ = ["FEATURES_VERSION", "Parts", "bare", "bucket", "normalised", "parts", "unspaced", "words"]
 
 FEATURES_VERSION = (
     1  # raise it when the same text gives other features: weights learned from the old ones mean nothing then
@@ -18,6 +18,7 @@ FEATURES_VERSION = (
 MOST = 64  # words, and phrases, of one text that are looked at
 
 _BREAK = re.compile(r"[,;:.|/()\n]+|\b(?:and|with|or|und|mit|oder|et|avec|ou|y|con|o)\b")
+_ACCENTS = re.compile("[\u0300-\u036f]")
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 _PIECES = re.compile(f"{_UNSPACED.pattern}|(?:(?!{_UNSPACED.pattern}).)+")
 
@@ -34,6 +35,11 @@ class Parts:
 def normalised(text: str) -> str:
     """A text as it is compared: compatibility forms, case and runs of space do not make another one."""
     return " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
+
+
+def bare(whole: str) -> str:
+    """A normalised text without the accents of Latin, Greek and Cyrillic letters, which embedders may leave out."""
+    return whole if whole.isascii() else _ACCENTS.sub("", unicodedata.normalize("NFD", whole))
 
 
 def parts(text: str) -> Parts:

@@ -1,7 +1,7 @@
 """One user's episodes in RAM, and the ranking of recall over them.
 
 It knows nothing of stores, embedders or other users. Vectors of past queries sit in one matrix, so a recall is one
-matrix-vector product, a BM25 lookup and a fusion of the two rankings; nothing loops over all episodes in Python.
+matrix-vector product, a BM25 lookup and a sum of the two scores; nothing loops over all episodes in Python.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from personaagent.changes import MAX_OPTIONS, option_texts
 from personaagent.columns import Column
 from personaagent.errors import InvalidInput, NotFoundError
 from personaagent.evidence import Beliefs, Evidence, Known, choice_evidence, rating_evidence
-from personaagent.features import normalised
+from personaagent.features import bare, normalised
 from personaagent.offers import Offers, Ratings
 from personaagent.population import Commons
-from personaagent.ranking import best
+from personaagent.ranking import best, standardised, untold
 from personaagent.settings import MemorySettings
 from personaagent.store import Quantised, Row, Vector, microseconds, ordering, page_of, restored, unpack
 from personaagent.texts import NONE
@@ -32,9 +32,11 @@ from personaagent.types import Episode, Interaction, Kind, Recall, RecallQuery, 
 __all__ = ["CHARS_PER_TOKEN", "EpisodeIndex", "episode_tokens"]
 
 CHARS_PER_TOKEN = 4
-RRF = 60  # the usual constant of reciprocal rank fusion
-POOL = 100  # best of each ranking that are fused, at least
-OUTCOME_WEIGHT = 0.05  # of a known truth, dense being 1: it only breaks near-ties
+RECENT = 60  # newer episodes after which recency counts half
+OUTCOME_WEIGHT = 0.05  # of a known truth, a standard deviation of meaning being 1: it only breaks near-ties
+SAME = 10.0  # of the same request, on that scale: it stands before all that is only alike
+POOL = 100  # best ones by each score that are told apart, and episodes looked at for the budget of tokens, at least
+LEAST_SPREAD = 0.01  # of cosines: a smaller standard deviation tells nothing
 TINY = 1e-30  # less than any score of an episode that shares a word
 
 SAID = 80  # characters of a free answer that may be one of the options of another request
@@ -79,6 +81,8 @@ class EpisodeIndex:
         # Episodes with the same query and truth form a group, of which a recall returns only the newest.
         self._group = Column(np.int32)
         self._group_codes: dict[int, int] = {}
+        # Digests of the query by slot: as it is compared, and as an embedder may read it.
+        self._asked, self._spelled = Column(np.int64), Column(np.int64)
         self._newest = Column(np.bool_)  # whether a slot is the newest of its group
         self._newest_of = array("i")  # slot of a group's newest episode, by code; -1 for a group that all have left
         self._rank: Ints | None = None  # position in the user's order, by slot
@@ -140,8 +144,10 @@ class EpisodeIndex:
     def ram_bytes(self) -> int:
         """Estimated size."""
         columns = (self._vectors, self._times, self._arrived, self._truth_arrived, self._truth, self._group)
+        digests = self._asked.nbytes + self._spelled.nbytes
         return (
-            sum(c.nbytes for c in (*columns, self._newest, self._truth_vectors, self._options, self._option_vectors))
+            digests
+            + sum(c.nbytes for c in (*columns, self._newest, self._truth_vectors, self._options, self._option_vectors))
             + 4 * len(self._newest_of)
             + self._payload_bytes
             + self._option_bytes
@@ -188,6 +194,9 @@ class EpisodeIndex:
         self._truth_arrived.append(row.truth_arrived)
         self._truth.append(self._truth_code(interaction.truth, row.truth_vector))
         self._options.append(self._codes(interaction, row.option_vectors))
+        asked = normalised(interaction.query)
+        self._asked.append(hash(asked))
+        self._spelled.append(hash(bare(asked)))
         self._group.append(-1)
         self._newest.append(False)
         self._regroup(len(self._payloads) - 1, self._group_code(interaction))
@@ -253,10 +262,16 @@ class EpisodeIndex:
         allowed = self._filter(query, reach)
         # Row by row: twice as fast as `@`, which does not read memory in order, and equal vectors get equal cosines.
         similarity = np.asarray(np.vecdot(self._vectors.view, query_vector), dtype=np.float32)
+        # The same request is the same whatever its embedding was at the time, or the embedder knows of its script.
+        # Other texts with its very vector are ones that the embedder could not read.
+        asked = normalised(query.text)
+        same, spelled = self._asked.view == hash(asked), hash(bare(asked))
+        similarity = untold(similarity, self._spelled.view == spelled)
+        similarity[same] = 1.0
         episodes: tuple[Episode, ...] = ()
         if query.k and len(self):
-            episodes = self._ranked(query, allowed, age, similarity)
-        found = self._evidence(query, query_vector, allowed, age, similarity, choice_vectors, commons)
+            episodes = self._ranked(query, allowed, age, similarity, same)
+        found = self._evidence(query, query_vector, allowed, age, similarity, choice_vectors, commons, spelled)
         return Recall(
             episodes=episodes,
             evidence=tuple(e.logprobs for e in found),
@@ -299,31 +314,34 @@ class EpisodeIndex:
             allowed &= equal
         return allowed
 
-    def _ranked(self, query: RecallQuery, allowed: Mask, age: Ints, similarity: Vector) -> tuple[Episode, ...]:
+    def _ranked(
+        self, query: RecallQuery, allowed: Mask, age: Ints, similarity: Vector, same: Mask
+    ) -> tuple[Episode, ...]:
         slots = self._distinct(query, allowed)
-        size = max(POOL, 4 * query.k)
-        rankings: list[tuple[float, Ints]] = []
-        if query.ranking != "bm25":
-            rankings.append((1.0, best(slots, similarity, age, size)))
         weight = {"hybrid": self._settings.bm25_weight, "dense": 0.0, "bm25": 1.0}[query.ranking]
+        shared = self._words().scores(query.text) if weight else np.zeros(len(self), dtype=np.float32)
+        if weight and len(slots):  # the same request is as near in words as any, whatever its truth adds to its length
+            shared[slots[same[slots]]] = shared[slots].max()
+        if query.ranking == "bm25":
+            slots = slots[shared[slots] >= TINY]
+        score = SAME * same[slots]
+        if query.ranking != "bm25":
+            score += standardised(similarity[slots], POOL, LEAST_SPREAD)
         if weight:
-            rankings.append((weight, best(slots, self._words().scores(query.text), age, size, TINY)))
-        ranked = np.concatenate([ranking for _, ranking in rankings])
-        if not len(ranked):
-            return ()
-        gains = [weight / np.arange(RRF + 1, RRF + 1 + len(ranking)) for weight, ranking in rankings]
-        score = np.asarray(np.bincount(ranked, np.concatenate(gains)), dtype=np.float64)
-        pool = np.flatnonzero(score)
-        score, ages = score[pool], age[pool]
+            score += weight * standardised(shared[slots], POOL, TINY)
         if query.ranking == "hybrid":
-            score += self._settings.recency_weight / (RRF + 1 + ages)
-            score += (self._truth.view[pool] >= 0) * (OUTCOME_WEIGHT / (RRF + 1))
+            score += self._settings.recency_weight * (RECENT / (RECENT + age[slots]))
+            score += OUTCOME_WEIGHT * (self._truth.view[slots] >= 0)
+        score = np.round(score, 9)  # what differs by rounding alone ties, and goes to the newer
+        # More than are wanted: some may not fit into the budget of tokens.
+        size = max(POOL, 4 * query.k)
+        order = best(np.arange(len(slots)), score, age[slots], size) if len(slots) else slots
         episodes: list[Episode] = []
         left = query.max_tokens
-        for at in np.lexsort((ages, -score)):
+        for at in order:
             if len(episodes) == query.k:
                 break
-            slot = int(pool[at])
+            slot = int(slots[at])
             interaction = unpack(self._payloads[slot])
             if left is not None:
                 cost = episode_tokens(interaction)
@@ -335,7 +353,7 @@ class EpisodeIndex:
                     interaction=interaction,
                     similarity=float(similarity[slot]),
                     score=float(score[at]),
-                    age=int(ages[at]),
+                    age=int(age[slot]),
                 )
             )
         return tuple(episodes)
@@ -360,6 +378,7 @@ class EpisodeIndex:
         similarity: Vector,
         choice_vectors: npt.NDArray[np.float32],
         commons: Commons | None,
+        spelled: int,
     ) -> list[Evidence]:
         if not query.choices or not query.decisions:
             return []
@@ -373,6 +392,8 @@ class EpisodeIndex:
             age=among,
             similarity=similarity[slots],
             request_vectors=lambda wanted: self._vectors.view[wanted],
+            requests=lambda wanted: self._spelled.view[wanted],
+            request=spelled,
             option_vectors=self._embeddings,
             ids=self._ids,
         )

@@ -111,7 +111,7 @@ class MemorySettings(Section):
     redact: bool = False  # needs the `privacy` extra
     encryption_key: SecretStr | None = None  # needs the `privacy` extra
     audit_reads: bool = False  # log who read whose memory too, not only changes
-    bm25_weight: Annotated[float, Field(ge=0)] = 0.5  # in reciprocal rank fusion, dense being 1
+    bm25_weight: Annotated[float, Field(ge=0)] = 0.75  # of words in recall, meaning being 1
     recency_weight: Annotated[float, Field(ge=0)] = 0.1
     limits: LimitsSettings = LimitsSettings()
 

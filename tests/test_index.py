@@ -266,8 +266,23 @@ def test_bm25_after_changes_equals_bm25_built_anew(old: list[str], new: list[str
     np.testing.assert_allclose(changed.scores(query), fresh.scores(query), rtol=1e-5)
 
 
-def test_tokens_split_scripts_without_spaces() -> None:
-    assert tokens("Tea, please! 北京 a_b") == ["tea", "please", "北", "京", "a", "b"]
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Tea, please! a_b Straße", ["tea", "please", "a", "b", "strasse"]),
+        ("北京 茶", ["北京", "北", "京", "茶"]),  # of scripts without spaces, pairs; of Chinese single characters, too
+        ("お茶を飲む", ["お茶", "茶を", "を飲", "飲む", "茶", "飲"]),
+        ("한국어", ["한국", "국어"]),
+        ("ชาดี", ["ชา", "าด", "ดี"]),
+        ("चाय पीना", ["चाय", "पीना"]),  # vowel signs are marks, and stay with their letters
+        ("שָׁלוֹם كِتَاب", ["שָׁלוֹם", "كِتَاب"]),
+        ("Ποιο ΤΣΆΙ; Чёрный", ["ποιο", "τσάι", "чёрный"]),
+        ("می\u200cخواهم co\u00adop", ["میخواهم", "coop"]),  # what is invisible inside a word
+        ("ＦＵＬＬ ﬁne e\u0301te\u0301", ["full", "fine", "été"]),  # compatibility forms, composed or not
+    ],
+)
+def test_words_of_any_script(text: str, words: list[str]) -> None:
+    assert tokens(text) == words
 
 
 json_values = st.recursive(

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from personaagent import index as module
 from personaagent.bm25 import K1, MAX_TERMS, B, Bm25, tokens
 from personaagent.features import normalised
-from personaagent.index import OUTCOME_WEIGHT, RRF, EpisodeIndex, episode_tokens
-from personaagent.ranking import best
+from personaagent.index import LEAST_SPREAD, OUTCOME_WEIGHT, RECENT, SAME, TINY, EpisodeIndex, episode_tokens
+from personaagent.ranking import BLIND, UNTOLD, best
 from personaagent.settings import MemorySettings
 from personaagent.store import Row, microseconds, pack
 from personaagent.types import Interaction, RecallQuery
@@ -64,6 +64,16 @@ def bm25(texts: list[str], query: str) -> list[float]:
     return scores
 
 
+def deviations(values: list[float], least: float) -> list[float]:
+    """In standard deviations from the mean of the best `POOL`, the others like the last of these."""
+    best = sorted(values, reverse=True)[:POOL]
+    if not best:
+        return []
+    mean = sum(map(float, best)) / len(best)
+    spread = max(least, math.sqrt(sum((float(v) - mean) ** 2 for v in best) / len(best)))
+    return [(max(float(v), float(best[-1])) - mean) / spread for v in values]
+
+
 @dataclass(frozen=True)
 class Found:
     """What is compared of an episode."""
@@ -72,6 +82,12 @@ class Found:
     age: int
     score: float
     similarity: float
+
+
+def alike(found: list[Found], wanted: list[Found]) -> None:
+    assert [(f.id, f.age) for f in found] == [(w.id, w.age) for w in wanted]
+    assert [f.score for f in found] == pytest.approx([w.score for w in wanted], abs=1e-6)
+    assert [f.similarity for f in found] == pytest.approx([w.similarity for w in wanted], abs=1e-6)
 
 
 def expected(history: list[Interaction], query: RecallQuery) -> tuple[list[Found], int]:
@@ -97,25 +113,29 @@ def expected(history: list[Interaction], query: RecallQuery) -> tuple[list[Found
     for i in history:
         words.add(i.query if i.truth is None else f"{i.query}\n{i.truth}")
     shared = words.scores(query.text)
-    rankings = []
-    size = max(POOL, 4 * query.k)
+    candidates = sorted(left.values())
+    for n in candidates:
+        if cosine[n] > BLIND:
+            cosine[n] = float(np.float32(UNTOLD))
+        if normalised(history[n].query) == normalised(query.text):
+            cosine[n] = 1.0
+            shared[n] = max(shared[m] for m in candidates)
+    if query.ranking == "bm25":
+        candidates = [n for n in candidates if shared[n] > 0]
+    score = {n: SAME * (normalised(history[n].query) == normalised(query.text)) for n in candidates}
+    weight = {"hybrid": SETTINGS.bm25_weight, "bm25": 1.0, "dense": 0.0}[query.ranking]
     if query.ranking != "bm25":
-        rankings.append((1.0, sorted(left.values(), key=lambda n: (-cosine[n], age[n]))[:size]))
-    if query.ranking != "dense":
-        sharing = [n for n in left.values() if shared[n] > 0]
-        weight = 1.0 if query.ranking == "bm25" else SETTINGS.bm25_weight
-        rankings.append((weight, sorted(sharing, key=lambda n: (-shared[n], age[n]))[:size]))
-    score: dict[int, float] = {}
-    for weight, ranking in rankings:
-        for place, n in enumerate(ranking, 1):
-            score[n] = score.get(n, 0.0) + weight / (RRF + place)
+        for n, value in zip(candidates, deviations([cosine[n] for n in candidates], LEAST_SPREAD), strict=True):
+            score[n] += value
+    for n, value in zip(candidates, deviations([shared[n] for n in candidates], TINY), strict=True):
+        score[n] += weight * value
     if query.ranking == "hybrid":
         for n in score:
-            score[n] += SETTINGS.recency_weight / (RRF + 1 + age[n])
-            score[n] += (history[n].truth is not None) * OUTCOME_WEIGHT / (RRF + 1)
+            score[n] += SETTINGS.recency_weight * RECENT / (RECENT + age[n])
+            score[n] += (history[n].truth is not None) * OUTCOME_WEIGHT
     found: list[Found] = []
     budget = math.inf if query.max_tokens is None else query.max_tokens
-    for n in sorted(score, key=lambda n: (-score[n], age[n])):
+    for n in sorted(score, key=lambda n: (-round(score[n], 9), age[n]))[: max(POOL, 4 * query.k)]:
         cost = episode_tokens(history[n])
         if len(found) < query.k and (query.max_tokens is None or cost <= budget):
             budget -= cost
@@ -175,7 +195,7 @@ class Life:
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_recall_returns_what_sorting_everything_does(seed: int) -> None:
     life = Life(seed)
     with patch.object(module, "POOL", POOL):
@@ -187,7 +207,7 @@ def test_recall_returns_what_sorting_everything_does(seed: int) -> None:
             recall = life.index.recall(query, EMBEDDER.encode([query.text])[0], NONE)
             wanted, known = expected(life.history, query)
             found = [Found(e.interaction.id, e.age, e.score, e.similarity) for e in recall.episodes]
-            assert found == wanted
+            alike(found, wanted)
             assert recall.known == known
 
 
@@ -206,13 +226,14 @@ def test_a_long_history_with_many_ties_is_ranked_alike() -> None:
             for query in (RecallQuery(text=text), RecallQuery(text=text, k=3, with_truth=True, ranking="bm25")):
                 recall = index.recall(query, EMBEDDER.encode([text])[0], NONE)
                 found = [Found(e.interaction.id, e.age, e.score, e.similarity) for e in recall.episodes]
-                assert found == expected(history, query)[0]
+                alike(found, expected(history, query)[0])
 
 
 documents = st.lists(st.text(alphabet="abcd 北京", max_size=12), min_size=1, max_size=12)
 
 
 @given(texts=documents, query=st.text(alphabet="abcd 北京", max_size=8))
+@settings(deadline=None)
 def test_bm25_is_the_formula(texts: list[str], query: str) -> None:
     words = Bm25()
     for text in texts:

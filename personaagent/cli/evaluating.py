@@ -57,6 +57,7 @@ class Bench(StrEnum):
     ALIGNMENT = "alignment"
     CHAOS = "chaos"
     OVERLOAD = "overload"
+    RECALL = "recall"
 
 
 async def evaluate(
@@ -223,12 +224,17 @@ async def bench(
     what: Annotated[Bench, typer.Argument(help="What to measure.")],
     users: Annotated[int, typer.Option(min=1, help="Users (alignment).")] = 32,
     minutes: Annotated[float, typer.Option(min=0.1, help="How long processes are killed and paused (chaos).")] = 5.0,
-    seed: Annotated[int, typer.Option(help="Of what is done and what is hit (chaos).")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of what is done and what is hit (chaos), or of the histories (recall).")
+    ] = 0,
     seconds: Annotated[float, typer.Option(min=1, help="How long clients chat (overload).")] = 60.0,
     clients: Annotated[int, typer.Option(min=1, help="Who chat at once (overload).")] = 200,
     json: Json = False,
 ) -> int | None:
     """Measure on this machine, on made-up users in a temporary store.
+
+    `recall` needs no system: it asks made-up histories of several kinds for what they hold, by words, by meaning, by recency, by
+    both as recall does it, and by reciprocal rank fusion.
 
     `chaos` starts a system of its own, loads it, kills and pauses its processes, and checks that nothing acknowledged is lost
     or doubled, nothing forgotten comes back, and nobody sees another's data; the exit code is 1 if something is broken.
@@ -246,6 +252,11 @@ async def bench(
         result = await _chaos(run, minutes, seed)
     elif what is Bench.OVERLOAD:
         result = await _overload(run, seconds, clients)
+    elif what is Bench.RECALL:
+        result = await _recall(run, seed)
+        show_tables(run, _recall_tables(result))
+        run.output.result(result)
+        return None
     else:
         with tempfile.TemporaryDirectory(prefix="personaagent-bench-") as home:
             settings = run.settings(home=home)
@@ -257,6 +268,32 @@ async def bench(
     run.output.result(result)
     run.output.show(jsonlib.dumps(result, indent=2, ensure_ascii=False))
     return EXIT_ERROR if result.get("verdict") == "broken" else None
+
+
+async def _recall(run: Run, seed: int) -> dict[str, Any]:
+    from personaagent.embedding import LocalEmbedder
+    from personaagent.models import resolve_embedder
+    from personaagent.recall_bench import compare
+
+    settings = run.settings()
+    embedder = LocalEmbedder(resolve_embedder(settings), max_batch=settings.embedder.max_batch)
+    with run.output.progress("recall") as tell:
+        return await compare(embedder, seeds=(seed,), progress=tell)
+
+
+def _recall_tables(result: dict[str, Any]) -> list[Table]:
+    """Per number of first episodes, a line for each kind of history."""
+    from personaagent.recall_bench import METHODS, TOP
+    from personaagent.report import Table
+
+    return [
+        Table(
+            title=f"Answers among the first {n}",
+            headers=("history", *METHODS),
+            rows=tuple((kind, *(f"{found[m][f'top_{n}']:.3f}" for m in METHODS)) for kind, found in result.items()),
+        )
+        for n in TOP
+    ]
 
 
 async def _chaos(run: Run, minutes: float, seed: int) -> dict[str, Any]:
