@@ -52,6 +52,7 @@ class Client:
         self._app = world.http._transport.app  # type: ignore[attr-defined]
         self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.sent: list[dict[str, Any]] = []
+        headers = {"transfer_encoding": "chunked", **headers}
         named = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
         self._scope = {
             "type": "http",
@@ -63,7 +64,7 @@ class Client:
             "root_path": "",
             "scheme": "http",
             "query_string": b"",
-            "headers": [(b"content-type", b"application/json"), (b"transfer-encoding", b"chunked"), *named],
+            "headers": [(b"host", b"test"), (b"content-type", b"application/json"), *named],
             "client": ("127.0.0.1", 1),
             "server": ("test", 80),
         }

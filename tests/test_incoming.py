@@ -156,7 +156,7 @@ LINE = '{"user": "ann", "query": "q"}\n'
         ((LINE * 9).encode("utf-16-le"), "UTF-16LE"),
         ((LINE * 9).encode("utf-16-be"), "UTF-16BE"),
         ((LINE * 9).encode("utf-32"), "UTF-32"),
-        (gzip.compress(LINE.encode()), "gzip"),
+        (gzip.compress(LINE.encode(), mtime=0), "gzip"),
         (b"PK\x03\x04rest", "zip"),
         (b"PAR1rest", "Parquet"),
     ],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
 import pytest
@@ -25,7 +26,7 @@ from personaagent.persona import (
     tokens,
     written,
 )
-from personaagent.portable import export_lines, parse_export
+from personaagent.portable import parse_export
 from personaagent.privacy import redacted_persona
 from personaagent.report import Table
 from personaagent.types import Decision, Fact, Origin, Persona, PersonaDraft, Profile
@@ -202,7 +203,8 @@ def test_a_pinned_persona_keeps_its_claims_when_interactions_are_deleted() -> No
 
 def test_an_export_reads_back() -> None:
     persona = version(strike(add(pin_claim(BOTH, 1), "has a dog"), 2))
-    (back,) = parse_export(export_lines("ann", [], [persona], Profile())).personas
+    lines = [{"type": "user", "user": "ann", "version": 1}, {"type": "persona", **persona.model_dump(mode="json")}]
+    (back,) = parse_export([json.dumps(line) for line in lines]).personas
     assert back == persona
 
 

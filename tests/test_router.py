@@ -128,7 +128,7 @@ class World:
         )
         self.app = create_api(services)
         transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
-        self.http = httpx.AsyncClient(transport=transport, base_url="http://test")
+        self.http = httpx.AsyncClient(transport=transport, base_url="http://test", headers={"X-PersonaAgent": "1"})
 
     async def chat(self, user: str, text: str = "hello there", **more: Any) -> httpx.Response:
         body = {"model": "echo", "user": user, "messages": [{"role": "user", "content": text}], **more}
@@ -138,8 +138,7 @@ class World:
         return await self.http.get(f"/v1/users/{segment(user)}{rest}", params=params)
 
     async def delete(self, user: str, rest: str = "", **params: Any) -> httpx.Response:
-        path = f"/v1/users/{segment(user)}{rest}"
-        return await self.http.delete(path, params=params, headers={"X-PersonaAgent": "1"})
+        return await self.http.delete(f"/v1/users/{segment(user)}{rest}", params=params)
 
     async def post(self, user: str, rest: str, body: Any) -> httpx.Response:
         return await self.http.post(f"/v1/users/{segment(user)}{rest}", json=body)

@@ -17,7 +17,9 @@ PAGE = "https://evil.example"
 
 
 def laptop(**more: Any) -> World:
-    return World(**{"allowed_hosts": None, **more})
+    world = World(**{"allowed_hosts": None, **more})
+    del world.http.headers["X-PersonaAgent"]
+    return world
 
 
 async def sent(world: World, method: str, path: str, host: str = "127.0.0.1:8000", **headers: str) -> httpx.Response:
@@ -112,7 +114,7 @@ async def test_our_own_pages_and_links_to_us_are_not(headers: dict[str, str]) ->
 
 
 async def test_the_default_port_of_a_page_is_that_of_its_scheme() -> None:
-    world = World(api_key=SecretStr("k"), host="0.0.0.0", allowed_hosts=None)
+    world = laptop(api_key=SecretStr("k"), host="0.0.0.0")
     for origin, host, status in (
         ("https://p.example.org", "p.example.org", 200),
         ("https://p.example.org:443", "p.example.org", 200),
