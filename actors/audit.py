@@ -64,9 +64,11 @@ class AuditLog:
                 private_folder(self._folder)
                 descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
                 try:
-                    if _is_torn(descriptor):  # by a process that was killed meanwhile
-                        text = b"\n" + text
                     size = os.fstat(descriptor).st_size
+                    if (
+                        size and os.pread(descriptor, 1, size - 1) != b"\n"
+                    ):  # torn by a process that was killed meanwhile
+                        text = b"\n" + text
                     if os.write(descriptor, text) < len(text):
                         os.ftruncate(descriptor, size)
                         raise OSError(errno.ENOSPC, "only a part of it fitted on the disk")
@@ -78,8 +80,3 @@ class AuditLog:
             raise StoreError(
                 f"the audit log {path} cannot be written: {e.strerror}; nothing is changed without it"
             ) from e
-
-
-def _is_torn(descriptor: int) -> bool:
-    size = os.fstat(descriptor).st_size
-    return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"

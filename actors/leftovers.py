@@ -11,6 +11,7 @@ meanwhile, since it has all shards' files locked.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from personaagent.errors import StoreError
@@ -23,7 +24,7 @@ REPLACED = "replaced"  # a file in a store that is about to be replaced and is n
 
 def leftovers(folder: Path) -> list[Path]:
     """What an interrupted reshard left, or a finished one was asked to keep, beside a tenant's folder."""
-    return sorted(path for mark in (RESHARD, BEFORE_RESHARD) for path in folder.parent.glob(f"{folder.name}{mark}*"))
+    return sorted([*_beside(folder, RESHARD), *_beside(folder, BEFORE_RESHARD)])
 
 
 def mark(folder: Path, keep: bool) -> None:
@@ -36,20 +37,19 @@ def mark(folder: Path, keep: bool) -> None:
 
 def kept(folder: Path) -> list[Path]:
     """Old stores that were kept, or that a version left which did not note whether they were to be."""
-    old = folder.parent.glob(f"{folder.name}{BEFORE_RESHARD}*")
-    return sorted(path for path in old if not (path / REPLACED).exists())
+    return sorted(path for path in _beside(folder, BEFORE_RESHARD) if not (path / REPLACED).exists())
 
 
 def drop_replaced(folder: Path) -> None:
     """Delete old stores that were replaced by the one in `folder` and not to be kept. Raises StoreError."""
-    for path in folder.parent.glob(f"{folder.name}{BEFORE_RESHARD}*"):
+    for path in _beside(folder, BEFORE_RESHARD):
         if (path / REPLACED).exists():
             drop(path)
 
 
 def drop_copies(folder: Path) -> None:
     """Delete what an interrupted reshard has copied so far. Raises StoreError."""
-    for path in folder.parent.glob(f"{folder.name}{RESHARD}*"):
+    for path in _beside(folder, RESHARD):
         drop(path)
 
 
@@ -65,3 +65,7 @@ def drop(path: Path) -> None:
             raise StoreError(f"{path} holds users' texts and could not be deleted; try again") from None
     except OSError as e:
         raise StoreError(f"{path} holds users' texts and cannot be deleted ({e.strerror}); delete it") from e
+
+
+def _beside(folder: Path, suffix: str) -> Iterator[Path]:
+    return folder.parent.glob(f"{folder.name}{suffix}*")

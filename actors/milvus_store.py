@@ -91,6 +91,7 @@ class MilvusStore:
         cipher: Cipher | None = None,
     ) -> None:
         self._identity = identity
+        self._folder = location.parent if isinstance(location, Path) else None  # of all shards of Milvus Lite
         self._cipher = cipher
         self._episodes, self._records = f"{collection}_episodes", f"{collection}_records"
         self._named: set[str] = set()  # keys of users whose name is known to be stored
@@ -558,7 +559,7 @@ class MilvusStore:
                 mark = e["number"] if e["kind"] == SEEN else self._profile_mark(e)
             except (
                 _DAMAGED
-            ) as fault:  # nothing goes on from this profile, and others' interactions are not held up by it
+            ) as fault:  # nothing can go on from this profile, and it must not hold up others' interactions
                 logger.warning("the profile of user %s is damaged: %s", e["user_key"], type(fault).__name__)
                 continue
             marks[e["user_key"]] = max(marks.get(e["user_key"], 0), mark)

@@ -10,11 +10,9 @@ import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from actors import milvus_rows as rows
-from actors.identity import StoreIdentity
 from actors.leftovers import drop_copies, kept
 from actors.milvus_connection import MilvusConnection
 from actors.milvus_rows import META, Entity
@@ -22,7 +20,6 @@ from actors.milvus_store import AHEAD_US, FORGETTING, FORGOTTEN, TOMBSTONE, Milv
 from actors.tenure import Owner
 from personaagent.changes import clock
 from personaagent.errors import StoreError
-from personaagent.privacy import Cipher
 from personaagent.store import Erased, Tombstone
 from personaagent.types import Persona, Profile, user_key
 
@@ -34,19 +31,6 @@ LOOKED = f"{META}/looked"
 
 class UpkeepStore(MilvusStore):
     """A Milvus store with the methods of upkeep."""
-
-    def __init__(
-        self,
-        location: Path | str,
-        identity: StoreIdentity,
-        *,
-        collection: str = "personaagent",
-        token: str = "",
-        timeout: float = 10.0,
-        cipher: Cipher | None = None,
-    ) -> None:
-        self._folder = location.parent if isinstance(location, Path) else None  # of all shards of Milvus Lite
-        super().__init__(location, identity, collection=collection, token=token, timeout=timeout, cipher=cipher)
 
     def alone(self) -> UpkeepStore:
         """This store as the only shard of its users, so that what it lists is all of a server's users."""

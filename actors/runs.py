@@ -133,16 +133,14 @@ class RunFolder:
         try:  # released by the system when the process dies, however it dies
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
-            os.close(self._lock)
-            self._lock = None
+            self._unlock()
             raise ConflictError(f"run {self.path.name} is under way in another process") from e
         try:
             if os.path.samestat(os.fstat(self._lock), os.stat(self.path / "lock")):
                 return True
         except FileNotFoundError:
             pass
-        os.close(self._lock)
-        self._lock = None
+        self._unlock()
         return False
 
     def _leave_nothing_empty(self) -> None:

@@ -58,7 +58,6 @@ __all__ = [
     "UserId",
     "UserPage",
     "UserSummary",
-    "from_seconds",
     "future_fault",
     "interaction_id",
     "moment",
@@ -79,7 +78,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def from_seconds(seconds: float) -> datetime:
+def _from_seconds(seconds: float) -> datetime:
     """The time so many seconds after 1970. Raises ValueError if it is not in the years 1 to 9999."""
     # Not datetime.fromtimestamp, whose range and rounding depend on the platform; and pydantic guesses at milliseconds.
     try:
@@ -160,7 +159,7 @@ def moment(value: object) -> datetime:
             "is not a time; write ISO 8601 text like 2025-03-01T08:30:00Z or a number of seconds since 1970"
         )
     if isinstance(value, int | float):
-        return from_seconds(value)
+        return _from_seconds(value)
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value.strip())

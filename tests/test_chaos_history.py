@@ -288,7 +288,7 @@ def made_up(seed: int, fault: Broken | None = None, certain: bool = False) -> tu
             fields = {"forgets": True}
             if done:
                 store.forget(user)
-        elif done:
+        elif status is Status.OK:  # a look without an answer has seen nothing: its client may be gone before it is done
             seen = store.look(user)
             doubled = frozenset(m for m, n in seen.items() if n > 1)
             fields = {"saw": frozenset(seen), "doubled": doubled, "whole": True, "exists": bool(seen)}

@@ -25,6 +25,7 @@ from actors.lite import LiteEngine
 from actors.memory_shard import MemoryShard
 from actors.milvus_store import MilvusStore
 from actors.milvus_upkeep import LOOKED, UpkeepStore
+from actors.store import ShardConfig
 from actors.writer import Writer
 from alignment.aligner import Aligner
 from personaagent.agent import Agent, Turn
@@ -267,15 +268,20 @@ async def test_a_look_at_the_files_decides_about_the_receipt(tmp_path: Path, mon
     await shard.close()
 
 
+def stored(where: str, folder: Path, request: pytest.FixtureRequest) -> ShardConfig:
+    """A shard on files of its own, or on a server that ends with the test."""
+    if where == "lite":
+        return config(folder, flush_s=1000)
+    server = LiteServer(folder / "served")
+    request.addfinalizer(server.stop)
+    return config(folder, uri=server.uri)
+
+
 @pytest.mark.parametrize("where", ["lite", "server"])
 async def test_a_forgetting_that_broke_off_holds_up_nobody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, request: pytest.FixtureRequest
 ) -> None:
-    settings = config(tmp_path, flush_s=1000)
-    if where == "server":
-        server = LiteServer(tmp_path / "served")
-        request.addfinalizer(server.stop)
-        settings = config(tmp_path, uri=server.uri)
+    settings = stored(where, tmp_path, request)
     shard = MemoryShard(settings)
     users = sorted(("ann", "bob", "eve"), key=user_key)
     for user in users:
@@ -784,11 +790,7 @@ async def test_who_has_damaged_records_can_be_forgotten(tmp_path: Path, kind: st
 async def test_who_has_nothing_left_after_retention_leaves_no_name(
     tmp_path: Path, where: str, request: pytest.FixtureRequest
 ) -> None:
-    settings = config(tmp_path, flush_s=1000)
-    if where == "server":
-        server = LiteServer(tmp_path / "served")
-        request.addfinalizer(server.stop)
-        settings = config(tmp_path, uri=server.uri)
+    settings = stored(where, tmp_path, request)
     memory = DirectMemory(shard := MemoryShard(settings))
     for user in (SECRET, "bob", "eve"):
         await memory.append(user, [interaction("1", user, query="drink?", truth="tea")])
