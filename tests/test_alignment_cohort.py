@@ -86,7 +86,7 @@ def moods(user: str, count: int = 18) -> list[Interaction]:
             id=f"i{n}",
             user=user,
             time=START + timedelta(minutes=n),
-            query=f"my {words[n % 9]} {words[n // 9]} drink drink drink drink drink",
+            query=f"my {words[n % 9]} {('hot', 'iced')[n // 9]} drink drink drink drink drink",
             truth="water" if n % 5 == 4 else "mint tea",
             choices=("water", "mint tea"),
         )

@@ -331,8 +331,8 @@ async def test_lines_that_are_too_large_are_errors_and_the_others_go_in(memory: 
                 self.line = n
                 yield interaction(str(n), metadata={"x": "y" * (100 * KB if n == 3 else 10)})
 
-    done = Imported()
-    await import_interactions(memory, Lines(), done, lambda _: None, limits)
+    done, lines = Imported(), Lines()
+    await import_interactions(memory, lines, done, lambda _: None, lambda: lines.line, limits)
     assert done.errors == [(3, "metadata has 100,008 bytes; memory.limits.metadata_kb allows 64,000")]
     assert done.added == 4
     source = LocalMemory(HashEmbedder(16), MemorySettings(limits=LimitsSettings(**ROOMY)))
