@@ -22,7 +22,7 @@ from milvus_lite import DataDirLockedError, MilvusLiteError
 from milvus_lite.adapter.grpc.server import start_server_in_thread
 
 from actors.lite_files import Owners, owners, purge
-from actors.lite_socket import clear_sockets, socket_path
+from actors.lite_socket import SOCKET, clear_folders, remove_folder, socket_folder
 from personaagent.errors import StoreError
 from personaagent.private import keep_private, private_folder, tighten
 
@@ -84,17 +84,18 @@ class LiteEngine:
         private_folder(path.parent)
         tighten(path)
         _remove_unborn(path)
-        socket = socket_path(path)
-        # The server listens at `host:port`, which is how the name of its socket ends.
-        socket, host = socket.with_name(f"{socket.name}:0"), f"unix:{socket}"
+        self._folder = socket_folder(path)
+        self.uri = f"unix:{self._folder / SOCKET}"
         try:
+            host = self.uri.removesuffix(":0")
             self._server, self._db, _ = start_server_in_thread(str(path), host=host, port=0)
         except DataDirLockedError as e:
+            remove_folder(self._folder)
             raise StoreError(f"{path} is in use by another process; stop it or choose another home") from e
         except (MilvusLiteError, OSError, ValueError, RuntimeError) as e:
+            remove_folder(self._folder)
             raise StoreError(f"{path} cannot be opened: {_line(e)}; restore it from a backup or move it away") from e
-        clear_sockets(path, socket)
-        self.uri = f"unix:{socket}"
+        clear_folders(path, self._folder)
         self._closed = False
 
     def scan(self, collection: str, fields: Sequence[str]) -> list[tuple[Any, ...]]:
@@ -151,7 +152,7 @@ class LiteEngine:
         """Save and stop; harmless when closed already."""
         if not self._closed:
             self._closed = True
-            self._server.stop(grace=2).wait()
+            self._stop()
             self._db.close()
 
     def abandon(self) -> None:
@@ -162,7 +163,7 @@ class LiteEngine:
         if self._closed:
             return
         self._closed = True
-        self._server.stop(grace=2).wait()
+        self._stop()
         try:
             for engine in self._db._collections.values():
                 engine._bg_closed = True
@@ -170,6 +171,10 @@ class LiteEngine:
             self._db._release_lock()
         except AttributeError as e:
             logger.warning("this version of milvus-lite keeps the folder locked until the process ends: %s", e)
+
+    def _stop(self) -> None:
+        self._server.stop(grace=2).wait()
+        remove_folder(self._folder)
 
 
 def check_disk(path: Path, needed: int = 0) -> None:

@@ -7,50 +7,47 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
+import shutil
 import tempfile
-import uuid
 from pathlib import Path
 
 from personaagent.errors import StoreError
 
-__all__ = ["clear_sockets", "socket_path"]
+__all__ = ["SOCKET", "clear_folders", "remove_folder", "socket_folder"]
 
-MAX_PATH = 100  # bytes; the operating system's bound is 104 to 108
+MAX_PATH = 100  # bytes of a socket's path; the operating system's bound is 104 to 108
+SOCKET = "lite:0"  # the server listens at `host:port`, which is how the name of its socket ends
 
 
-def socket_path(store: Path) -> Path:
-    """A path for a new socket of this store. It is not below the home, whose path may be too long for a socket's.
+def socket_folder(store: Path) -> Path:
+    """A new folder for the socket of this store. It is not below the home, whose path may be too long for a socket's.
 
     Raises:
-        StoreError: there is no folder for it.
+        StoreError: it cannot be made.
     """
-    path = _folder() / f"{_name(store)}.{uuid.uuid4().hex[:8]}"
-    if len(os.fsencode(path)) > MAX_PATH:
-        raise StoreError(f"{path.parent} is too long a path for a socket; set TMPDIR to a shorter one")
+    parent = Path(tempfile.gettempdir())
+    try:
+        path = Path(tempfile.mkdtemp(prefix=_prefix(store), dir=parent))  # nobody else may enter what this makes
+    except OSError as e:
+        raise StoreError(f"no folder for a socket can be made in {parent}: {e.strerror or e}") from e
+    if len(os.fsencode(path / SOCKET)) > MAX_PATH:
+        path.rmdir()
+        raise StoreError(f"{parent} is too long a path for a socket; set TMPDIR to a shorter one")
     return path
 
 
-def clear_sockets(store: Path, kept: Path) -> None:
-    """Remove the sockets that processes which were killed have left. Call it while the store's folder is locked."""
-    for path in kept.parent.glob(f"{_name(store)}.*"):
-        if path != kept:
-            path.unlink(missing_ok=True)
+def remove_folder(path: Path) -> None:
+    """Remove a folder of `socket_folder` once nobody listens there any more; harmless when it is gone."""
+    shutil.rmtree(path, ignore_errors=True)
 
 
-def _name(store: Path) -> str:
-    return hashlib.blake2b(os.fsencode(store.resolve()), digest_size=8).hexdigest()
+def clear_folders(store: Path, kept: Path) -> None:
+    """Remove the folders that processes which were killed have left. Call it while the store's folder is locked."""
+    for path in kept.parent.glob(f"{_prefix(store)}*"):
+        if path != kept and not path.is_symlink() and path.stat().st_uid == os.getuid():
+            remove_folder(path)
 
 
-def _folder() -> Path:
-    """The user's own folder for sockets. In a folder for all users, somebody else may have taken its name."""
-    path = Path(tempfile.gettempdir()) / f"personaagent-{os.getuid()}"
-    try:
-        path.mkdir(mode=0o700, exist_ok=True)
-        found = path.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
-            path.chmod(0o700)
-            return path
-        return Path(tempfile.mkdtemp(prefix="personaagent-"))
-    except OSError as e:
-        raise StoreError(f"no folder for sockets can be made in {path.parent}: {e.strerror or e}") from e
+def _prefix(store: Path) -> str:
+    name = hashlib.blake2b(os.fsencode(store.resolve()), digest_size=6).hexdigest()
+    return f"personaagent-{name}-"

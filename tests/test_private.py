@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from actors.lite_socket import clear_sockets, socket_path
+from actors.lite import LiteEngine
+from actors.lite_socket import SOCKET, clear_folders, remove_folder, socket_folder
 from actors.memory_shard import MemoryShard
 from actors.runs import RunFolder
 from alignment.journal import Journal
+from personaagent.errors import StoreError
 from personaagent.private import private_folder, tighten
 from serve.home import HomeLock
 from tests.test_memory_shard import batch, config, interaction
@@ -47,13 +50,13 @@ async def test_all_that_is_written_is_private(tmp_path: Path) -> None:
     await shard.append("anna", await batch(interaction("1", user="anna")), "t")
     await shard.flush()
     uri = shard._store._milvus._lite.uri  # type: ignore[union-attr]
+    assert uri.startswith("unix:")  # no port, to which every user of the machine could connect
+    assert stat.S_IMODE(Path(uri.removeprefix("unix:")).parent.stat().st_mode) == 0o700
     await shard.close()
     written = {path.name for path in home.rglob("*")}
     assert {"lock", "server.json", "store.json", "journal.jsonl", "LOCK", "users.parquet"} <= written
     assert readable_by_others(home) == []
     lock.release()
-    assert uri.startswith("unix:")  # no port, to which every user of the machine could connect
-    assert stat.S_IMODE(Path(uri.removeprefix("unix:")).parent.stat().st_mode) == 0o700
 
 
 def test_an_old_home_is_tightened_when_it_is_opened(tmp_path: Path) -> None:
@@ -82,11 +85,27 @@ def test_what_is_missing_or_not_ours_stops_nobody(tmp_path: Path, monkeypatch: p
     private_folder(tmp_path / "theirs")
 
 
-def test_sockets_that_killed_processes_left_are_removed(tmp_path: Path) -> None:
-    left, other, ours = socket_path(tmp_path / "a"), socket_path(tmp_path / "b"), socket_path(tmp_path / "a")
-    for path in (left, other, ours):
-        path.touch()
-    clear_sockets(tmp_path / "a", ours)
+def test_folders_of_sockets_that_killed_processes_left_are_removed(tmp_path: Path) -> None:
+    left, other, ours = (socket_folder(tmp_path / name) for name in ("a", "b", "a"))
+    for folder in (left, other, ours):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        (folder / SOCKET).touch()
+    clear_folders(tmp_path / "a", ours)
     assert (left.exists(), other.exists(), ours.exists()) == (False, True, True)
-    other.unlink()
-    ours.unlink()
+    for folder in (other, ours):
+        remove_folder(folder)
+
+
+def test_a_store_that_is_closed_or_cannot_be_opened_leaves_no_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sockets = Path(tempfile.mkdtemp())  # the path of a socket is short
+    monkeypatch.setattr("tempfile.tempdir", str(sockets))
+    one = LiteEngine(tmp_path / "store")
+    assert len(list(sockets.iterdir())) == 1
+    with pytest.raises(StoreError, match="in use"):
+        LiteEngine(tmp_path / "store")
+    assert len(list(sockets.iterdir())) == 1
+    one.close()
+    LiteEngine(tmp_path / "store").abandon()
+    sockets.rmdir()  # which nothing is in
