@@ -26,6 +26,7 @@ from personaagent.settings import Settings
 from personaagent.tasks import together
 
 from .batcher import TextBatcher
+from .loopback import stay_local
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -42,6 +43,7 @@ class Embedder:
     """One replica: a model, a cache of recent texts and a batcher."""
 
     def __init__(self, settings: Settings) -> None:
+        stay_local()
         config = settings.embedder
         self._model = SentenceEmbedder(
             resolve_embedder(settings), max_batch=config.max_batch, cache_texts=config.cache_texts

@@ -30,6 +30,7 @@ from .accelerator import on_gpu
 from .cpu import fit_to_cpu
 from .likelihood import AnswerReader
 from .llm import AnswerCall, EngineCall, EngineStats, Refusal
+from .loopback import stay_local
 from .scheduler import STEP_TOKENS
 
 __all__ = ["PersonaLLMServer", "llm_config", "llm_deployment"]
@@ -73,6 +74,7 @@ class PersonaLLMServer(LLMServer):  # type: ignore[misc]
         batch_waiting: batch calls that may wait for a slot; more are told to come again.
         chats: other calls for an answer that the engine takes at once, whether it decodes them or lets them wait.
         """
+        stay_local()
         self._chats = chats
         self._slots = asyncio.Semaphore(batch_slots)
         self._batch_waiting = batch_waiting

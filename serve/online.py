@@ -16,6 +16,7 @@ from actors.online import OnlineAligner, OnlineStatus
 from personaagent.errors import UnavailableError
 from personaagent.settings import Settings
 
+from .loopback import stay_local
 from .parts import connect
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class OnlineAlignment:
         context_length: int,
     ) -> None:
         """Args: as of `connect`."""
+        stay_local()
         model, embed, memory = await connect(settings, embedder, llm, context_length, by="online")
         parts = Parts(model, embed, memory, settings.agent, settings.alignment)
         self._aligner = OnlineAligner(memory, AlignmentActor(parts), settings.alignment)

@@ -43,6 +43,7 @@ _ERRORS = {
     403: "Another host name or a page of another site, or a change that no header says is meant.",
     404: "The user, interaction, version, claim or model is unknown.",
     405: "This path has no such method.",
+    408: "The body took too long to arrive.",
     409: "Somebody else was first, or the user was forgotten meanwhile.",
     413: "The body is too large.",
     415: "The body is not said to be JSON.",
@@ -51,6 +52,7 @@ _ERRORS = {
     500: "An error that nobody foresaw; the log says where.",
     502: "The model answered with an error or with nothing.",
     503: "A part of the system is down or cannot write.",
+    504: "The time for the request is over; what was done for it was cancelled.",
 }
 _ERROR_HEADERS: dict[int, Node] = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
@@ -139,6 +141,22 @@ _INTERACTION: dict[str, Node] = {
         ]
     },
 }
+# What validators ask of fields, beyond the fields' types.
+_SAID: Node = {"type": "string", "pattern": r"\S", "maxLength": MAX_TEXT}
+_FIELDS: dict[tuple[str, str], Node] = {
+    ("FeedbackBody", "truth"): _SAID,
+    ("ChatBody", "tool_choice"): {
+        "anyOf": [
+            {"enum": ["none", "auto", "required"]},
+            {
+                "type": "object",
+                "required": ["type", "function"],
+                "properties": {"type": {"const": "function"}, "function": _has(name={"type": "string"})},
+            },
+        ],
+        "description": "Of a request with tools.",
+    },
+}
 _REPORTS = frozenset({"/v1/alignment", "/readyz"})  # say what is wrong in the form in which they say that nothing is
 _ID: Node = {"schema": {"type": "string"}, "description": "The interaction's id, percent-encoded."}
 _MEANT: Node = {
@@ -189,7 +207,33 @@ def _document(app: FastAPI, keyed: bool) -> Node:
     wrapped["properties"]["interactions"] = several
     body = document["paths"]["/v1/users/{user}/interactions"]["post"]["requestBody"]["content"]["application/json"]
     body["schema"] = {"anyOf": [item, several, {"$ref": "#/components/schemas/InteractionsBody"}]}
+    for (name, field), better in _FIELDS.items():
+        schemas[name]["properties"][field] = better
+    for name in _within(schemas, [o["requestBody"] for _, _, o in _operations(document) if "requestBody" in o]):
+        _allow_null(schemas[name])
     return document
+
+
+def _within(schemas: Node, nodes: list[Any]) -> set[str]:
+    """The names of the schemas that these refer to, and those that they refer to."""
+    found: set[str] = set()
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict):
+            name = str(node.get("$ref", "")).rpartition("/")[2]
+            if name in schemas and name not in found:
+                found.add(name)
+                nodes.append(schemas[name])
+        if isinstance(node, dict | list):
+            nodes.extend(node.values() if isinstance(node, dict) else node)
+    return found
+
+
+def _allow_null(schema: Node) -> None:
+    """In every body null is as good as absent, so whatever may be absent may be null."""
+    for name, field in schema.get("properties", {}).items():
+        if name not in schema.get("required", ()) and "null" not in str(field):
+            schema["properties"][name] = {"anyOf": [field, {"type": "null"}]}
 
 
 def _operations(document: Node) -> Iterator[tuple[str, str, Node]]:
@@ -202,6 +246,10 @@ def _complete(path: str, method: str, operation: Node, keyed: bool) -> None:
     responses = operation["responses"]
     if (answer := _ANSWERS.get((method, path))) is not None:
         responses["200"]["content"] = answer
+    for parameter in operation.get("parameters", ()):  # these have no null; they are absent
+        kinds = parameter["schema"].get("anyOf", ())
+        if {"type": "null"} in kinds:
+            parameter["schema"]["anyOf"] = [kind for kind in kinds if kind != {"type": "null"}]
     if path == "/v1/chat/completions":
         responses["200"]["headers"] = {"X-Interaction-Id": _ID}
     for status in _ERRORS:

@@ -16,6 +16,7 @@ from personaagent.settings import Settings
 from .accelerator import on_gpu
 from .admission import CHATS
 from .api import Services, create_api
+from .loopback import stay_local
 from .online import HandleOnline
 from .parts import connect
 
@@ -51,6 +52,7 @@ class AgentRouter:
         online: handle of online alignment; None if it is off.
         chats: that this replica has under way at most.
         """
+        stay_local()
         model, embed, memory = await connect(settings, embedder, llm, context_length, by="api")
         self._settings = settings
         self._services = Services(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from personaagent.errors import ContextLengthExceeded, InvalidInput, LLMError, R
 from personaagent.protocols import likely
 from personaagent.settings import Settings, load_settings
 from personaagent.types import ChatRequest, ChatResult, Likelihood, LikelihoodRequest, Message
+from serve import cluster
 from serve.llm import EngineStats
 from serve.system import System
 from tests.scripted_words import END, script, unigram
@@ -77,6 +80,24 @@ async def http(system: System) -> AsyncIterator[httpx.AsyncClient]:
 async def client(system: System) -> AsyncIterator[openai.AsyncOpenAI]:
     async with openai.AsyncOpenAI(base_url=f"{system.url}/v1", api_key="none", max_retries=0) as opened:
         yield opened
+
+
+def listening(pid: int) -> Iterator[tuple[IPv6Address | IPv4Address, str]]:
+    """Where a process accepts TCP connections, and its name."""
+    process = Path("/proc") / str(pid)
+    try:
+        sockets = {os.readlink(fd) for fd in (process / "fd").iterdir()}
+        name = (process / "comm").read_text().strip()
+        tables = [(process / "net" / table).read_text().splitlines()[1:] for table in ("tcp", "tcp6")]
+    except OSError:  # it ended meanwhile
+        return
+    for line in itertools.chain(*tables):
+        fields = line.split()
+        if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+            words = fields[1].split(":")[0]
+            raw = b"".join(bytes.fromhex(words[n : n + 8])[::-1] for n in range(0, len(words), 8))
+            found = ip_address(raw)
+            yield getattr(found, "ipv4_mapped", None) or found, name
 
 
 def say(text: str, **more: Any) -> ChatRequest:
@@ -331,11 +352,24 @@ async def test_a_client_that_goes_is_noticed_whatever_its_header_says(system: Sy
     await until(system, lambda s: s.chat_running == 0)
 
 
+async def test_nothing_that_it_starts_listens_to_the_network(system: System) -> None:
+    assert system._mark is not None
+    open_to_all = {
+        (int(pid), address, name)
+        for pid in cluster.marked(system._mark)
+        for address, name in listening(pid)
+        if not address.is_loopback
+    }
+    assert open_to_all == set()
+    assert any(list(listening(pid)) for pid in cluster.marked(system._mark))
+
+
 async def test_another_process_joins_and_leaves_the_server_running(
     system: System, folder: Path, http: httpx.AsyncClient
 ) -> None:
     code = """
 import asyncio, sys
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from personaagent.agent import Turn
 from personaagent.settings import load_settings
@@ -382,6 +416,7 @@ async def test_a_start_that_is_broken_off_leaves_no_process(folder: Path, stage:
     mark = uuid.uuid4().hex
     code = """
 import asyncio, signal, sys
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from personaagent.settings import load_settings
 from serve.system import System
@@ -430,6 +465,7 @@ async def test_a_call_that_comes_after_the_end_starts_no_other_ray(folder: Path)
     mark = uuid.uuid4().hex
     code = """
 import asyncio, sys
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 import ray
 from ray.exceptions import RaySystemError
