@@ -12,6 +12,8 @@ from personaagent.errors import UnsupportedError
 from personaagent.settings import ServeSettings
 from personaagent.types import UserId
 
+from .chat_fields import is_blank
+
 __all__ = ["Identity", "identify"]
 
 _USER: TypeAdapter[str] = TypeAdapter(UserId)
@@ -37,7 +39,7 @@ def identify(
     `prompt_cache_key` is no identity: clients share one among users, and change it at will.
 
     Args:
-        user: the body's `user`; None where it is null, empty or not there, as for the other two.
+        user: the body's `user`. What is null, blank or not there says nobody, as for the other two.
         metadata_user: the body's `metadata.user_id`.
         safety_identifier: the body's.
         headers: of the request, raw.
@@ -51,7 +53,7 @@ def identify(
         (metadata_user, "metadata.user_id"),
         (safety_identifier, "safety_identifier"),
     ):
-        if value not in (None, ""):
+        if not is_blank(value):
             return Identity(_checked(value, source), source)
     if settings.user_headers:
         sent: dict[str, list[bytes]] = {}
