@@ -296,6 +296,19 @@ async def test_clients_may_choose_the_interaction_id_and_repeat_it(world: World)
     assert [i.id for i in await world.memory.latest("anna", 5)] == ["gespräch 1"]
 
 
+async def test_an_id_belongs_to_one_question_with_its_options(world: World) -> None:
+    own = {"personaagent": {"interaction_id": "1"}}
+    tea, milk = ({"structured_outputs": {"choice": ["tea", other]}} for other in ("coffee", "milk"))
+    assert (await world.chat("anna", "drink?", **own)).status_code == 200
+    for more in (tea, {"stream": True, **tea}):
+        assert_error(await world.chat("anna", "drink?", **own, **more), 409, "conflict")
+    assert (await world.chat("bob", "drink?", **own, **tea)).status_code == 200
+    asked = len(world.llm.requests)
+    for other in (milk, {}):
+        assert_error(await world.chat("bob", "drink?", **own, **other), 409, "conflict")
+    assert (len(world.llm.requests), (await world.chat("bob", "drink?", **own, **tea)).status_code) == (asked, 200)
+
+
 async def test_what_must_not_be_remembered_is_not(world: World) -> None:
     assert (await world.chat("anna", personaagent={"remember": False})).status_code == 200
     assert await world.memory.latest("anna", 5) == ()
