@@ -60,11 +60,13 @@ def identify(
         for raw, content in headers:
             sent.setdefault(raw.decode("latin-1").lower(), []).append(content.strip())
         for name in settings.user_headers:
-            values = {content for content in sent.get(name.lower(), []) if content}
+            texts = [_text(content, name) for content in sent.get(name.lower(), [])]
+            # Proxies join headers of one name with commas, also such as are empty.
+            values = {text for text in texts if not is_blank(text.replace(",", " "))}
             if len(values) > 1:
                 raise UnsupportedError(f"the header {name} is there more than once and names different users", name)
             if values:
-                return Identity(_checked(_text(values.pop(), name), f"header:{name}"), f"header:{name}")
+                return Identity(_checked(values.pop(), f"header:{name}"), f"header:{name}")
     if settings.default_user is not None:
         return Identity(settings.default_user, "default")
     headers_say = f" or the header {' or '.join(settings.user_headers)}," if settings.user_headers else ""

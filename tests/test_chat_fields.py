@@ -83,6 +83,17 @@ async def test_a_name_in_a_header_is_the_same_as_in_a_body() -> None:
         assert assert_error(sent, 400, "invalid_value")["param"] in ("X-Forwarded-User", "header:X-Forwarded-User")
 
 
+@pytest.mark.parametrize("blank", ["", " ", ",", ", ,", "\u00a0", "\u3000"])
+async def test_a_blank_in_a_header_names_nobody(blank: str) -> None:
+    world = World(user_headers=["X-A", "X-B"])
+    sent = [(b"X-A", blank.encode()), (b"X-A", b""), (b"X-B", b"bob"), (b"X-B", blank.encode())]
+    response = await world.http.post("/v1/chat/completions", json={"messages": HI}, headers=sent)
+    assert response.status_code == 200
+    assert [u.user for u in await world.memory.users()] == ["bob"]
+    response = await world.http.post("/v1/chat/completions", json={"messages": HI}, headers=sent[:2])
+    assert_error(response, 400, "missing_required_parameter")
+
+
 @pytest.mark.parametrize("name", ["Authorization", "cookie", "X Y", "", "X-Ü"])
 def test_headers_that_could_not_name_a_user_are_no_setting(name: str) -> None:
     with pytest.raises(ValidationError, match="no header that could name a user"):
