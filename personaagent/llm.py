@@ -39,7 +39,7 @@ def request_body(request: ChatRequest, model: str) -> dict[str, Any]:
     """The request in OpenAI's schema with vLLM's extensions; fields at their default are left out."""
     body: dict[str, Any] = {
         "model": model,
-        "messages": [message.model_dump() for message in request.messages],
+        "messages": [_with_ids(message.model_dump()) for message in request.messages],
         "temperature": request.temperature,
         **request.extra,
     }
@@ -60,6 +60,14 @@ def request_body(request: ChatRequest, model: str) -> dict[str, Any]:
     if request.priority:
         body["priority"] = request.priority
     return body
+
+
+def _with_ids(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with an id for every tool call: vLLM asks for one, and not all clients keep those they were given."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    return {**message, "tool_calls": [{"id": f"call_{place}", **call} for place, call in enumerate(calls)]}
 
 
 def result_of(response: dict[str, Any]) -> ChatResult:

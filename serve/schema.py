@@ -65,6 +65,7 @@ __all__ = [
 
 RESPONSE = "chatcmpl-"  # a response's id is this and the interaction's
 MAX_INTERACTIONS = 10_000  # of one request
+MAX_STOPS = 64  # texts that end an answer; the engine looks for each of them after every token
 _LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 # Further OpenAI and vLLM fields that go to the model as they are. What is not known here does not (see `chat_fields`).
@@ -153,7 +154,7 @@ class ChatBody(Body):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-_INT64 - 1, le=_INT64)] | None = None
-    stop: str | tuple[str, ...] | None = None
+    stop: str | Annotated[tuple[str, ...], Field(max_length=MAX_STOPS)] | None = None
     structured_outputs: StructuredOutputs | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     personaagent: Extension = Extension()

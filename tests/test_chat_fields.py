@@ -113,6 +113,7 @@ async def test_a_blank_names_nobody_and_nothing_wherever_it_stands(world: World,
     ("body", "param", "reason"),
     [
         ({"stop": 5}, "stop", "Input should be a valid string or a valid list"),
+        ({"stop": ["x"] * 65}, "stop", "at most 64 items"),
         ({"stop": [5]}, "stop.0", "Input should be a valid string"),
         ({"tool_choice": 5}, "tool_choice", "Input should be a valid string or a valid object"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content", "a valid string or a valid list"),

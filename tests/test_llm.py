@@ -279,6 +279,15 @@ def test_body_of_a_plain_request_is_plain() -> None:
     }
 
 
+def test_a_call_without_an_id_gets_one() -> None:
+    function = {"name": "f", "arguments": "{}"}
+    calls = [{"function": function}, {"id": "c", "function": function}]
+    messages = (Message(role="assistant", content=None, tool_calls=calls), Message(role="user", content="hi"))
+    sent = request_body(ChatRequest(messages=messages), "m")["messages"]
+    assert [call["id"] for call in sent[0]["tool_calls"]] == ["call_0", "c"]
+    assert sent[1] == {"role": "user", "content": "hi"}
+
+
 def test_an_engines_message_is_one_line() -> None:
     assert engine_error(500, "first\nsecond").message == "the model failed: first"
     assert engine_error(500, "").message == "the model failed: no reason given"
