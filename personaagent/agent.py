@@ -16,6 +16,7 @@ from pydantic import Field
 
 from personaagent import prompts
 from personaagent.assembly import query_of
+from personaagent.base import readable
 from personaagent.changes import same_question
 from personaagent.contrast import MAX_SAMPLES, Samples, Setting, best_of, checked_samples
 from personaagent.copying import Copy, Said, copied
@@ -210,7 +211,8 @@ class Agent:
             id=name, user=turn.user, time=utc_now(), query=query_of(turn.messages), choices=turn.choices
         )
         for stored in await self.memory.interactions(turn.user, [name]):
-            if not same_question(stored, asked):
+            # A line of a history may leave its options out; a request that does asks another question.
+            if stored.choices != asked.choices or not same_question(stored, asked):
                 raise ConflictError(f"interaction id {name!r} is another question's already; choose another id")
 
     async def respond(self, turn: Turn) -> Reply:
@@ -544,14 +546,14 @@ class Agent:
             async for piece in pieces:
                 if isinstance(piece, ChatResult):
                     if MARK not in text and sent < len(text):
-                        yield text[sent:]
+                        yield readable(text[sent:])
                     yield piece
                     return
                 text += piece
                 at = text.find(MARK)
                 safe = at if at >= 0 else _safe_length(text)
                 if safe > sent:
-                    yield text[sent:safe]
+                    yield readable(text[sent:safe])
                     sent = safe
 
 
@@ -570,7 +572,9 @@ def _sources(turn: Turn, view: View, habits: Mapping[str, Said]) -> tuple[list[S
 
 
 def _safe_length(text: str) -> int:
-    """How much of `text` cannot be the beginning of a tool call."""
+    """How much of `text` can be neither the beginning of a tool call nor half a character."""
+    if text and "\ud800" <= text[-1] <= "\udbff":  # the other half may be the next piece
+        return len(text) - 1
     for size in range(min(len(MARK), len(text)), 0, -1):
         if MARK.startswith(text[-size:]):
             return len(text) - size

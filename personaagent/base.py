@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Frozen", "encodable"]
+__all__ = ["Frozen", "encodable", "readable", "repaired"]
 
 
 class Frozen(BaseModel):
@@ -24,3 +26,26 @@ def encodable(text: str) -> str:
     except UnicodeEncodeError as e:
         raise ValueError("contains a lone surrogate, which is not valid Unicode text") from e
     return text
+
+
+def readable(text: str) -> str:
+    """`text` as valid Unicode: the two halves of a surrogate pair become its character, and a half alone becomes U+FFFD.
+
+    Some model servers cut their answers between the two halves, or inside of a character.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def repaired(value: Any) -> Any:
+    """The same JSON value with all its texts and names `readable`."""
+    if isinstance(value, str):
+        return readable(value)
+    if isinstance(value, dict):
+        return {readable(name): repaired(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [repaired(inner) for inner in value]
+    return value

@@ -298,16 +298,21 @@ def plan_feedback(
 
     Raises:
         NotFoundError: there is no such row.
+        InvalidInput: a thumb down with the answer itself as the truth.
         TooLarge: the truth is larger than limits allow, or makes the interaction larger than that.
     """
     if old is None:
         raise NotFoundError(f"interaction {interaction!r} does not exist")
     stored = old.interaction
     metadata = dict(stored.metadata)
+    if rating == -1 and truth is not None and truth == stored.response:
+        raise InvalidInput(
+            "a rating of -1 says that the answer was wrong, and the truth is that answer; send one of them"
+        )
     if rating is not None:
         metadata[THUMB] = rating
-    elif truth is not None and truth == stored.response and stored.refused:
-        del metadata[THUMB]  # it is what they wanted after all
+    elif truth is not None and metadata.get(THUMB) == (-1 if truth == stored.response else 1):
+        del metadata[THUMB]  # the answer is what they wanted after all, or is not
     if truth is None:
         withdrawn = rating == -1 and stored.truth == stored.response
         truth = None if withdrawn else stored.truth

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from personaagent.decision import decide
+from personaagent.incoming import said
 from personaagent.protocols import Memory
 from personaagent.types import Choices, Decision, Frozen, Reason, RecallQuery, Text
 
@@ -17,7 +18,7 @@ __all__ = ["Explanation", "Question", "explain", "why"]
 class Question(Frozen):
     """A request with the options that answer it."""
 
-    query: Annotated[Text, Field(min_length=1)]
+    query: Annotated[Text, AfterValidator(said), Field(min_length=1)]
     choices: Choices
 
 

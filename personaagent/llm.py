@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import openai
@@ -26,6 +27,9 @@ __all__ = ["OpenAILLM", "StreamParser", "connected_llm", "engine_error", "reques
 
 log = logging.getLogger(__name__)
 
+_NO_ANSWER = (
+    "what the model's server sent is no chat completion; check that llm.base_url is an OpenAI-compatible server's"
+)
 MAX_TOP_LOGPROBS = 20  # OpenAI's bound; vLLM's own is a setting of the engine
 # What servers other than vLLM may refuse. An answer is still worth having without it.
 _OPTIONAL = ("structured_outputs", "priority")
@@ -35,7 +39,7 @@ def request_body(request: ChatRequest, model: str) -> dict[str, Any]:
     """The request in OpenAI's schema with vLLM's extensions; fields at their default are left out."""
     body: dict[str, Any] = {
         "model": model,
-        "messages": [message.model_dump() for message in request.messages],
+        "messages": [_with_ids(message.model_dump()) for message in request.messages],
         "temperature": request.temperature,
         **request.extra,
     }
@@ -58,12 +62,25 @@ def request_body(request: ChatRequest, model: str) -> dict[str, Any]:
     return body
 
 
+def _with_ids(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with an id for every tool call: vLLM asks for one, and not all clients keep those they were given."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    return {**message, "tool_calls": [{"id": f"call_{place}", **call} for place, call in enumerate(calls)]}
+
+
 def result_of(response: dict[str, Any]) -> ChatResult:
     """A whole response in OpenAI's schema as a result.
 
     Raises:
-        LLMError: it holds no answer.
+        LLMError: it holds no answer, or is no such response.
     """
+    with _understood():
+        return _result_of(response)
+
+
+def _result_of(response: dict[str, Any]) -> ChatResult:
     choices = response.get("choices") or []
     if not choices:
         raise LLMError("the model answered with nothing")
@@ -92,19 +109,35 @@ def usage_of(usage: dict[str, Any] | None) -> Usage:
     )
 
 
+@contextmanager
+def _understood() -> Iterator[None]:
+    """Reads what another program wrote. Raises LLMError where it is not what it should be."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        log.warning("a model's answer cannot be read (%s)", type(e).__name__)
+        raise LLMError(_NO_ANSWER) from e
+
+
 class StreamParser:
     """Gathers the chunks of a streamed answer; `result` is what they add up to."""
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
+        self._answered = False
         self._finish = "stop"
         self._usage: dict[str, Any] | None = None
 
     def add(self, chunk: dict[str, Any]) -> str:
-        """The text that a chunk adds; often empty."""
+        """The text that a chunk adds; often empty. Raises LLMError if it is no chunk of an answer."""
+        with _understood():
+            return self._add(chunk)
+
+    def _add(self, chunk: dict[str, Any]) -> str:
         self._usage = chunk.get("usage") or self._usage
         text = ""
         for choice in chunk.get("choices") or []:
+            self._answered = True
             text += (choice.get("delta") or {}).get("content") or ""
             self._finish = choice.get("finish_reason") or self._finish
         if text:
@@ -112,11 +145,19 @@ class StreamParser:
         return text
 
     @property
+    def begun(self) -> bool:
+        """Whether there was any text."""
+        return bool(self._pieces)
+
+    @property
     def result(self) -> ChatResult:
-        """The whole answer so far."""
+        """The whole answer so far. Raises LLMError if there was nothing that could be the beginning of one."""
+        if not self._answered:
+            raise LLMError("the model answered with nothing")
         text = "".join(self._pieces)
         message = {"role": "assistant", "content": text}
-        return ChatResult(text=text, finish_reason=self._finish, usage=usage_of(self._usage), message=message)
+        with _understood():
+            return ChatResult(text=text, finish_reason=self._finish, usage=usage_of(self._usage), message=message)
 
 
 def engine_error(status: int, message: str, code: object = None) -> PersonaAgentError:
@@ -131,6 +172,8 @@ def engine_error(status: int, message: str, code: object = None) -> PersonaAgent
         return UnavailableError(f"the model cannot take the request now: {line}")
     if status in (401, 403):
         return LLMError("the model's server refused our credentials; check the API key in the settings")
+    if status in (404, 405):
+        return LLMError(f"the model's server knows no such model or route; check llm.model and llm.base_url: {line}")
     if 400 <= status < 500:
         return RequestRefused(f"the model refused the request: {line}")
     return LLMError(f"the model failed: {line}")
@@ -182,8 +225,13 @@ class OpenAILLM:
         """The whole answer. Raises as `protocols.LLM.chat` says."""
         if self._batch is not None and request.priority > 0:
             async with self._batch:
-                return result_of((await self._create(request, stream=False)).model_dump())
-        return result_of((await self._create(request, stream=False)).model_dump())
+                return await self._completed(request)
+        return await self._completed(request)
+
+    async def _completed(self, request: ChatRequest) -> ChatResult:
+        response = await self._create(request, stream=False)
+        with _understood():
+            return _result_of(response.model_dump(warnings=False))
 
     async def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
         """Pieces of text, then the whole answer."""
@@ -192,10 +240,14 @@ class OpenAILLM:
         try:
             async with chunks:
                 async for chunk in chunks:
-                    if text := parser.add(chunk.model_dump()):
+                    with _understood():
+                        content = chunk.model_dump(warnings=False)  # they would quote the answer
+                    if text := parser.add(content):
                         yield text
         except openai.OpenAIError as e:
             raise _translated(e) from e
+        except ValueError as e:  # what the client raises for an event that is not JSON
+            raise LLMError(_NO_ANSWER) from e
         yield parser.result
 
     async def check(self, timeout_s: float = 5.0) -> None:
@@ -233,6 +285,8 @@ class OpenAILLM:
                 self._unsupported.add(refused)
             except openai.OpenAIError as e:
                 raise _translated(e) from e
+            except ValueError as e:  # what the client raises for a body that is not JSON
+                raise LLMError(_NO_ANSWER) from e
 
 
 def _rebuild(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -192,6 +193,40 @@ def _expression(pattern: str) -> str:
     return pattern
 
 
+_DOMAIN = re.compile(r"[A-Za-z0-9_.-]+")
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+def _domain(name: str) -> str:
+    """A host as browsers send it: an address in its shortest form, a name in ASCII. Raises ValueError if it is neither."""
+    plain = name[1:-1] if name.startswith("[") and name.endswith("]") else name
+    try:
+        return ip_address(plain).compressed
+    except ValueError:
+        pass
+    try:
+        plain = name if name.isascii() else name.encode("idna").decode("ascii")
+    except UnicodeError as e:
+        raise ValueError(f"{name!r} is no host name") from e
+    plain = plain.lower().removesuffix(".")
+    if not _DOMAIN.fullmatch(plain):
+        raise ValueError(f"{name!r} is no host name; write it without scheme, port and wildcards, like box.example.org")
+    return plain
+
+
+def _origin(origin: str) -> str:
+    """A site as browsers name it in `Origin`. Raises ValueError if that never is one, or could be anybody's."""
+    scheme, found, rest = origin.strip().lower().rstrip("/").partition("://")
+    match = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^/:\s@?#\[\]]+)(?::([0-9]{1,5}))?", rest)
+    if not found or match is None or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
+        raise ValueError(
+            f"{origin!r} is no origin; write each site as scheme, host and port, like https://chat.example.org"
+        )
+    host, port = _domain(match[1]), match[2]
+    host = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{host}" + (f":{port}" if port and port != _DEFAULT_PORTS.get(scheme) else "")
+
+
 class ServeSettings(Section):
     """The HTTP server."""
 
@@ -201,8 +236,9 @@ class ServeSettings(Section):
     # Listen elsewhere than on loopback without a key: everybody who reaches the port reads and changes every user's memory.
     allow_no_key: bool = False
     # Names that `Host` may have besides this machine's own. None: any name where a key is set and `host` is not loopback.
-    allowed_hosts: tuple[str, ...] | None = None
-    allowed_origins: tuple[str, ...] = ()  # web sites whose pages may use the API, like https://chat.example.org
+    allowed_hosts: tuple[Annotated[str, AfterValidator(_domain)], ...] | None = None
+    # Web sites whose pages may use the API, like https://chat.example.org.
+    allowed_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
     router_replicas: Annotated[int, Field(ge=1)] = 1
     max_router_replicas: Annotated[int, Field(ge=1)] = 2
     max_body_mb: Annotated[float, Field(gt=0)] = 32.0  # of a request

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
 from personaagent.errors import InvalidInput
 from personaagent.persona import clip, tokens
 from personaagent.protocols import Memory
+from personaagent.strict_json import JsonFault, loads
 from personaagent.types import Frozen, Interaction, RecallQuery
 
 __all__ = ["MARK", "MemoryTools", "ToolCall", "parse_tool_call", "strip_tool_calls"]
 
 MARK = "<tool_call>"
+MAX_NAME = 64  # characters of a tool's name
 _CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*(?:</tool_call>|$)", re.DOTALL)
 
 
@@ -33,12 +34,14 @@ def parse_tool_call(text: str) -> ToolCall | None:
     if match is None:
         return ToolCall(name="", arguments={}, error="the tool call is not a JSON object")
     try:
-        call = json.loads(match.group(1))
-    except json.JSONDecodeError:
-        return ToolCall(name="", arguments={}, error="the tool call is not valid JSON")
+        call = loads(match.group(1))
+    except JsonFault as e:
+        return ToolCall(name="", arguments={}, error=f"the tool call {e}")
     arguments = call.get("arguments", {})
     if not isinstance(call.get("name"), str) or not isinstance(arguments, dict):
         return ToolCall(name="", arguments={}, error='a tool call needs "name" and an object "arguments"')
+    if len(call["name"]) > MAX_NAME or not call["name"].isprintable():  # it is said again with the result
+        return ToolCall(name="", arguments={}, error="there is no such tool; use search_episodes or read_profile")
     return ToolCall(name=call["name"], arguments=arguments)
 
 

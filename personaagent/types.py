@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from personaagent.base import Frozen, encodable
+from personaagent.base import Frozen, encodable, readable, repaired
 from personaagent.claims import Claim, Exemplar, prose
 from personaagent.strict_json import finite
 
@@ -112,7 +112,7 @@ Text = Annotated[str, AfterValidator(encodable), Field(max_length=MAX_TEXT)]
 
 
 def _different(value: tuple[str, ...]) -> tuple[str, ...]:
-    if len(value) < 2 or len(set(value)) != len(value) or not all(value):
+    if len(value) < 2 or len(set(value)) != len(value) or not all(choice.strip() for choice in value):
         raise ValueError("must be at least two different, non-empty strings")
     if len(value) > MAX_CHOICES:
         raise ValueError(f"are at most {MAX_CHOICES:,}, not {len(value):,}")
@@ -656,11 +656,15 @@ class ChatRequest(Frozen):
 
 
 class ChatResult(Frozen):
-    """The model's answer. `first_logprobs`: (token text, log-probability) of the first position, if asked for."""
+    """The model's answer. `first_logprobs`: (token text, log-probability) of the first position, if asked for.
 
-    text: str
+    Whatever the server sent, text and message are valid Unicode.
+    """
+
+    text: Annotated[str, AfterValidator(readable)]
     finish_reason: str = "stop"
     usage: Usage = Usage()
     first_logprobs: tuple[tuple[str, float], ...] = ()
-    message: dict[str, Any] = Field(default_factory=dict)  # the whole assistant message (tool calls included)
+    # The whole assistant message (tool calls included)
+    message: Annotated[dict[str, Any], AfterValidator(repaired)] = Field(default_factory=dict)
     raw: dict[str, Any] = Field(default_factory=dict)  # the engine's whole response, for passing through

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from fastapi import Body, Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, TypeAdapter
 
 from personaagent import deadline
 from personaagent.agent import Agent, Reply
@@ -22,11 +22,13 @@ from personaagent.errors import ConflictError, NotFoundError
 from personaagent.explanation import Question, explain
 from personaagent.first_persona import foreseen
 from personaagent.housekeeping import Housekeeping
+from personaagent.incoming import said
 from personaagent.limits import check_question
 from personaagent.persona import add, again, pin_claim, strike, written
 from personaagent.protocols import LLM, Embedder, Memory, export_pages
 from personaagent.settings import Settings
 from personaagent.types import (
+    MAX_TEXT,
     AlignmentResult,
     ForgetReceipt,
     Interaction,
@@ -100,7 +102,7 @@ class Services:
 
 async def user_id(user: Annotated[str, Path(description="Percent-encoded; a slash is %2F.")]) -> str:
     """The user that a path names, exactly."""
-    with checked():
+    with checked("path", "user"):
         return _USER.validate_python(decoded(user))
 
 
@@ -121,6 +123,11 @@ async def known_user(request: Request, user: User) -> str:
 
 
 KnownUser = Annotated[str, Depends(known_user)]
+
+
+def _unless_blank(header: Any) -> Any:
+    """A header without a value is as good as absent."""
+    return None if isinstance(header, str) and not header.strip() else header
 
 
 def create_api(services: Services) -> FastAPI:
@@ -175,7 +182,9 @@ def _add_chat(app: FastAPI, services: Services) -> None:
     async def chat(
         body: ChatBody,
         request: Request,
-        remember: Annotated[bool | None, Header(alias="X-PersonaAgent-Remember")] = None,
+        remember: Annotated[
+            bool | None, BeforeValidator(_unless_blank), Header(alias="X-PersonaAgent-Remember")
+        ] = None,
     ) -> Response:
         """OpenAI's chat completion, answered by the user's agent and remembered."""
         if body.model is not None and body.model != services.model:
@@ -293,7 +302,7 @@ def _add_users(app: FastAPI, services: Services) -> None:
     @app.get("/v1/users/{user}/memory", response_model=None)
     async def recall(
         user: KnownUser,
-        query: Annotated[str | None, Query(max_length=60_000)] = None,
+        query: Annotated[Annotated[str, AfterValidator(said)] | None, Query(max_length=MAX_TEXT)] = None,
         k: Annotated[int, Query(ge=1, le=1000)] = 10,
     ) -> dict[str, Any]:
         """Episodes that a query recalls, best first; without a query the newest ones, newest first."""
@@ -328,7 +337,10 @@ def _add_users(app: FastAPI, services: Services) -> None:
             own = interaction.removeprefix(RESPONSE)
             if own == interaction:
                 raise
-            known = await memory.feedback(user, own, body.truth, incarnation, body.rating)
+            try:
+                known = await memory.feedback(user, own, body.truth, incarnation, body.rating)
+            except NotFoundError as e:
+                raise NotFoundError(f"there is no interaction or response {interaction[:200]!r} of this user") from e
         if services.online is not None and known.truth is not None:
             services.online.notify(user)
         return known

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from personaagent.errors import UnsupportedError
+from personaagent.strict_json import JsonFault, loads
 from personaagent.types import Message
 
 __all__ = [
@@ -15,7 +16,10 @@ __all__ = [
     "conversation",
     "formatted",
     "header_names",
+    "is_blank",
+    "length",
     "refuse",
+    "refuse_beside_choice",
     "refuse_roles",
     "stripped",
     "template_arguments",
@@ -36,7 +40,7 @@ CHAT: Shape = {
     "personaagent": {},
     "metadata": {},
 }
-_NAMES = ("model", "user", "safety_identifier")  # nobody and nothing is called ""
+_NAMES = ("model", "user", "safety_identifier")  # nobody and nothing is called by a blank
 
 _PROMPT = "it would change how the prompt is built, which persona and memory are part of"
 _ENGINE = "it would reach past the agent into the engine"
@@ -74,12 +78,17 @@ _REFUSED = {
     "echo": "the answer alone is sent",
     "audio": "answers are text",
 }
-_HARMLESS = {"add_generation_prompt": True, "best_of": 1}  # what these say if they ask for nothing
+# What says that nothing is asked for; of other fields than these, false does.
+_HARMLESS: dict[str, tuple[Any, ...]] = {
+    "add_generation_prompt": (True,),
+    "best_of": (False, 1),
+    "function_call": (False, "none"),
+}
 
-_KEPT = frozenset(
-    {"name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content"}
-)  # of a message, beside its content
+_KEPT = frozenset({"name", "tool_call_id"})  # of a message, beside its content
+_KEPT_OF_ANSWERS = frozenset({"tool_calls", "reasoning", "reasoning_content"}) | _KEPT
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+_CONSTRAINTS = ("json", "regex", "grammar", "json_object", "structural_tag")  # that vLLM knows beside a choice
 # Names by which chat templates are given the prompt itself, and what else their renderer takes.
 _RESERVED = frozenset(
     {"messages", "conversation", "tools", "documents", "chat_template", "tokenize", "add_generation_prompt"}
@@ -93,7 +102,12 @@ def stripped(data: Any) -> Any:
     if not isinstance(data, dict):
         return data
     kept = _stripped(data, CHAT)
-    return {name: value for name, value in kept.items() if value != "" or name not in _NAMES}
+    return {name: value for name, value in kept.items() if name not in _NAMES or not is_blank(value)}
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a value is a name of nobody and nothing: absent, or a text of spaces at most."""
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _stripped(value: Any, shape: Shape) -> Any:
@@ -109,7 +123,7 @@ def refuse(fields: Mapping[str, Any]) -> None:
     """Raise UnsupportedError if one of these fields of a request would change what is answered, and cannot here."""
     for name, reason in _REFUSED.items():
         value = fields.get(name)
-        if value is not None and value not in (False, _HARMLESS.get(name)):  # 0 is False here, too
+        if value is not None and value not in _HARMLESS.get(name, (False,)):  # 0 is False here, too
             raise UnsupportedError(f"{name}: {reason}", name, "unsupported_parameter")
     n = fields.get("n")
     if n is not None and n != 1:
@@ -150,8 +164,12 @@ def conversation(messages: Sequence[Message]) -> tuple[tuple[Message, ...], tupl
             raise UnsupportedError(
                 f"{where}.function_call: {reason}", f"{where}.function_call", "unsupported_parameter"
             )
-        ignored += [f"messages.{name}" for name in fields if name not in _KEPT]
-        more = {name: value for name, value in fields.items() if name in _KEPT}
+        kept_names = _KEPT_OF_ANSWERS if message.role == "assistant" else _KEPT
+        ignored += [f"messages.{name}" for name in fields if name not in kept_names]
+        more = {name: value for name, value in fields.items() if name in kept_names}
+        for name, value in more.items():
+            if name != "tool_calls" and not isinstance(value, str):
+                raise UnsupportedError(f"{where}.{name}: must be a string", f"{where}.{name}", "invalid_value")
         if "tool_calls" in more:
             more["tool_calls"] = _calls(more["tool_calls"], f"{where}.tool_calls")
         content = _plain(message, where)
@@ -159,6 +177,14 @@ def conversation(messages: Sequence[Message]) -> tuple[tuple[Message, ...], tupl
             content = ""
         kept.append(Message(role=message.role, content=content, **more))
     return tuple(kept), tuple(dict.fromkeys(ignored))
+
+
+def length(message: Message) -> int:
+    """Characters of a message's text, once its parts are one text."""
+    if not isinstance(message.content, list):
+        return len(message.content or "")
+    texts = (part.get(_TEXT_PARTS.get(str(part.get("type", "text")), ""), "") for part in message.content)
+    return sum(len(text) + 1 for text in texts if isinstance(text, str)) - 1
 
 
 def _plain(message: Message, where: str) -> str | None:
@@ -188,6 +214,9 @@ def _calls(calls: Any, where: str) -> list[dict[str, Any]]:
             raise UnsupportedError(
                 f"{name}: a tool call is an object with a function that has a name", name, "invalid_value"
             )
+        if call.get("type", "function") != "function" or not isinstance(call.get("id", ""), str):
+            name = f"{where}.{place}"
+            raise UnsupportedError(f"{name}: must be of type function, with a text as id", name, "invalid_value")
         arguments = function.get("arguments", "")
         if isinstance(arguments, dict):
             arguments = json.dumps(arguments, ensure_ascii=False)
@@ -200,8 +229,8 @@ def _calls(calls: Any, where: str) -> list[dict[str, Any]]:
 
 def _is_object(text: str) -> bool:
     try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
+        return isinstance(loads(text), dict)
+    except JsonFault:
         return False
 
 
@@ -225,6 +254,9 @@ def tools_of(tools: Sequence[Mapping[str, Any]] | None, choice: Any, parallel: b
         if not isinstance(parameters, Mapping):
             param = f"{where}.function.parameters"
             raise UnsupportedError(f"{param}: must be a JSON schema, an object", param, "invalid_value")
+        if not isinstance(function.get("description", ""), str):
+            param = f"{where}.function.description"
+            raise UnsupportedError(f"{param}: must be a string", param, "invalid_value")
         names.append(name)
     if isinstance(choice, Mapping):
         function = choice.get("function")
@@ -266,7 +298,26 @@ def formatted(response_format: Mapping[str, Any] | None) -> dict[str, Any] | Non
     if not isinstance(given, Mapping) or not isinstance(given.get("schema"), Mapping):
         param = f"{name}.json_schema.schema"
         raise UnsupportedError(f"{param}: a json_schema format needs a schema, an object", param, "invalid_value")
+    if not isinstance(given.get("name", ""), str):
+        param = f"{name}.json_schema.name"
+        raise UnsupportedError(f"{param}: must be a string", param, "invalid_value")
     return {**response_format, "json_schema": {"name": "answer", **given}}
+
+
+def refuse_beside_choice(
+    constraint: Mapping[str, Any], response_format: Mapping[str, Any] | None, tool_choice: Any
+) -> None:
+    """Raise UnsupportedError if a request for a closed choice also asks for an answer of another form."""
+    for name in _CONSTRAINTS:
+        if constraint.get(name) is not None:
+            param = f"structured_outputs.{name}"
+            raise UnsupportedError(f"{param}: beside choice there can be no other constraint", param)
+    if formatted(response_format) is not None:
+        name = "response_format"
+        raise UnsupportedError(f"{name}: the answer to structured_outputs.choice is one of the choices, as it is", name)
+    if tool_choice not in (None, "none", "auto"):
+        name = "tool_choice"
+        raise UnsupportedError(f"{name}: a request with structured_outputs.choice is answered without tools", name)
 
 
 def template_arguments(given: Mapping[str, Any] | None) -> dict[str, Any] | None:

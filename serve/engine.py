@@ -41,6 +41,7 @@ CPU_CHAT_STEP = 32  # tokens; see `LLMSettings.chat_step_tokens`
 BUSY_AFTER_S = 30.0  # a batch call that found no room for so long is sent back, so that its caller's timeout never runs
 
 
+_TYPES = frozenset({"str", "int", "float", "bool"})
 FULL = Refusal(429, "the model has more chats than it takes; try again in a few seconds", busy=True)
 LATE = Refusal(504, "the time that the caller gave it is over")
 GRACE_S = 2.0  # on top of the caller's time: who is still there ends the call first
@@ -391,4 +392,6 @@ def _reason(error: ValidationError | VLLMClientError) -> str:
     if isinstance(error, VLLMClientError):
         return str(error)
     first = error.errors()[0]
-    return f"{'.'.join(str(part) for part in first['loc'][:2])}: {first['msg']}"
+    # Between the names there are those of types, which mean nothing to a client.
+    names = [part for part in map(str, first["loc"]) if part.isidentifier() or part.isdecimal()]
+    return f"{'.'.join(name for name in names if name not in _TYPES)}: {first['msg']}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import logging
 import random
+import re
 import traceback
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,6 +44,15 @@ EXPOSED_HEADERS = (
 )
 
 
+MAX_NAME, MAX_WHERE = 64, 300  # characters shown of a field's name, and of all names on the way to a field
+_TYPE = re.compile(
+    r"str|int|float|bool|\[key\]|(list|tuple|dict|set|literal)\[.*\]|(function|constrained|nullable)-.*", re.DOTALL
+)
+_TYPE_NAMES = (
+    ("valid dictionary or object to extract fields from", "valid object"),
+    ("valid dictionary", "valid object"),
+    ("valid tuple", "valid list"),
+)
 NOT_MEANT = "a request that changes something needs the header Content-Type: application/json, or X-PersonaAgent: 1"
 
 
@@ -102,12 +112,16 @@ class Gate:
             error.headers["WWW-Authenticate"] = "Bearer"
             return error
         length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or len(length) > 18 or int(length) > self._max_body:
+        if not length.isdigit():
+            return error_response(400, "the header Content-Length is not a number of bytes", code="invalid_http")
+        if len(length) > 18 or int(length) > self._max_body:
             return self._too_large()
         has_body = int(length) > 0 or b"transfer-encoding" in headers
         if has_body and media_type(headers) != b"application/json":
             # Browsers send other types to any address without asking, so guessing JSON would let any web page in.
             return error_response(415, "send the body as JSON, with Content-Type: application/json", "not_json")
+        if has_body and headers.get(b"content-encoding", b"").strip().lower() not in (b"", b"identity"):
+            return error_response(415, "send the body uncompressed, without Content-Encoding", "content_encoding")
         return None
 
     def _authorised(self, header: bytes | None) -> bool:
@@ -271,7 +285,7 @@ def install_errors(app: FastAPI) -> None:
         codes = {400: "invalid_json", 403: "header_required", 422: "invalid_input"}
         codes |= {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
         messages = {
-            404: "there is no such route",
+            404: "there is no such route; GET /openapi.json names those there are",
             405: "this route has no such method; the header Allow names its methods",
         }
         response = error_response(status, messages.get(status, str(error.detail)), codes.get(status))
@@ -296,12 +310,12 @@ def _methods(app: FastAPI, scope: Scope) -> list[str]:
 
 
 @contextmanager
-def checked() -> Iterator[None]:
-    """Values that come from a request: what does not fit is the client's error, not ours."""
+def checked(*where: str) -> Iterator[None]:
+    """Values that come from a request: what does not fit is the client's error, not ours. `where`: they stand in it."""
     try:
         yield
     except ValidationError as e:
-        raise RequestValidationError(e.errors()) from e
+        raise RequestValidationError([{**error, "loc": (*where, *error["loc"])} for error in e.errors()]) from e
 
 
 class _Unexpected:
@@ -328,14 +342,49 @@ class _Unexpected:
 
 def validation_response(errors: Sequence[Any]) -> JSONResponse:
     """The first thing that is wrong with a body or a query, without quoting it."""
-    first = errors[0]
-    if first["type"] == "json_invalid":
+    if errors[0]["type"] == "json_invalid":
         return error_response(400, "the body is not valid JSON", code="invalid_json")
-    loc = [str(part) for part in first["loc"]]
-    if len(loc) > 1 and loc[0] in ("body", "query", "path"):  # a field further down may be called that, too
-        loc = loc[1:]
-    where = ".".join(loc) or "body"
-    reason = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        reason = "this field is not known here"
+    place, reason = _told(errors)
+    where = ".".join(place)[:MAX_WHERE] or "body"
     return error_response(422, f"{where}: {reason}", code="invalid_input", param=where)
+
+
+def _told(errors: Sequence[Any]) -> tuple[list[str], str]:
+    """Place and reason of the first fault. Of a value that may be of several types each type has its own complaint: the one
+    that got furthest knows best, and where none got further than the value itself, all are told.
+    """
+    first = _place(errors[0])
+    if len(first) == len(_parts(errors[0])):
+        return first, _reason(errors[0])
+    alike = [e for e in errors if _place(e)[: len(first)] == first]
+    deepest = max(alike, key=lambda e: len(_place(e)))
+    if len(_place(deepest)) > len(first):
+        return _place(deepest), _reason(deepest)
+    begun = "Input should be "
+    reasons = list(dict.fromkeys(_reason(e) for e in alike))
+    return first, " or ".join(reasons[:1] + [reason.removeprefix(begun) for reason in reasons[1:]])
+
+
+def _parts(error: Any) -> list[str]:
+    parts = [str(part) for part in error["loc"]]
+    # a field further down may be called that, too
+    return parts[1:] if len(parts) > 1 and parts[0] in ("body", "query", "path", "header") else parts
+
+
+def _place(error: Any) -> list[str]:
+    """The names on the way to a fault, as a client knows them. Names that clients choose are shown safely."""
+    *way, last = _parts(error) or [""]
+    own = error["type"] == "extra_forbidden"  # then the last is a name for sure
+    kept = [part for part in way if not _TYPE.fullmatch(part)] + (
+        [last] if last and (own or not _TYPE.fullmatch(last)) else []
+    )
+    return [part if part.isprintable() and len(part) <= MAX_NAME else ascii(part[:MAX_NAME])[1:-1] for part in kept]
+
+
+def _reason(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return "this field is not known here"
+    reason = str(error["msg"]).removeprefix("Value error, ")
+    for pythons, jsons in _TYPE_NAMES:
+        reason = reason.replace(pythons, jsons)
+    return reason

@@ -12,6 +12,8 @@ from personaagent.errors import UnsupportedError
 from personaagent.settings import ServeSettings
 from personaagent.types import UserId
 
+from .chat_fields import is_blank
+
 __all__ = ["Identity", "identify"]
 
 _USER: TypeAdapter[str] = TypeAdapter(UserId)
@@ -37,7 +39,7 @@ def identify(
     `prompt_cache_key` is no identity: clients share one among users, and change it at will.
 
     Args:
-        user: the body's `user`; None where it is null, empty or not there, as for the other two.
+        user: the body's `user`. What is null, blank or not there says nobody, as for the other two.
         metadata_user: the body's `metadata.user_id`.
         safety_identifier: the body's.
         headers: of the request, raw.
@@ -51,18 +53,20 @@ def identify(
         (metadata_user, "metadata.user_id"),
         (safety_identifier, "safety_identifier"),
     ):
-        if value not in (None, ""):
+        if not is_blank(value):
             return Identity(_checked(value, source), source)
     if settings.user_headers:
         sent: dict[str, list[bytes]] = {}
         for raw, content in headers:
             sent.setdefault(raw.decode("latin-1").lower(), []).append(content.strip())
         for name in settings.user_headers:
-            values = {content for content in sent.get(name.lower(), []) if content}
+            texts = [_text(content, name) for content in sent.get(name.lower(), [])]
+            # Proxies join headers of one name with commas, also such as are empty.
+            values = {text for text in texts if not is_blank(text.replace(",", " "))}
             if len(values) > 1:
                 raise UnsupportedError(f"the header {name} is there more than once and names different users", name)
             if values:
-                return Identity(_checked(_text(values.pop(), name), f"header:{name}"), f"header:{name}")
+                return Identity(_checked(values.pop(), f"header:{name}"), f"header:{name}")
     if settings.default_user is not None:
         return Identity(settings.default_user, "default")
     headers_say = f" or the header {' or '.join(settings.user_headers)}," if settings.user_headers else ""

@@ -174,7 +174,7 @@ class HandleLLM:
             except BackPressureError as e:
                 raise OverloadedError(_FULL) from e
             except _GONE as e:
-                if retried or parser.result.text:
+                if retried or parser.begun:
                     raise UnavailableError("the model's replica died while it answered") from e
                 retried = True
                 continue

@@ -30,7 +30,7 @@ _ERROR: Node = {
             "required": ["message", "type", "param", "code"],
             "properties": {
                 "message": {"type": "string", "description": "What is wrong, and what to do; one line."},
-                "type": {"type": "string", "enum": ["invalid_request_error", "server_error"]},
+                "type": {"type": "string", "enum": ["invalid_request_error", "requests", "server_error"]},
                 "param": {"type": ["string", "null"], "description": "The field at fault."},
                 "code": {"type": ["string", "null"], "description": "For programs; see docs/api.md."},
             },
@@ -43,16 +43,16 @@ _ERRORS = {
     403: "Another host name or a page of another site, or a change that no header says is meant.",
     404: "The user, interaction, version, claim or model is unknown.",
     405: "This path has no such method.",
-    408: "The body took too long to arrive.",
+    408: "The body did not arrive in time.",
     409: "Somebody else was first, or the user was forgotten meanwhile.",
     413: "The body is too large.",
-    415: "The body is not said to be JSON.",
+    415: "The body is not said to be JSON, or is compressed.",
     422: "A field is missing, unknown or does not fit.",
     429: "The server has more to do than it can take, or a budget is used up.",
     500: "An error that nobody foresaw; the log says where.",
     502: "The model answered with an error or with nothing.",
     503: "A part of the system is down or cannot write.",
-    504: "The time for the request is over; what was done for it was cancelled.",
+    504: "It took longer than a request may.",
 }
 _ERROR_HEADERS: dict[int, Node] = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
@@ -159,6 +159,14 @@ _FIELDS: dict[tuple[str, str], Node] = {
 }
 _REPORTS = frozenset({"/v1/alignment", "/readyz"})  # say what is wrong in the form in which they say that nothing is
 _ID: Node = {"schema": {"type": "string"}, "description": "The interaction's id, percent-encoded."}
+_TOLD: Node = {
+    "X-PersonaAgent-Remembered": {
+        "schema": {"type": "boolean"},
+        "description": "Whether it is kept as an interaction.",
+    },
+    "X-PersonaAgent-Ignored": {"schema": {"type": "string"}, "description": "Fields that change nothing here, if any."},
+    "X-PersonaAgent-Capped": {"schema": {"type": "string"}, "description": "A bound that was lowered, if one was."},
+}
 _MEANT: Node = {
     "name": "X-PersonaAgent",
     "in": "header",
@@ -251,7 +259,7 @@ def _complete(path: str, method: str, operation: Node, keyed: bool) -> None:
         if {"type": "null"} in kinds:
             parameter["schema"]["anyOf"] = [kind for kind in kinds if kind != {"type": "null"}]
     if path == "/v1/chat/completions":
-        responses["200"]["headers"] = {"X-Interaction-Id": _ID}
+        responses["200"]["headers"] = {"X-Interaction-Id": _ID, **_TOLD}
     for status in _ERRORS:
         if status != 401 or (keyed and path not in OPEN_PATHS):
             responses[str(status)] = {"$ref": f"#/components/responses/Error{status}"}

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     field_validator,
@@ -37,7 +38,9 @@ from .chat_fields import (
     asks_nothing,
     conversation,
     formatted,
+    length,
     refuse,
+    refuse_beside_choice,
     refuse_roles,
     stripped,
     template_arguments,
@@ -62,6 +65,7 @@ __all__ = [
 
 RESPONSE = "chatcmpl-"  # a response's id is this and the interaction's
 MAX_INTERACTIONS = 10_000  # of one request
+MAX_STOPS = 64  # texts that end an answer; the engine looks for each of them after every token
 _LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 # Further OpenAI and vLLM fields that go to the model as they are. What is not known here does not (see `chat_fields`).
@@ -123,7 +127,7 @@ class StructuredOutputs(Body):
 def _bounded(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     # The last question is stored with the interaction.
     last = next((m for m in reversed(messages) if m.role == "user"), None)
-    if last is not None and len(last.text) > MAX_TEXT:
+    if last is not None and length(last) > MAX_TEXT:
         raise ValueError(f"a user message has at most {MAX_TEXT} characters")
     return messages
 
@@ -150,7 +154,7 @@ class ChatBody(Body):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-_INT64 - 1, le=_INT64)] | None = None
-    stop: str | tuple[str, ...] | None = None
+    stop: str | Annotated[tuple[str, ...], Field(max_length=MAX_STOPS)] | None = None
     structured_outputs: StructuredOutputs | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     personaagent: Extension = Extension()
@@ -209,6 +213,8 @@ class ChatBody(Body):
                 as_user = messages[said[-1]].model_copy(update={"role": "user"})
                 messages = (*messages[: said[-1]], as_user, *messages[said[-1] + 1 :])
         constraint = self.structured_outputs
+        if constraint is not None and constraint.choice:
+            refuse_beside_choice(constraint.model_extra or {}, self.response_format, self.tool_choice)
         extra = {name: value for name in _PASSED if (value := getattr(self, name)) is not None}
         extra |= tools_of(self.tools, self.tool_choice, self.parallel_tool_calls)
         rest = {
@@ -247,6 +253,8 @@ class ChatBody(Body):
         ]
         if self.parallel_tool_calls is not None and not self.tools:
             unused.append("parallel_tool_calls")
+        if self.tools and self.structured_outputs is not None and self.structured_outputs.choice:
+            unused.append("tools")
         options = self.stream_options.model_extra or {} if self.stream_options is not None else {}
         nested = [f"stream_options.{name}" for name in options]
         unknown = [name for name in self.model_extra or {} if not asks_nothing(name)]
@@ -304,6 +312,12 @@ class InteractionsBody(BaseModel):
         return made
 
 
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):  # which Python takes for 1
+        raise ValueError("Input should be 1 or -1")
+    return value
+
+
 class FeedbackBody(Body):
     """POST .../feedback: what the user really answered or wanted, or their thumb on the answer.
 
@@ -311,7 +325,7 @@ class FeedbackBody(Body):
     """
 
     truth: Annotated[str, Field(max_length=MAX_TEXT)] | None = None
-    rating: Literal[1, -1] | None = None
+    rating: Annotated[Literal[1, -1], BeforeValidator(_number)] | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> FeedbackBody:
@@ -336,7 +350,7 @@ class DecisionBody(Decision):
 class PersonaBody(Body):
     """PUT .../persona: a version written by hand. `expected`: the version it must replace, if that matters; 0 is none."""
 
-    text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+    text: Annotated[str, AfterValidator(said), Field(min_length=1, max_length=MAX_TEXT)]
     decision: DecisionBody | None = None
     pinned: Annotated[bool, Field(strict=True)] | None = None
     expected: Annotated[int, Field(strict=True)] | None = None
@@ -357,7 +371,7 @@ class PinBody(Body):
 class ClaimBody(Body):
     """POST .../persona/claims: something said of the user on a person's word. `expected` as in `PersonaBody`."""
 
-    text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+    text: Annotated[str, AfterValidator(said), Field(min_length=1, max_length=MAX_TEXT)]
     kind: ClaimKind = ClaimKind.FACT
     expected: Annotated[int, Field(strict=True)] | None = None
 

@@ -116,6 +116,11 @@ def _split(host: str, port: int) -> tuple[str | None, int]:
     if found is None or int(found[2] or 0) > 65_535:
         return None, port
     name = found[1].lower().strip("[]").removesuffix(".")
+    if ":" in name:
+        try:
+            name = ip_address(name).compressed
+        except ValueError:
+            return None, port
     return name or None, int(found[2] or port)
 
 

@@ -83,10 +83,77 @@ async def test_a_name_in_a_header_is_the_same_as_in_a_body() -> None:
         assert assert_error(sent, 400, "invalid_value")["param"] in ("X-Forwarded-User", "header:X-Forwarded-User")
 
 
+@pytest.mark.parametrize("blank", ["", " ", ",", ", ,", "\u00a0", "\u3000"])
+async def test_a_blank_in_a_header_names_nobody(blank: str) -> None:
+    world = World(user_headers=["X-A", "X-B"])
+    sent = [(b"X-A", blank.encode()), (b"X-A", b""), (b"X-B", b"bob"), (b"X-B", blank.encode())]
+    response = await world.http.post("/v1/chat/completions", json={"messages": HI}, headers=sent)
+    assert response.status_code == 200
+    assert [u.user for u in await world.memory.users()] == ["bob"]
+    response = await world.http.post("/v1/chat/completions", json={"messages": HI}, headers=sent[:2])
+    assert_error(response, 400, "missing_required_parameter")
+
+
 @pytest.mark.parametrize("name", ["Authorization", "cookie", "X Y", "", "X-Ü"])
 def test_headers_that_could_not_name_a_user_are_no_setting(name: str) -> None:
     with pytest.raises(ValidationError, match="no header that could name a user"):
         ServeSettings(user_headers=[name])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n\t", "\u3000"])
+async def test_a_blank_names_nobody_and_nothing_wherever_it_stands(world: World, blank: str) -> None:
+    named = {"user": blank, "metadata": {"user_id": blank}, "model": blank}
+    assert (await send(world, **named, safety_identifier="eve")).status_code == 200
+    assert [u.user for u in await world.memory.users()] == ["eve"]
+    assert_error(await send(world, **named, safety_identifier=blank), 400, "missing_required_parameter")
+    assert (await send(world, {"X-PersonaAgent-Remember": ""}, user="eve")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "reason"),
+    [
+        ({"stop": 5}, "stop", "Input should be a valid string or a valid list"),
+        ({"stop": ["x"] * 65}, "stop", "at most 64 items"),
+        ({"stop": [5]}, "stop.0", "Input should be a valid string"),
+        ({"tool_choice": 5}, "tool_choice", "Input should be a valid string or a valid object"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content", "a valid string or a valid list"),
+        ({"messages": [{"role": "user", "content": ["hi"]}]}, "messages.0.content.0", "a valid object"),
+        ({"messages": ["hi"]}, "messages.0", "a valid object"),
+        ({"messages": {}}, "messages", "a valid list"),
+        ({"logit_bias": {"x": 1}}, "logit_bias.x", "should match"),
+        ({"logit_bias": {"a\nb": 1}}, "logit_bias.a\\nb", "should match"),
+        ({"logit_bias": {"a" * 100_000: 1}}, f"logit_bias.{'a' * 64}", "should match"),
+        ({"personaagent": {"a\r\nb": 1}}, "personaagent.a\\r\\nb", "this field is not known here"),
+        ({"personaagent": {"str": 1}}, "personaagent.str", "this field is not known here"),
+        ({"user": 5}, "user", "a valid string"),
+    ],
+)
+async def test_a_fault_is_told_by_the_clients_own_names_in_one_line(
+    world: World, body: dict[str, Any], param: str, reason: str
+) -> None:
+    error = assert_error(await send(world, **{"user": "ann", **body}), 422, "invalid_input")
+    assert error["param"] == param
+    assert error["message"].startswith(f"{param}: ")
+    assert reason in error["message"]
+
+
+@pytest.mark.parametrize("kind", ["text", "input_text", "output_text", "refusal"])
+async def test_a_question_in_parts_is_bounded_as_any_other(world: World, kind: str) -> None:
+    part = {"type": kind, "refusal" if kind == "refusal" else "text": "x" * 30_000}
+    for parts, status in (([part], 200), ([part] * 2, 422)):
+        response = await send(world, user="ann", messages=[{"role": "user", "content": parts}])
+        assert response.status_code == status, response.text
+
+
+async def test_old_fields_that_ask_for_nothing_are_no_fault(world: World) -> None:
+    response = await send(world, user="ann", function_call="none", functions=[], best_of=1, add_generation_prompt=True)
+    assert response.status_code == 200
+    choice = {"choice": ["a", "b"]}
+    response = await send(world, user="ann", structured_outputs=choice, tools=[TOOL], tool_choice="auto")
+    assert response.headers["X-PersonaAgent-Ignored"] == "tools"
+    calls = [{"function": {"name": "f", "arguments": "{}"}}]
+    response = await send(world, user="ann", messages=[{"role": "user", "content": "hi", "tool_calls": calls}])
+    assert response.headers["X-PersonaAgent-Ignored"] == "messages.tool_calls"
 
 
 async def test_a_user_that_is_no_text_is_refused(world: World) -> None:
@@ -195,7 +262,39 @@ async def test_fields_that_change_nothing_are_ignored_and_named(world: World) ->
         ({"messages": [{"role": "assistant", "function_call": {"name": "f"}}, *HI]}, "messages.0.function_call"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}, *HI]}, "messages.0.tool_calls.0"),
         (
+            {"messages": [{"role": "assistant", "tool_calls": [{"id": 1, "function": {"name": "f"}}]}, *HI]},
+            "messages.0.tool_calls.0",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"type": "custom", "function": {"name": "f"}}]}, *HI]},
+            "messages.0.tool_calls.0",
+        ),
+        ({"messages": [{"role": "user", "content": "hi", "name": {"first": "Ann"}}]}, "messages.0.name"),
+        ({"messages": [{"role": "assistant", "content": "x", "reasoning": 5}, *HI]}, "messages.0.reasoning"),
+        ({"messages": [*HI, {"role": "tool", "content": "x", "tool_call_id": 5}]}, "messages.1.tool_call_id"),
+        ({"tools": [{"function": {"name": "f", "description": 5}}]}, "tools.0.function.description"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": 5, "schema": {}}}},
+            "response_format.json_schema.name",
+        ),
+        ({"add_generation_prompt": False}, "add_generation_prompt"),
+        ({"structured_outputs": {"choice": ["a", "b"], "regex": "a|b"}}, "structured_outputs.regex"),
+        (
+            {"structured_outputs": {"choice": ["a", "b"]}, "response_format": {"type": "json_object"}},
+            "response_format",
+        ),
+        ({"structured_outputs": {"choice": ["a", "b"]}, "tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
+        (
             {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}, *HI]},
+            "messages.0.tool_calls.0.function.arguments",
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": '{"a": "\\ud800"}'}}]},
+                    *HI,
+                ]
+            },
             "messages.0.tool_calls.0.function.arguments",
         ),
     ],

@@ -175,7 +175,7 @@ async def test_a_stream_that_breaks_is_an_error(server: Server) -> None:
         (400, "too long", "context_length_exceeded", ContextLengthExceeded),
         (400, "no such option", None, RequestRefused),
         (401, "Incorrect API key provided: key-1", "invalid_api_key", LLMError),
-        (404, "no such model", "model_not_found", RequestRefused),
+        (404, "no such model", "model_not_found", LLMError),
         (429, "slow down", None, OverloadedError),
         (500, "oh no", None, LLMError),
         (503, "starting", None, UnavailableError),
@@ -205,6 +205,36 @@ async def test_an_empty_answer_is_an_error(server: Server) -> None:
     server.answer = {**response("x"), "choices": []}
     with pytest.raises(LLMError, match="nothing"):
         await OpenAILLM(server.url, "m").chat(say())
+
+
+ODD = [
+    "{",
+    "",
+    "null",
+    "[]",
+    '"x"',
+    "{}",
+    '{"choices": null}',
+    '{"choices": [null]}',
+    '{"choices": [{"message": "x", "delta": "x"}]}',
+    '{"choices": [{"message": {"content": ["x"]}, "delta": {"content": ["x"]}}]}',
+    '{"choices": [{"message": {"content": 5}, "delta": {"content": 5}}]}',
+    '{"choices": [{"message": {"content": "x"}, "delta": {"content": "x"}, "finish_reason": 5}]}',
+    '{"choices": [{"message": {"content": "x"}, "delta": {"content": "x"}}], "usage": "x"}',
+    '{"error": {"message": "no"}}',
+]
+
+
+@pytest.mark.parametrize("sent", [*ODD, "<html>"])
+async def test_what_is_no_answer_is_an_error_that_says_so(server: Server, sent: str) -> None:
+    llm = OpenAILLM(server.url, "m")
+    server.answer = Response(sent, media_type="text/html" if sent.startswith("<") else "application/json")
+    with pytest.raises(LLMError, match=r"nothing|no chat completion"):
+        await llm.chat(say())
+    event = "" if sent.startswith("<") else "data: "
+    server.answer = Response(f"{event}{sent}\n\n", media_type="text/html" if not event else "text/event-stream")
+    with pytest.raises(LLMError, match=r"nothing|no chat completion|the model failed: no"):
+        _ = [piece async for piece in llm.stream(say())]
 
 
 async def test_batch_work_is_bounded_and_chat_is_not(server: Server) -> None:
@@ -247,6 +277,15 @@ def test_body_of_a_plain_request_is_plain() -> None:
         "messages": [{"role": "user", "content": "hi"}],
         "temperature": 0.0,
     }
+
+
+def test_a_call_without_an_id_gets_one() -> None:
+    function = {"name": "f", "arguments": "{}"}
+    calls = [{"function": function}, {"id": "c", "function": function}]
+    messages = (Message(role="assistant", content=None, tool_calls=calls), Message(role="user", content="hi"))
+    sent = request_body(ChatRequest(messages=messages), "m")["messages"]
+    assert [call["id"] for call in sent[0]["tool_calls"]] == ["call_0", "c"]
+    assert sent[1] == {"role": "user", "content": "hi"}
 
 
 def test_an_engines_message_is_one_line() -> None:

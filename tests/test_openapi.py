@@ -35,7 +35,7 @@ async def test_every_operation_names_its_errors_in_our_shape_and_what_it_takes_a
     text = str(document)
     assert "HTTPValidationError" not in text
     for path, method, operation in operations(document):
-        for status in ("400", "403", "404", "415", "422", "429", "500"):
+        for status in ("400", "403", "404", "408", "415", "422", "429", "500", "504"):
             name = operation["responses"][status]["$ref"].rpartition("/")[2]
             content = document["components"]["responses"][name]["content"]
             assert content == {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}

@@ -296,6 +296,19 @@ async def test_clients_may_choose_the_interaction_id_and_repeat_it(world: World)
     assert [i.id for i in await world.memory.latest("anna", 5)] == ["gespräch 1"]
 
 
+async def test_an_id_belongs_to_one_question_with_its_options(world: World) -> None:
+    own = {"personaagent": {"interaction_id": "1"}}
+    tea, milk = ({"structured_outputs": {"choice": ["tea", other]}} for other in ("coffee", "milk"))
+    assert (await world.chat("anna", "drink?", **own)).status_code == 200
+    for more in (tea, {"stream": True, **tea}):
+        assert_error(await world.chat("anna", "drink?", **own, **more), 409, "conflict")
+    assert (await world.chat("bob", "drink?", **own, **tea)).status_code == 200
+    asked = len(world.llm.requests)
+    for other in (milk, {}):
+        assert_error(await world.chat("bob", "drink?", **own, **other), 409, "conflict")
+    assert (len(world.llm.requests), (await world.chat("bob", "drink?", **own, **tea)).status_code) == (asked, 200)
+
+
 async def test_what_must_not_be_remembered_is_not(world: World) -> None:
     assert (await world.chat("anna", personaagent={"remember": False})).status_code == 200
     assert await world.memory.latest("anna", 5) == ()
@@ -440,6 +453,105 @@ async def test_every_error_is_openais(world: World) -> None:
     assert_error(await world.chat("anna"), 503, "unavailable")
 
 
+async def test_what_says_nothing_is_refused_at_every_door(world: World) -> None:
+    await world.chat("anna")
+    for blank in ("", " ", "\n"):
+        assert_error(await world.get("anna", "/memory", query=blank), 422, "invalid_input")
+        for path, body in (
+            ("/explain", {"query": blank, "choices": ["a", "b"]}),
+            ("/explain", {"query": "q", "choices": ["a", blank]}),
+            ("/persona/claims", {"text": blank}),
+            ("/interactions", {"query": blank}),
+        ):
+            assert_error(await world.post("anna", path, body), 422, "invalid_input")
+        assert_error(await world.http.put("/v1/users/anna/persona", json={"text": blank}), 422, "invalid_input")
+        assert_error(await world.chat("anna", structured_outputs={"choice": ["a", blank]}), 422, "invalid_input")
+
+
+async def test_a_body_that_cannot_be_read_is_told_how_to_send_it(world: World) -> None:
+    path = "/v1/chat/completions"
+    packed = await world.http.post(path, content=b"\x1f\x8b", headers={**JSON, "Content-Encoding": "gzip"})
+    assert "uncompressed" in assert_error(packed, 415, "content_encoding")["message"]
+    for length in ("abc", "-1", ""):
+        wrong = await world.http.post(path, content=b"{}", headers={**JSON, "Content-Length": length})
+        assert_error(wrong, 400, "invalid_http")
+
+
+class Spells(EchoLLM):
+    """Says what it is told to, in the pieces it is told to."""
+
+    def __init__(self, *answers: list[str]) -> None:
+        super().__init__()
+        self.answers = list(answers)
+
+    async def chat(self, request: ChatRequest) -> ChatResult:
+        self.requests.append(request)
+        if self.message:
+            return ChatResult(text=self.message["content"] or "", message=self.message)
+        text = "".join(self.answers.pop(0))
+        return ChatResult(text=text, message={"role": "assistant", "content": text})
+
+    async def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
+        for piece in self.answers[0]:
+            yield piece
+        yield await self.chat(request)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("pieces", "said"),
+    [
+        (["a \ud83e", "\udd8a b"], "a 🦊 b"),
+        (["\ud83e", "\udd8a"], "🦊"),
+        (["a\ud83e"], "a\ufffd"),
+        (["\ud83e", "b"], "\ufffdb"),
+        (["\udd8ab\ud83e\ud83e\udd8a"], "\ufffdb\ufffd🦊"),
+    ],
+)
+async def test_half_a_character_from_a_model_breaks_nothing(pieces: list[str], said: str, stream: bool) -> None:
+    world = World(llm=Spells(pieces))
+    response = await world.chat("anna", stream=stream)
+    assert response.status_code == 200
+    if stream:
+        told = "".join(e["choices"][0]["delta"].get("content", "") for e in events(response)[:-1])
+    else:
+        told = response.json()["choices"][0]["message"]["content"]
+    [kept] = await world.memory.latest("anna", 5)
+    assert (told, kept.response) == (said, said)
+
+
+async def test_half_a_character_in_the_call_of_a_tool_breaks_nothing_either(world: World) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": "\ud83e"}'}}
+    world.llm.message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    told = (await world.chat("anna", tools=tools)).json()["choices"][0]["message"]["tool_calls"]
+    assert told[0]["function"]["arguments"] == '{"a": "\ufffd"}'
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "call",
+    [
+        f'{{"name": {"[" * 3000}}}',
+        f'{{"name": {"1" * 5000}}}',
+        '{"name": "search_episodes", "arguments": {"query": "\\ud800"}}',
+        '{"name": "\\ud800"}',
+        '{"name": "a\\nb"}',
+        f'{{"name": "{"x" * 9000}"}}',
+        '{"name": "search_episodes", "arguments": {"query": "q", "k": NaN}}',
+    ],
+)
+async def test_no_call_of_a_tool_that_a_model_writes_breaks_a_turn(call: str, stream: bool) -> None:
+    world = World(llm=Spells([f"<tool_call>{call}</tool_call>"], ["fine"]))
+    response = await world.chat("anna", stream=stream)
+    assert response.status_code == 200
+    result = world.llm.requests[-1].messages[-1].text
+    assert len(result) < 300
+    assert result.encode("utf-8").isascii()
+    [kept] = await world.memory.latest("anna", 5)
+    assert kept.response == "fine"
+
+
 async def test_an_unforeseen_error_tells_nothing(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.llm.error = KeyError("anna's secret")
     response = await world.chat("anna")
@@ -465,7 +577,7 @@ async def test_any_user_id_is_handled_exactly(world: World, user: str) -> None:
 
 
 async def test_too_long_a_user_id_is_refused(world: World) -> None:
-    assert_error(await world.get("x" * 300, "/persona"), 422, "invalid_input")
+    assert assert_error(await world.get("x" * 300, "/persona"), 422, "invalid_input")["param"] == "user"
     assert_error(await world.post("x" * 300, "/interactions", {"query": "q"}), 422, "invalid_input")
 
 
@@ -687,15 +799,32 @@ async def test_feedback_by_the_responses_own_id_and_as_a_thumb(world: World) -> 
     other = (await world.post("anna", path, {"rating": -1, "truth": "coffee"})).json()
     assert (other["truth"], other["metadata"]["thumb"]) == ("coffee", -1)
     assert (await world.post("anna", path, {"rating": -1})).json()["truth"] == "coffee"
+    await world.post("anna", path, {"rating": 1})
+    corrected = (await world.post("anna", path, {"truth": "tea"})).json()  # then the thumb up says nothing any more
+    assert (corrected["truth"], "thumb" in corrected["metadata"]) == ("tea", False)
     own = {"personaagent": {"interaction_id": "chatcmpl-1"}}
     assert (await world.chat("anna", "milk?", **own)).json()["id"] == "chatcmpl-chatcmpl-1"
+    unknown = await world.post("anna", "/interactions/chatcmpl-x/feedback", {"rating": 1})
+    assert "'chatcmpl-x'" in assert_error(unknown, 404, "not_found")["message"]
     for name in ("chatcmpl-1", "chatcmpl-chatcmpl-1"):
         told = (await world.post("anna", f"/interactions/{name}/feedback", {"truth": name})).json()
         assert (told["id"], told["truth"]) == ("chatcmpl-1", name)
 
 
 @pytest.mark.parametrize(
-    "body", [{}, {"truth": None}, {"rating": 0}, {"rating": 2}, {"rating": "up"}, {"rating": 1, "truth": "x"}, {"x": 1}]
+    "body",
+    [
+        {},
+        {"truth": None},
+        {"rating": 0},
+        {"rating": True},
+        {"rating": "1"},
+        {"rating": -1, "truth": "you said hello there"},
+        {"rating": 2},
+        {"rating": "up"},
+        {"rating": 1, "truth": "x"},
+        {"x": 1},
+    ],
 )
 async def test_feedback_that_says_nothing_is_refused(world: World, body: dict[str, Any]) -> None:
     answer = (await world.chat("anna")).json()

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from personaagent.errors import InvalidInput
 from personaagent.settings import ServeSettings
@@ -64,6 +64,49 @@ def test_a_server_with_a_key_answers_under_any_name_and_one_without_only_under_w
     trusting = Sites(ServeSettings(host="0.0.0.0", allow_no_key=True))
     assert trusting.host_fault(b"192.168.1.7:8000") is None
     assert trusting.host_fault(b"evil.example") is not None
+
+
+@pytest.mark.parametrize(
+    ("allowed", "host"),
+    [
+        ("[fd00::1]", "[fd00::1]:80"),
+        ("fd00:0::1", "[fd00::1]"),
+        ("fd00::1", "[fd00:0:0::1]:8000"),
+        ("büro.lan", "xn--bro-hoa.lan"),
+        ("BOX_1.Lan.", "box_1.lan:8000"),
+    ],
+)
+async def test_an_allowed_host_is_known_however_it_is_written(allowed: str, host: str) -> None:
+    assert (await sent(laptop(allowed_hosts=(allowed,)), "GET", "/v1/models", host)).status_code == 200
+
+
+@pytest.mark.parametrize("allowed", ["", " ", "*", "*.lan", "box.lan:8000", "http://box.lan", "box.lan/x", "a b"])
+def test_what_never_is_a_host_is_no_setting(allowed: str) -> None:
+    with pytest.raises(ValidationError, match="is no host name"):
+        ServeSettings(allowed_hosts=(allowed,))
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin"),
+    [
+        ("https://chat.example.org:443/", "https://chat.example.org"),
+        ("HTTP://Chat.example.org:3000", "http://chat.example.org:3000"),
+        ("https://bücher.example", "https://xn--bcher-kva.example"),
+        ("http://[FD00:0::1]:3000", "http://[fd00::1]:3000"),
+        ("chrome-extension://abcdef", "chrome-extension://abcdef"),
+    ],
+)
+def test_an_allowed_origin_is_known_however_it_is_written(allowed: str, origin: str) -> None:
+    assert Sites(ServeSettings(allowed_origins=(allowed,))).allowed_origin(origin.encode()) == origin
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    ["", "*", "null", "chat.example.org", "https://", "https://*", "https://a.b/path", "https://u@a.b", "://a"],
+)
+def test_what_never_is_an_origin_or_could_be_anybodys_is_no_setting(allowed: str) -> None:
+    with pytest.raises(ValidationError, match="is no"):
+        ServeSettings(allowed_origins=(allowed,))
 
 
 FOREIGN = [

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from personaagent.base import readable, repaired
 from personaagent.strict_json import MAX_DEPTH, finite, loads
 from personaagent.types import Interaction, utc_now
 from tests.test_router import JSON, World, assert_error
@@ -74,3 +75,15 @@ async def test_options_that_are_no_numbers_or_extreme_ones_are_answered() -> Non
         response = await world.post("anna", "/explain", {"query": "q", "choices": choices})
         assert response.status_code == 200, choices
         assert sum(loads(response.content)["probabilities"].values()) == pytest.approx(1)
+
+
+@given(st.text(st.characters()))
+def test_any_text_is_made_readable_without_losing_what_was(text: str) -> None:
+    made = readable(text)
+    made.encode("utf-8")
+    whole = [c for c in text if not "\ud800" <= c <= "\udfff"]
+    rest = iter(made)
+    assert all(c in rest for c in whole)  # in their order
+    assert readable(made) == made
+    assert (made == text) == (len(whole) == len(text))
+    assert repaired({text: [text, 1, None]}) == {made: [made, 1, None]}
