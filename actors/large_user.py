@@ -84,7 +84,9 @@ class LargeUser:
         """Episodes and evidence for a request. Raises NotFoundError if `before` does not exist."""
         end, later = END, 0
         if query.before is not None:
-            anchor = self._row(query.before)
+            anchor = self._store.get([row_key(self.user, query.before)]).get(row_key(self.user, query.before))
+            if anchor is None:
+                raise NotFoundError(f"interaction {query.before!r} does not exist; `before` must name a stored one")
             end = _moment(anchor)
             later = self._ledger.newer(*end) + 1
         left_out = self._store.get([row_key(self.user, i) for i in query.exclude]).values()

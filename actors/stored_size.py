@@ -39,8 +39,7 @@ class StoredSize:
         return self._bytes
 
     def grow(self, change: Change) -> None:
-        """Follow a change that the store has. What a truth adds to an interaction is not counted until the next look."""
-        if change.added.added:
-            self._bytes += sum(len(row.payload) for row in change.rows)
-        if change.added.updated:  # their bytes from before were counted already
+        """Follow a change that the store has. A row that took another's place counts beside it until the next look."""
+        self._bytes += sum(len(row.payload) for row in change.rows)
+        if change.added.updated:
             self._exact = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,13 +33,16 @@ from personaagent.types import (
     utc_now,
 )
 
-__all__ = ["InteractionLine", "Reading", "first_times", "label", "meant_by", "resolved", "said"]
+__all__ = ["InteractionLine", "Reading", "blank", "first_times", "label", "meant_by", "resolved", "said"]
 
 FIELDS = frozenset({"user", "query", "time", "response", "truth", "choices", "metadata", "id"})
 STAMPS = frozenset({"arrived", "truth_arrived"})  # an export keeps when the store heard of something; coming in is anew
 EARLIEST = datetime.min.replace(tzinfo=UTC)
 MAX_DEPTH = 64  # of metadata: lists and objects inside each other
 Dated = Mapping[str, tuple[datetime, int]]  # a time and its line, by user
+# Categories of characters that show nothing by themselves; and such characters that Unicode counts among letters and symbols.
+_UNSEEN = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Mn", "Mc", "Me"})
+_FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 _LABEL = re.compile(r"[(\[]?\s*([A-Za-z]|[0-9]{1,3})\s*[)\].:]*")
 _OWN = re.compile(r"\s*[(\[]?\s*([A-Za-z]|[0-9]{1,3})\s*[)\].:](?=\s)")  # "B) tea": an option that says its own label
 
@@ -51,15 +55,20 @@ class Asked(Protocol):
         ...
 
 
+def blank(text: str) -> bool:
+    """Whether there is nothing in a text to read: space, characters of no width, marks without a letter."""
+    return all(unicodedata.category(c) in _UNSEEN or c in _FILLERS for c in text)
+
+
 def said(text: str) -> str:
     """The text itself. Raises ValueError if there is nothing in it to read."""
-    if not text.strip():
+    if blank(text):
         raise ValueError("is empty")
     return text
 
 
 def _truth(text: str) -> str:
-    if not text.strip():
+    if blank(text):
         raise ValueError("is empty; leave it out, or write null, where it is not known")
     return text
 
@@ -73,16 +82,21 @@ def label(truth: str) -> str | None:
 def resolved(truth: str, choices: Sequence[str] | None) -> str:
     """What the user wanted where the truth is an option's letter or number; any other truth is itself.
 
-    A letter means the option that says it in front of itself, as in `B) coffee`, or else the one in its place. Grades, and
-    options that are letters or numbers themselves, are meant as they are.
+    A letter means the option that is that letter, or else the one that says it in front of itself, as in `B) coffee`, or else
+    the one in its place. Grades, and letters and numbers that are none of those among the options, are meant as they are.
 
     Raises:
         ValueError: no option has that letter or number, or it can be read in two ways.
     """
-    if not choices or truth in choices or choice_kind(choices) is Kind.RATING:
+    if not choices or truth in choices:
         return truth
     mark = label(truth)
-    if mark is None or any(label(choice) is not None for choice in choices):
+    if mark is None:
+        return truth
+    labels = [label(choice) for choice in choices]
+    if labels.count(mark) == 1:
+        return choices[labels.index(mark)]
+    if any(labels) or choice_kind(choices) is Kind.RATING:
         return truth
     own = [m[1].lower() if (m := _OWN.match(unicodedata.normalize("NFKC", c))) else None for c in choices]
     if any(own):
@@ -124,6 +138,16 @@ def _depth(value: Any) -> int:
         deepest += 1
         level = [inner for v in level for inner in (v.values() if isinstance(v, dict) else v)]
     return deepest
+
+
+def _too_large(value: Any) -> bool:
+    """Whether a whole number is among it that no double holds, and so few readers of JSON."""
+    level = [value]
+    while level:
+        if any(isinstance(v, int) and abs(v) > sys.float_info.max for v in level):
+            return True
+        level = [i for v in level if isinstance(v, dict | list) for i in (v.values() if isinstance(v, dict) else v)]
+    return False
 
 
 def first_times(lines: Iterable[tuple[int, str, object]]) -> dict[str, tuple[datetime, int]]:
@@ -184,7 +208,7 @@ class InteractionLine(BaseModel):
     @field_validator("choices")
     @classmethod
     def _different(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if value is not None and (len(value) < 2 or len(set(value)) != len(value) or not all(v.strip() for v in value)):
+        if value is not None and (len(value) < 2 or len(set(value)) != len(value) or any(map(blank, value))):
             raise ValueError("must be at least two different, non-empty strings")
         return value
 
@@ -204,6 +228,8 @@ class InteractionLine(BaseModel):
             raise ValueError("contains what is no JSON") from e
         except ValueError as e:
             raise ValueError("contains NaN or a number too large for JSON") from e
+        if _too_large(value):
+            raise ValueError("contains NaN or a number too large for JSON")
         return value
 
     @model_validator(mode="after")

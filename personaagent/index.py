@@ -463,6 +463,8 @@ class EpisodeIndex:
         self._learn(slot, interaction)
         if self._bm25 is not None:
             self._bm25.replace(slot, _words(old), _words(interaction))
+        if self._metadata and _canonical(old.metadata) != _canonical(interaction.metadata):  # a thumb, or another round
+            self._metadata.clear()  # they are gathered anew when somebody filters
 
     def _row(self, slot: int, interaction: str) -> Row:
         payload = self._payloads[slot]

@@ -10,12 +10,13 @@ there is one, {"type": "profile"} beside the fields of `Profile`; and, once alig
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from personaagent.chain import PAGE_BYTES, PersonaChain
 from personaagent.changes import Incoming
@@ -30,6 +31,7 @@ from personaagent.types import (
     Interaction,
     Persona,
     Profile,
+    UserId,
     future_fault,
     utc_now,
 )
@@ -37,6 +39,8 @@ from personaagent.types import (
 __all__ = ["Exported", "export_page", "export_pages", "parse_export"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_BEGINS = re.compile(r'\s*\{\s*"type"\s*:\s*"user"')  # a line that names a user, whatever has become of its end
+_USER: TypeAdapter[str] = TypeAdapter(UserId)
 
 
 class Source(Protocol):
@@ -95,7 +99,7 @@ def export_page(
         if not source.exists:
             raise NotFoundError("this user is unknown")
         add({"type": "user", "user": source.user, "version": 1})
-        cursor = ExportCursor(until=source.last_arrived, incarnation=incarnation)
+        cursor = ExportCursor(until=source.last_arrived, incarnation=incarnation, after=-1)
     at, after = cursor.part, cursor.after
     if at == "rows":
         for row in source.rows_after(after):
@@ -184,8 +188,14 @@ class Exported:
         ]
 
 
-def parse_export(lines: Sequence[str]) -> Exported:
+def parse_export(lines: Sequence[str], left_out: Callable[[int, str], None] | None = None) -> Exported:
     """Read back what `export` wrote.
+
+    Args:
+        lines: of the export.
+        left_out: told the number and the fault of a line that holds no readable interaction, which is then left out; a
+            persona, a profile, the user's line or another user's interaction is never left out, since what stands behind it
+            may be somebody else's. Without it such a line is an error, too.
 
     Raises:
         InvalidInput: a line is not of the format, or an interaction of the far future (FutureTimeError); the message names the
@@ -199,32 +209,26 @@ def parse_export(lines: Sequence[str]) -> Exported:
     seen: int | None = None
     now = utc_now()
     for number, line in enumerate(lines, start=1):
+        kind: str | None = "user" if _BEGINS.match(line) else ""  # None: what follows may be another user's
         try:
-            content: dict[str, Any] = json.loads(line)
-            kind = content.pop("type")
+            content = _content(line)
+            kind = str(content.pop("type"))
             if (user is None) != (kind == "user"):
-                raise InvalidInput(f"line {number}: an export has one line of type user, and it comes first")
+                raise InvalidInput("an export has one line of type user, and it comes first")
             if kind == "user":
-                if content["version"] != 1:
-                    raise InvalidInput(f"line {number}: export version {content['version']} is not known; update first")
-                user = str(content["user"])
+                user = _owner(content)
             elif kind == "interaction":
-                stamp = (
-                    _arrival(content.pop("arrived")),
-                    _arrival(0 if (told := content.pop("truth_arrived")) is None else told),
-                )
-                interaction = Interaction.model_validate(content)
+                stamp, interaction = _stamped(content, now)
                 if interaction.user != user:
-                    raise InvalidInput(f"line {number}: an interaction of another user")
-                if fault := future_fault(interaction.time):
-                    raise FutureTimeError(f"line {number}: {fault}")
+                    kind = None
+                    raise InvalidInput("an interaction of another user, whose export begins with a line of type user")
                 stamps.append(stamp)
                 interactions.append(interaction)
             elif kind == "persona":
                 persona = Persona.model_validate(content)
                 if persona.number != len(personas) + 1:
                     raise InvalidInput(
-                        f"line {number}: this is the persona of number {persona.number}, but versions are 1, 2, 3 and so on, each"
+                        f"this is the persona of number {persona.number}, but versions are 1, 2, 3 and so on, each"
                         " once and in this order"
                     )
                 personas.append(
@@ -232,17 +236,21 @@ def parse_export(lines: Sequence[str]) -> Exported:
                 )
             elif kind == "profile":
                 if profile is not None:
-                    raise InvalidInput(f"line {number}: an export has one line of type profile at most")
+                    raise InvalidInput("an export has one line of type profile at most")
                 if content.get("mark") is not None:
                     _arrival(content["mark"])
                 profile = Profile.model_validate(content)
             elif kind == "alignment":
                 seen = _arrival(content["seen"])
             else:
-                raise InvalidInput(f"line {number}: unknown type {kind!r}")
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as e:
-            reason = e.errors()[0]["msg"] if isinstance(e, ValidationError) else f"{type(e).__name__}: {e}"
-            raise InvalidInput(f"line {number}: {reason}") from e
+                raise InvalidInput(f"unknown type {kind[:40]!r}")
+        except (InvalidInput, ValueError, TypeError, KeyError, OverflowError, RecursionError) as e:
+            reason = _reason(e)
+            if left_out is not None and user is not None and kind not in ("user", "persona", "profile", None):
+                left_out(number, reason)
+                continue
+            error = FutureTimeError if isinstance(e, FutureTimeError) else InvalidInput
+            raise error(f"line {number}: {reason}") from e
     if user is None:
         raise InvalidInput("the export is empty; its first line names the user")
     mark = None if profile is None else profile.mark
@@ -262,10 +270,63 @@ def parse_export(lines: Sequence[str]) -> Exported:
     )
 
 
+def _content(line: str) -> dict[str, Any]:
+    """A line's object. Raises ValueError if it is none, or names no type."""
+    content = json.loads(line)
+    if not isinstance(content, dict):
+        raise ValueError("not a JSON object")
+    if not isinstance(content.get("type"), str):
+        raise ValueError("`type` is missing; a line of an export says what it holds")
+    return content
+
+
+def _owner(content: dict[str, Any]) -> str:
+    """Whose export this is, of its first line. Raises InvalidInput if it is one of another version."""
+    version = content["version"]
+    if type(version) is not int or version != 1:
+        raise InvalidInput(f"export version {str(version)[:40]} is not known; update first")
+    if not isinstance(content["user"], str):
+        raise InvalidInput("user: must be text")
+    owner: str = _USER.validate_python(content["user"])
+    return owner
+
+
+def _stamped(content: dict[str, Any], now: datetime) -> tuple[tuple[int, int], Interaction]:
+    """When an interaction and its truth arrived (0: there is none), and the interaction.
+
+    Raises:
+        FutureTimeError: it is of the far future.
+        KeyError: it does not say when it arrived.
+        ValueError: it is none.
+    """
+    told = content.pop("truth_arrived")
+    stamp = _arrival(content.pop("arrived")), _arrival(0 if told is None else told)
+    interaction = Interaction.model_validate(content)
+    if fault := future_fault(interaction.time, now):
+        raise FutureTimeError(fault)
+    return stamp, interaction
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a line, in words; it never repeats the user's text."""
+    if isinstance(error, InvalidInput):
+        return error.message
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        what = str(first["msg"]).removeprefix("Value error, ")
+        return f"{where}: {what}" if where else what
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error.msg} at character {error.pos + 1}"
+    if isinstance(error, RecursionError):
+        return "JSON is nested too deeply"
+    return f"`{error.args[0]}` is missing" if isinstance(error, KeyError) else str(error)
+
+
 def _arrival(value: Any) -> int:
     """A moment of arrival, microseconds since 1970. Raises ValueError if it is none."""
     if type(value) is not int or not 0 <= value < 2**62:
-        raise ValueError(f"arrivals are whole numbers of microseconds since 1970, not {value!r}")
+        raise ValueError("arrivals are whole numbers of microseconds since 1970")
     return value
 
 

@@ -9,7 +9,8 @@ Truths are read in the order in which they arrived, page by page, each once: one
 afterwards, is new whatever time its interaction is of. Which of two answers is the newer one is told by that time. So the
 newest answer on a subject is the current fact in whatever order the truths arrived, as long as what is on one subject does not
 depend on the order (it need not be transitive, nor are all answers always on offer); which interactions a fact cites and what
-is in history may depend on it. Reading a truth twice changes nothing.
+is in history may depend on it.
+Reading a truth twice changes nothing. A truth that was withdrawn takes its evidence away at the next build.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ PAGE = 1000  # truths read and committed together
 PAGES = 10  # of one build; the next one goes on
 SAME_SUBJECT = 0.80  # cosine of two requests above which a newer answer updates the older one
 MAX_EVIDENCE = 32  # episode ids kept per fact, newest first
+TOGETHER = 50  # cited interactions looked up in one call
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LINE = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s*(?P<text>.+?)\s*\[(?P<numbers>[\d,\s]+)\]\s*\.?\s*$")
 _WORD = re.compile(r"[a-z]{4,}")
@@ -100,15 +102,16 @@ async def build_profile(
     if incarnation is None:
         incarnation = await memory.incarnation(user)
     profile = await memory.profile(user)
+    standing = await _standing(memory, user, profile.facts)
     usage, read, more = Usage(), 0, True
     while more and pages > 0:
         pages -= 1
         found = await memory.truths(user, profile.mark or 0, page)
         more = found.more
-        if found.mark == (profile.mark or 0):
+        if found.mark == (profile.mark or 0) and standing == profile.facts:
             break
         new = _by_time(found)
-        facts = list(profile.facts) if profile.mark is not None else _begun_anew(profile.facts)
+        facts = list(standing) if profile.mark is not None else _begun_anew(standing)
         if new:  # or what arrived was deleted meanwhile
             vectors = await embedder.embed([i.query for i in new])
             topics = await embedder.embed([f.topic for f in facts]) if facts else vectors[:0]
@@ -124,14 +127,33 @@ async def build_profile(
             version=profile.version,
             facts=trim(facts, budget),
             covered=len(new) + (0 if profile.mark is None else profile.covered),
-            mark=found.mark,
+            mark=found.mark if found.mark or profile.mark is not None else None,
         )
         if commit:
             profile = await memory.commit_profile(user, draft, profile.version, incarnation)
         else:
             profile = draft.model_copy(update={"version": profile.version + 1})
+        standing = profile.facts
         read += len(new)
     return ProfileBuild(profile, usage, read, more)
+
+
+async def _standing(memory: Memory, user: str, facts: tuple[Fact, ...]) -> tuple[Fact, ...]:
+    """The facts without the interactions whose truth was withdrawn (a thumb down took back what a thumb up had confirmed).
+
+    Such a truth does not arrive again, so nothing else tells of it. An interaction that is gone altogether was taken out by
+    whoever deleted it.
+    """
+    cited = tuple(dict.fromkeys(i for fact in facts for i in fact.evidence))
+    untold: list[str] = []
+    for first in range(0, len(cited), TOGETHER):
+        some = await memory.interactions(user, cited[first : first + TOGETHER])
+        untold += [i.id for i in some if i.truth is None]
+    left = list(facts)
+    for interaction in untold:
+        held = [n for n, fact in enumerate(left) if interaction in fact.evidence]
+        left, _ = _withdrawn(left, held, interaction)
+    return tuple(left) if untold else facts
 
 
 def _by_time(found: Truths) -> list[Interaction]:

@@ -162,7 +162,7 @@ def moment(value: object) -> datetime:
         return _from_seconds(value)
     if isinstance(value, str):
         try:
-            value = datetime.fromisoformat(value.strip())
+            value = datetime.fromisoformat(value.strip().upper())  # RFC 3339 lets T and Z be small letters
         except ValueError as e:
             raise ValueError("is not a time; write ISO 8601 text like 2025-03-01T08:30:00Z") from e
     try:
@@ -483,7 +483,7 @@ class ExportCursor(Frozen):
     """Where the next page of an export begins. `until`: rows that arrived later are not part of it."""
 
     part: Literal["rows", "personas", "rest"] = "rows"
-    after: int = 0  # the arrival of a row, or the number of a version
+    after: int = 0  # the arrival of a row (-1 before the first one), or the number of a version
     until: int
     incarnation: int
 

@@ -332,6 +332,47 @@ def test_import_of_a_damaged_export(invoke: Invoke, system: type[FakeSystem], tm
     assert json.loads(invoke("users", "--json").stdout)["count"] == 1
 
 
+def test_what_stands_behind_a_broken_beginning_is_nobody_elses(
+    invoke: Invoke, system: type[FakeSystem], tmp_path: Path
+) -> None:
+    (tmp_path / "h.jsonl").write_text("\n".join(line(user, n) for n in range(2) for user in ("anna", "bob")))
+    invoke("import", tmp_path / "h.jsonl")
+    invoke("persona", "bob", "set", "likes soup")
+    anna, bob = (invoke("export", user).stdout.splitlines() for user in ("anna", "bob"))
+    for broken in ([*anna, bob[0][:-5], *bob[1:]], [*anna, *bob[1:]], [*anna, bob[0][:-5], bob[-1]]):
+        (tmp_path / "all.jsonl").write_text("\n".join(broken) + "\n")
+        system.memory = LocalMemory(HashEmbedder())
+        assert invoke("import", tmp_path / "all.jsonl").exit_code == 1
+        assert json.loads(invoke("users", "--json").stdout)["count"] == 0
+    for user in (None, 5, "", "\ud800"):
+        bob[0] = json.dumps({"type": "user", "user": user, "version": 1})
+        (tmp_path / "all.jsonl").write_text("\n".join([*bob, *anna]) + "\n")
+        system.memory = LocalMemory(HashEmbedder())
+        result = invoke("import", tmp_path / "all.jsonl")
+        assert "user" in result.stderr
+        assert [u["user"] for u in json.loads(invoke("users", "--json").stdout)["users"]] == ["anna"]
+
+
+def test_lines_of_an_export_that_cannot_be_read_cost_no_others(
+    invoke: Invoke, system: type[FakeSystem], tmp_path: Path
+) -> None:
+    (tmp_path / "h.jsonl").write_text("\n".join(line("anna", n) for n in range(8)))
+    invoke("import", tmp_path / "h.jsonl")
+    anna = invoke("export", "anna").stdout.splitlines()
+    anna[2] = anna[2].replace('"metadata":{', '"metadata":{"x":' + '{"a":' * 3000 + "1" + "}" * 3000 + ",")
+    anna[3] = json.dumps({**json.loads(anna[3]), "arrived": 10**400})
+    anna[4] = json.dumps({n: v for n, v in json.loads(anna[4]).items() if n != "arrived"})
+    anna[5] = json.dumps({**json.loads(anna[5]), "arrived": 0})
+    anna[7] = json.dumps({**json.loads(anna[7]), "id": json.loads(anna[6])["id"]})
+    (tmp_path / "all.jsonl").write_text("\n".join([*anna[:8], anna[8][:60]]) + "\n")
+    system.memory = LocalMemory(HashEmbedder())
+    done = json.loads(invoke("import", tmp_path / "all.jsonl", "--json").stdout)
+    assert [e["line"] for e in done["errors"]] == [3, 4, 5, 8, 9]
+    assert not any("Error" in e["reason"] or len(e["reason"]) > 150 for e in done["errors"])
+    assert done["added"] == 3
+    assert len(invoke("export", "anna").stdout.splitlines()) == 4  # also what arrived at 0
+
+
 def test_export_to_a_file(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:
     (tmp_path / "h.jsonl").write_text(line("anna", 1))
     invoke("import", tmp_path / "h.jsonl")

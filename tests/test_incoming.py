@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,11 @@ def test_both_doors_read_a_line_alike(tmp_path_factory: pytest.TempPathFactory, 
         ("2.", ("tea", "ale"), "ale"),
         ("A", ("B) ale", "A) tea"), "A) tea"),
         ("B", ("B", "A"), "B"),
+        ("b)", ("A", "B"), "B"),
+        ("(c)", ("C", "Python"), "C"),
+        ("(2)", ("1", "2", "3"), "2"),
+        ("a", ("A", "a b"), "A"),
+        ("(a)", ("A", "a"), "(a)"),  # two of them
         ("2", ("1", "2", "3"), "2"),
         ("2.0", ("1", "2", "3"), "2.0"),
         ("something else", ("tea", "ale"), "something else"),
@@ -159,6 +165,16 @@ LINE = '{"user": "ann", "query": "q"}\n'
         (gzip.compress(LINE.encode(), mtime=0), "gzip"),
         (b"PK\x03\x04rest", "zip"),
         (b"PAR1rest", "Parquet"),
+        (b"", "empty"),
+        (b"\xef\xbb\xbf \n\n", "empty"),
+        ((LINE.strip() + ",\n").encode() * 3000, "comma"),
+        (("[" + LINE.strip() + ",\n" + LINE.strip() + "]").encode(), "JSON array"),
+        ((LINE.strip() * 3000).encode(), "several objects in a line"),
+        ((LINE.strip() + "\r").encode() * 3000, "several objects in a line"),
+        (b'{"user": "u",\n "query": "q"}\n' * 3000, "several lines"),
+        ('{"user": "ann", "query": "caf\u00e9"}\n'.encode("latin-1") * 3000, "another encoding"),
+        (b"user,query\n" + b'ann,"one\ntwo"\n' * 3000, "CSV"),
+        (b"- user: ann\n  query: q\n" * 3000, "none of its first lines"),
     ],
 )
 def test_a_file_of_another_kind_is_named_in_one_line(tmp_path: Path, raw: bytes, kind: str) -> None:
@@ -168,3 +184,18 @@ def test_a_file_of_another_kind_is_named_in_one_line(tmp_path: Path, raw: bytes,
         read("history", path)
     assert "\n" not in caught.value.message
     assert "JSON Lines" in caught.value.message
+
+
+def test_a_pipe_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidInput, match="write it into a file first"):
+        read("history", tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    "time", ["2025-03-01T08:30:00Z", "2025-03-01t08:30:00z", "2025-03-01 08:30:00+00:00", 1740817800]
+)
+def test_a_time_is_the_same_however_it_is_written(tmp_path: Path, time: object) -> None:
+    line, _ = imported(tmp_path / "h.jsonl", {"query": "q", "time": time})
+    assert line is not None
+    assert line.time == datetime(2025, 3, 1, 8, 30, tzinfo=UTC)

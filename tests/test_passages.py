@@ -33,6 +33,34 @@ def test_what_a_long_text_asks_or_comes_to(text: str, wanted: str) -> None:
     assert parts[0].weight > sum(part.weight for part in parts[1:])
 
 
+QUESTION = "When does the depot open again?"
+TEMPLATES = {
+    "middle": f"{DOCUMENTS}\n\n{{q}}\n\n{DOCUMENTS}",
+    "LangChain": f"You answer questions. {'Be brief and polite. ' * 20}\nQuestion: {{q}} \nContext: {DOCUMENTS} \nAnswer:",
+    "LlamaIndex": f"Context information is below.\n---\n{DOCUMENTS}\n---\nAnswer the query.\nQuery: {{q}}\nAnswer: ",
+    "Open WebUI": f"### Task:\nRespond.\n<context>\n{DOCUMENTS}\n</context>\n\n<user_query>\n{{q}}\n</user_query>\n",
+    "Dify": f"<context>\n{DOCUMENTS}\n</context>\n\n{{q}}\n\nWhen answer to user:\n- Do not mention the context.",
+    "XML": f"<question>\n{{q}}\n</question>\n<docs>\n{DOCUMENTS}\n</docs>\nAnswer from the documents only.",
+    "Markdown": f"## Question\n{{q}}\n\n## Context\n{DOCUMENTS}",
+    "rules behind": f"{DOCUMENTS}\n\n**Question:** {{q}}\n\nAnswer in three sentences and cite your sources.",
+    "frequent questions": f"{{q}}\n\n{'Is there parking? Yes.' + chr(10) + 'May dogs come in? No.' + chr(10)}{DOCUMENTS}",
+    "Chinese label": f"\u95ee\u9898\uff1a{{q}}\n{DOCUMENTS}\n{DOCUMENTS}",
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_question_is_found_wherever_a_program_puts_it(name: str) -> None:
+    found = asked(TEMPLATES[name].format(q=QUESTION))
+    assert QUESTION in found
+    assert len(found) < 20 * len(QUESTION)
+    assert asked(TEMPLATES[name].format(q="Who opens it?")) != found
+
+
+def test_what_is_asked_for_without_a_question_counts_too() -> None:
+    texts = [f"{wanted}\n\n{DOCUMENTS}" for wanted in ("Translate this into French:", "Put this into one sentence:")]
+    assert asked(texts[0]) != asked(texts[1])
+
+
 @given(st.text(min_size=1, max_size=400), st.integers(1, 20))
 def test_passages_are_few_and_weigh_one_together(text: str, times: int) -> None:
     parts = passages(text * times, 16)

@@ -53,6 +53,31 @@ async def test_an_answer_that_was_not_on_offer_is_no_contradiction() -> None:
     assert len(built.current) == 2
 
 
+async def test_a_withdrawn_truth_leaves_the_profile_and_what_it_had_replaced_comes_back() -> None:
+    memory, embedder = LocalMemory(HashEmbedder()), HashEmbedder()
+    answered = settled(2, "morning drink", "tea").model_copy(update={"truth": None, "response": "coffee"})
+    other = settled(3, "city to live in", "Lisbon").model_copy(update={"truth": None, "response": "Lisbon"})
+    await memory.append("ada", [settled(1, "morning drink", "tea"), answered, other])
+    for asked in ("i2", "i3"):
+        await memory.feedback("ada", asked, None, rating=1)
+    built = (await build_profile(memory, embedder, "ada")).profile
+    assert {f.text for f in built.current} == {
+        "asked “morning drink”, wanted “coffee”",
+        "asked “city to live in”, wanted “Lisbon”",
+    }
+    for asked in ("i2", "i3"):
+        await memory.feedback("ada", asked, None, rating=-1)
+    shown = (await build_profile(memory, embedder, "ada", commit=False)).profile
+    built = (await build_profile(memory, embedder, "ada")).profile  # though no truth is new
+    assert shown == built
+    assert [f.text for f in built.facts] == ["asked “morning drink”, wanted “tea”"]
+    assert built.current == built.facts
+    assert (await build_profile(memory, embedder, "ada")).profile == built
+    await memory.feedback("ada", "i2", None, rating=1)
+    again = (await build_profile(memory, embedder, "ada")).profile
+    assert [f.text for f in again.current] == ["asked “morning drink”, wanted “coffee”"]
+
+
 async def test_nothing_new_costs_nothing() -> None:
     memory, embedder, llm = LocalMemory(HashEmbedder()), HashEmbedder(), FakeLLM("")
     await memory.append("ada", [settled(1, "drink", "tea")])

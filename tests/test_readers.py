@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from personaagent.errors import InvalidInput
-from personaagent.incoming import label
+from personaagent.incoming import blank, label
 from personaagent.readers import (
     FORMATS,
     Record,
@@ -80,7 +80,7 @@ def test_only_pahf_has_phases(tmp_path: Path):
 # --- history -----------------------------------------------------------------------------------------------------------
 
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
-words = text.filter(lambda t: t.strip() != "")
+words = text.filter(lambda t: not blank(t))
 sayings = words.filter(lambda t: label(t) is None)  # a letter may mean an option
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text,
@@ -100,7 +100,7 @@ lines = st.fixed_dictionaries(
 )
 
 
-@given(st.lists(lines, max_size=8), st.booleans())
+@given(st.lists(lines, min_size=1, max_size=8), st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_whatever_a_line_says_is_what_one_gets(tmp_path_factory: pytest.TempPathFactory, rows: list[Any], ascii: bool):
     path = tmp_path_factory.mktemp("h") / "h.jsonl"
@@ -165,6 +165,10 @@ def test_bad_lines_are_named_and_cost_nothing_else(
         ('{"user": "u", "query": "\\ud800"}', "surrogate"),
         ('{"user": "u", "query": "q", "metadata": ' + '{"a":' * 3000 + "1" + "}" * 3001, "nested"),
         ({"user": "u", "query": "q", "id": "x" * 200}, "id"),
+        ({"user": "u", "query": "\u200b\ufeff"}, "query: is empty"),
+        ({"user": "u", "query": "q", "truth": "\u0301"}, "truth: is empty"),
+        ({"user": "u", "query": "q", "choices": ["tea", "\u2060"]}, "non-empty"),
+        ({"user": "u", "query": "q", "metadata": {"x": 10**400}}, "too large for JSON"),
         ({"type": "mystery"}, "unknown type"),
         ({"type": "persona"}, "after the export's line of type user"),
         ({"user": "u", "query": "q" * 70_000}, "query"),

@@ -190,15 +190,14 @@ async def import_export(
             try:
                 result = await memory.restore([line for _, line in readable], incarnations)
                 done.count(result)
-                taken = {name for _, name in result.conflicts}
-                done.errors += [
-                    (number, "the line's id is another question's already; nothing of it was stored")
-                    for number, line in readable
-                    if _id(line) in taken
-                ]
-                if result.oversized:
-                    numbers = {jsonlib.loads(line).get("id"): n for n, line in readable if _type(line) == "interaction"}
-                    done.errors += [(numbers.get(o.id, group[0][0]), o.reason) for o in result.oversized]
+                if result.conflicts or result.oversized:
+                    lines = _lines_of(readable)
+                    # The last lines of an id are those that came when it was taken.
+                    done.errors += [
+                        (lines[name].pop(), "the line's id is another question's already; nothing of it was stored")
+                        for _, name in reversed(result.conflicts)
+                    ]
+                    done.errors += [(lines[o.id].pop(), o.reason) for o in reversed(result.oversized)]
                 done.users.add(str(jsonlib.loads(readable[0][1])["user"]))
             except (ConflictError, InvalidInput) as e:
                 done.errors.append((group[0][0], e.message))
@@ -212,22 +211,21 @@ def _readable(group: Group, done: Imported, limits: LimitsSettings | None) -> Gr
     from personaagent.limits import interaction_fault
     from personaagent.portable import parse_export
 
-    left = list(group)
-    while True:
-        try:
-            parsed = parse_export([line for _, line in left])
-            faults = [interaction_fault(i, limits) if limits is not None else "" for i in parsed.interactions]
-            large = dict(zip([n for n, line in left if _type(line) == "interaction"], faults, strict=True))
-            done.errors += [(n, fault) for n, fault in large.items() if fault]
-            return [(n, line) for n, line in left if not large.get(n)]
-        except InvalidInput as e:
-            where, _, reason = e.message.removeprefix("line ").partition(": ")
-            at = int(where) - 1 if where.isdecimal() else 0
-            done.errors.append((left[at][0], reason or e.message))
-            if at == 0 or _type(left[at][1]) in ("persona", "profile"):
-                done.errors.append((group[0][0], "this user was left out because of the line reported"))
-                return None
-            del left[at]
+    unread: dict[int, str] = {}  # by position, from 1
+    try:
+        parsed = parse_export([line for _, line in group], unread.__setitem__)
+    except InvalidInput as e:
+        where, _, reason = e.message.removeprefix("line ").partition(": ")
+        at = int(where) - 1 if where.isdecimal() else 0
+        done.errors.append((group[at][0], reason or e.message))
+        done.errors.append((group[0][0], "this user was left out because of the line reported"))
+        return None
+    done.errors += [(group[position - 1][0], reason) for position, reason in unread.items()]
+    left = [numbered for position, numbered in enumerate(group, start=1) if position not in unread]
+    faults = [interaction_fault(i, limits) if limits is not None else "" for i in parsed.interactions]
+    large = dict(zip([n for n, line in left if _type(line) == "interaction"], faults, strict=True))
+    done.errors += [(n, fault) for n, fault in large.items() if fault]
+    return [(n, line) for n, line in left if not large.get(n)]
 
 
 def _is_export(file: Path) -> bool:
@@ -248,9 +246,14 @@ def _exports(file: Path) -> list[Group]:
     return groups
 
 
-def _id(line: str) -> Any:
-    content = jsonlib.loads(line)
-    return content.get("id") if content["type"] == "interaction" else None
+def _lines_of(group: Group) -> dict[str, list[int]]:
+    """Numbers of the lines of every interaction, by its id."""
+    found: dict[str, list[int]] = {}
+    for number, line in group:
+        content = jsonlib.loads(line)
+        if content["type"] == "interaction":
+            found.setdefault(content["id"], []).append(number)
+    return found
 
 
 def _type(line: str) -> Any:

@@ -82,6 +82,10 @@ def existing(path: Path, wanted: str) -> Path:
     """
     if path.is_dir():
         raise InvalidInput(f"{path} is a folder; give {wanted}")
+    if not path.is_file() and path.exists():
+        raise InvalidInput(
+            f"{path} is no file but a pipe or a device, and cannot be read twice; write it into a file first"
+        )
     if not path.is_file():
         raise InvalidInput(f"there is no file {path}; give {wanted}")
     return path

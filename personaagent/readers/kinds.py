@@ -14,6 +14,8 @@ __all__ = ["refuse_other_kinds"]
 
 HEAD = 64 << 10  # bytes looked at
 SAMPLE = 50  # lines of them
+PLAIN = 10  # lines none of which can be read: then the file is of another kind, and not one with a few bad lines
+TABLE = 0.8  # of a table's rows have as many fields as its first one; the others hold line breaks, or lack some
 ARRAY = "one JSON array; write every item of it as a line of its own (jq -c '.[]')"
 MAGIC = MappingProxyType(
     {
@@ -55,22 +57,63 @@ def _kind(head: bytes) -> str | None:
         return f"text in {encoding}; save it as UTF-8 (iconv -f {encoding} -t UTF-8)"
     if b"\0" in head[:4096]:
         return "not a text file"
-    text = head.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").lstrip()
     whole = len(head) < HEAD
-    lines = [line for line in text.split("\n") if line.strip()]
-    if len(lines) > 1 and not whole:
-        lines.pop()  # may be cut off
-    lines = lines[:SAMPLE]
-    if not lines:
-        return None
+    raw = [line for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
+    if len(raw) > 1 and not whole:
+        raw.pop()  # may be cut off
+    if not raw:
+        return "empty" if whole else None
+    text = head.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").lstrip()
+    lines = [line.decode("utf-8", "replace") for line in raw[:SAMPLE]]
     begins = "".join(lines[0].split())
     if begins == "[" or (begins.startswith("[{") and len(lines) == 1):
         return ARRAY
-    if any(map(_is_json, lines)):  # what is wrong with the others is said line by line
+    if begins.startswith("[{") and not _is_json(lines[0]):
+        return ARRAY
+    commas = sum(line.rstrip().endswith(",") and _is_json(line.rstrip()[:-1]) for line in lines)
+    if commas > len(lines) / 2:
+        return "JSON with a comma behind every line; take the commas away (sed 's/,$//')"
+    readable = [line for line in lines if _is_json(line)]
+    if readable and _of_another_encoding(raw):
+        return "text in another encoding than UTF-8; save it as UTF-8 (iconv -f LATIN1 -t UTF-8, if it is Latin-1)"
+    if readable:  # what is wrong with the others is said line by line
         return None
-    if begins == "{":
+    if begins.startswith("{") and (layout := _layout(text)):
+        return layout
+    if table := _table(lines):
+        return table
+    return "not JSON Lines: none of its first lines is JSON" if len(lines) >= PLAIN else None
+
+
+def _of_another_encoding(raw: list[bytes]) -> bool:
+    """Whether no line with other letters than ASCII has them in UTF-8."""
+    other = [line for line in raw if not line.isascii()]
+    return len(other) >= PLAIN and not any(map(_is_utf8, other))
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _layout(text: str) -> str | None:
+    """How objects are laid out that do not stand in lines of their own."""
+    try:
+        _, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return (
+            "one JSON document over several lines; write every interaction in one line (jq -c)"
+            if ("".join(text.split("\n", 1)[0].split()) == "{")
+            else None
+        )
+    if "\n" in text[:end]:
         return "one JSON document over several lines; write every interaction in one line (jq -c)"
-    return ARRAY if begins.startswith("[{") else _table(lines)
+    if text[end:].lstrip().startswith("{"):
+        return "JSON with several objects in a line; write every interaction in one line (jq -c)"
+    return None
 
 
 def _wide(head: bytes) -> str | None:
@@ -112,7 +155,8 @@ def _table(lines: list[str]) -> str | None:
         except csv.Error:
             continue
         fields = len(rows[0])
-        if fields > 1 and all(len(row) == fields for row in rows) and not any(c in lines[0] for c in "{}"):
+        alike = sum(len(row) == fields for row in rows)
+        if fields > 1 and alike >= TABLE * len(rows) and not any(c in lines[0] for c in "{}"):
             return f"{name}; write its rows in the other form"
     if lines[0].lstrip().startswith("<"):
         return "XML or HTML"
