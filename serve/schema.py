@@ -82,6 +82,13 @@ _INT32, _INT64 = 2**31 - 1, 2**63 - 1  # what the engine can count to
 _GREEDY = 1e-5  # a temperature below it is 0 to the engine, which divides by any other
 
 
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, Field(strict=True), BeforeValidator(_whole)]  # to JSON 2.0 is an integer, too; true and "2" are none
+
+
 class Body(BaseModel):
     """A request's JSON object: unknown fields are errors, null is as good as absent, and all text must be valid Unicode."""
 
@@ -346,6 +353,8 @@ class DecisionBody(Decision):
 
     model_config = ConfigDict(strict=True)
 
+    _episodes = field_validator("episodes", mode="before")(_whole)
+
 
 class PersonaBody(Body):
     """PUT .../persona: a version written by hand. `expected`: the version it must replace, if that matters; 0 is none."""
@@ -353,13 +362,13 @@ class PersonaBody(Body):
     text: Annotated[str, AfterValidator(said), Field(min_length=1, max_length=MAX_TEXT)]
     decision: DecisionBody | None = None
     pinned: Annotated[bool, Field(strict=True)] | None = None
-    expected: Annotated[int, Field(strict=True)] | None = None
+    expected: Whole | None = None
 
 
 class RollbackBody(Body):
     """POST .../persona/rollback: the version to go back to."""
 
-    number: Annotated[int, Field(ge=1, strict=True)]
+    number: Annotated[Whole, Field(ge=1)]
 
 
 class PinBody(Body):
@@ -373,14 +382,14 @@ class ClaimBody(Body):
 
     text: Annotated[str, AfterValidator(said), Field(min_length=1, max_length=MAX_TEXT)]
     kind: ClaimKind = ClaimKind.FACT
-    expected: Annotated[int, Field(strict=True)] | None = None
+    expected: Whole | None = None
 
 
 class ClaimPinBody(Body):
     """POST .../claims/{number}/pin: whether alignment must leave the claim alone. `expected` as in `PersonaBody`."""
 
     pinned: Annotated[bool, Field(strict=True)]
-    expected: Annotated[int, Field(strict=True)] | None = None
+    expected: Whole | None = None
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
