@@ -147,7 +147,7 @@ class Gate:
 
     @property
     def _limit(self) -> str:
-        return f"a request has at most {self._max_body} bytes; send interactions in several requests"
+        return f"a request has at most {self._max_body} bytes (serve.max_body_mb); send interactions in several requests"
 
 
 def _shared(send: Send, origin: str) -> Send:
