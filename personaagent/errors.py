@@ -132,7 +132,12 @@ class OverloadedError(UnavailableError):
     """There is more work under way than this part takes; the same call may work in a few seconds.
 
     To OpenAI's clients this is a rate limit, which they wait for and try again.
+
+    Attributes:
+        after_s: seconds after which to come again, where the part that refuses knows it.
     """
+
+    after_s: int | None = None
 
     status = 429
     code = "rate_limit_exceeded"

@@ -22,8 +22,9 @@ from personaagent.errors import DeadlineExceeded, OverloadedError, PersonaAgentE
 from personaagent.settings import ServeSettings
 
 from .http import error_response, retry_after
+from .turnover import Turnover
 
-__all__ = ["CHATS", "Admission", "Load"]
+__all__ = ["CHATS", "Admission", "Load", "is_chat"]
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,9 @@ class Door:
     limit: int
     inside: int = 0
     refused: int = 0  # since the start
+
+    def __post_init__(self) -> None:
+        self.turnover = Turnover(self.limit)
 
     @property
     def full(self) -> bool:
@@ -95,7 +99,7 @@ class Admission:
         if len(segments) == 1 and segments[0] in PROBES:
             await self._app(scope, receive, send)
             return
-        chat = scope["method"] == "POST" and segments == ["v1", "chat", "completions"]
+        chat = is_chat(scope)
         door = self._load.chats if chat else self._load.others
         long = not chat and _takes_long(scope["method"], segments)
         seconds = self._settings.long_request_timeout_s if long else self._settings.request_timeout_s
@@ -153,9 +157,11 @@ class Admission:
     def _check(self, door: Door, more: int) -> None:
         if door.full:
             door.refused += 1
-            raise OverloadedError(
+            error = OverloadedError(
                 f"the server has {door.limit} {door.what} under way and takes no more; try again soon"
             )
+            error.after_s = door.turnover.refuse()
+            raise error
         if self._load.bodies + more > self._load.max_bodies:
             door.refused += 1
             raise OverloadedError("the server holds as many request bodies as it takes; try again soon")
@@ -191,6 +197,7 @@ class Admission:
 
         at = asyncio.get_running_loop().time() + seconds
         door.inside += 1
+        number = door.turnover.begin()
         try:
             async with asyncio.timeout_at(at) as limit:
                 watcher = asyncio.create_task(watch())
@@ -206,6 +213,12 @@ class Admission:
                 raise DeadlineExceeded from e
         finally:
             door.inside -= 1
+            door.turnover.end(number)
+
+
+def is_chat(scope: Scope) -> bool:
+    """Whether a request asks for a chat completion."""
+    return scope["method"] == "POST" and [s for s in scope["path"].split("/") if s] == ["v1", "chat", "completions"]
 
 
 def _takes_long(method: str, segments: list[str]) -> bool:

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,10 @@ async def run_overload(system: System, seconds: float, clients: int, progress: T
     if system.url is None or not mark:
         raise UnavailableError("bench overload needs a system of its own that serves HTTP")
     model = model_name(system.settings)
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(base_url=system.url, timeout=TIMEOUT_S, limits=limits) as http:
+    # One for each client: a pool that many share looks through all its connections at every request, and would be what is timed.
+    tls = httpx.create_ssl_context()
+    new = partial(httpx.AsyncClient, base_url=system.url, timeout=TIMEOUT_S, verify=tls)
+    async with new() as http:
 
         async def single(user: str) -> tuple[float, int]:
             started = time.perf_counter()
@@ -107,7 +110,7 @@ async def run_overload(system: System, seconds: float, clients: int, progress: T
         before = router_mb(mark)
         seen = Seen()
         began = time.monotonic()
-        working = [asyncio.create_task(_client(http, model, f"client {n}", seen)) for n in range(clients)]
+        working = [asyncio.create_task(_client(new, model, f"client {n}", seen)) for n in range(clients)]
         try:
             while (done := time.monotonic() - began) < seconds:
                 progress("overloading", int(done), int(seconds))
@@ -143,7 +146,12 @@ async def run_overload(system: System, seconds: float, clients: int, progress: T
     }
 
 
-async def _client(http: httpx.AsyncClient, model: str, user: str, seen: Seen) -> None:
+async def _client(new: Callable[[], httpx.AsyncClient], model: str, user: str, seen: Seen) -> None:
+    async with new() as http:
+        await _chat(http, model, user, seen)
+
+
+async def _chat(http: httpx.AsyncClient, model: str, user: str, seen: Seen) -> None:
     while True:
         started = time.perf_counter()
         wait = 0.0

@@ -8,14 +8,21 @@ HTTP. tests/test_edge.py fails when either moves.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
+from fastapi.responses import JSONResponse
+from ray.util.metrics import Counter
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from personaagent.errors import OverloadedError
+
+from .admission import is_chat
 from .http import error_body, error_response
+from .shedding import Shedding
 
 __all__ = ["CALLBACK", "VARIABLE", "Edge", "answer_malformed", "middlewares"]
 
@@ -30,7 +37,8 @@ _SERVES_OWN = "/-/"  # its health and routes, which other programs read
 def middlewares() -> list[Middleware]:
     """Called by Serve in every proxy."""
     answer_malformed()
-    return [Middleware(Edge)]
+    shed = Counter("personaagent_shed_chats", "Chats that this proxy refused because the routers were full.")
+    return [Middleware(Edge, shed=shed.inc)]
 
 
 def answer_malformed() -> None:
@@ -49,9 +57,11 @@ def _malformed(protocol: Any, _: str) -> None:
 class Edge:
     """ASGI middleware around Serve's proxy. Whatever the router answers passes through as it is: its errors are JSON."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        """`app`: the proxy."""
+    def __init__(self, app: ASGIApp, shed: Callable[[], None] = lambda: None) -> None:
+        """`app`: the proxy; `shed`: called for every chat that is refused here."""
         self._app = app
+        self._shed = shed
+        self._chats = Shedding()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -59,17 +69,32 @@ class Edge:
             await self._app(scope, receive, send)
             return
         scope = {**scope, "headers": [h for h in scope["headers"] if h[0].lower() not in _INTERNAL]}
-        sent = _Sent(send)
+        if not is_chat(scope):
+            await self._pass(scope, receive, _Sent(send))
+            return
+        if (seconds := self._chats.refuse()) is not None:
+            self._shed()
+            await refusal(seconds)(scope, receive, send)
+            return
+        number = self._chats.begin()
+        sent = _Sent(send, lambda status: self._chats.answered(number, status))
+        try:
+            await self._pass(scope, receive, sent)
+        finally:
+            self._chats.end(number, sent.status)
+
+    async def _pass(self, scope: Scope, receive: Receive, sent: _Sent) -> None:
         await self._app(scope, receive, sent)
         if sent.status is None or (sent.status >= 400 and not sent.passing):
-            await _answer(sent.status or 500, sent.retry_after)(scope, receive, send)
+            await _answer(sent.status or 500, sent.retry_after)(scope, receive, sent.send)
 
 
 class _Sent:
     """Passes on what is sent, unless it is an error in plain text: that is taken note of."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, send: Send, begun: Callable[[int], None] = lambda _: None) -> None:
+        self.send = send
+        self._begun = begun
         self.status: int | None = None
         self.passing = False
         self.retry_after: str | None = None
@@ -77,11 +102,18 @@ class _Sent:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = {name.lower(): value for name, value in message["headers"]}
-            self.status = message["status"]
+            self.status = status = int(message["status"])
+            self._begun(status)
             self.passing = self.status < 400 or not headers.get(b"content-type", b"").startswith(b"text/plain")
             self.retry_after = headers.get(b"retry-after", b"").decode("latin-1") or None
         if self.passing:
-            await self._send(message)
+            await self.send(message)
+
+
+def refusal(seconds: int) -> ASGIApp:
+    """The answer to a chat that is refused here, as a router would give it."""
+    body = OverloadedError("the server has as many chats under way as it takes; try again soon").body()
+    return JSONResponse(body, OverloadedError.status, headers={"Retry-After": str(seconds)})
 
 
 def _answer(status: int, retry_after: str | None) -> ASGIApp:

@@ -147,7 +147,9 @@ class Gate:
 
     @property
     def _limit(self) -> str:
-        return f"a request has at most {self._max_body} bytes (serve.max_body_mb); send interactions in several requests"
+        return (
+            f"a request has at most {self._max_body} bytes (serve.max_body_mb); send interactions in several requests"
+        )
 
 
 def _shared(send: Send, origin: str) -> Send:
@@ -253,8 +255,10 @@ def known_error(error: BaseException) -> PersonaAgentError | None:
 
 def retry_after(error: BaseException) -> dict[str, str]:
     """The header that says in how many seconds to come again, if coming again is all that helps."""
-    overloaded = isinstance(known_error(error), OverloadedError)
-    return {"Retry-After": str(random.randint(*RETRY_S))} if overloaded else {}
+    known = known_error(error)
+    if not isinstance(known, OverloadedError):
+        return {}
+    return {"Retry-After": str(known.after_s or random.randint(*RETRY_S))}
 
 
 def failure(error: BaseException) -> tuple[int, dict[str, dict[str, str | None]]]:

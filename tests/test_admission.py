@@ -360,7 +360,7 @@ async def test_the_bench_counts_who_is_refused_and_waits_as_it_is_told(monkeypat
 
     monkeypatch.setattr(bench_overload, "asyncio", SimpleNamespace(sleep=waits))
     seen = Seen()
-    clients = [asyncio.create_task(bench_overload._client(world.http, "echo", f"{n}", seen)) for n in range(4)]
+    clients = [asyncio.create_task(bench_overload._chat(world.http, "echo", f"{n}", seen)) for n in range(4)]
     while len(seen.refused_ms) < 4:
         await sleep(0.001)
     llm.go.set()
