@@ -19,6 +19,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+import serve.edge
 from cluster import render
 from cluster.options import ClusterOptions, cluster_options, load_deployment
 from cluster.secrets import public_tree, secret_variables
@@ -508,6 +509,8 @@ def test_dashboard_asks_for_metrics_that_ray_has() -> None:
     expressions = [t["expr"] for p in dashboard["panels"] for t in p.get("targets", [])]
     metrics = {m for e in expressions for m in re.findall(r"\b(?:ray|autoscaler)_[a-z_]+(?=\{)", e)}
     assert len(metrics) > 15
-    for metric in metrics:
+    assert "ray_personaagent_shed_chats_total" in metrics
+    assert '"personaagent_shed_chats"' in Path(serve.edge.__file__).read_text(encoding="utf-8")
+    for metric in metrics - {"ray_personaagent_shed_chats_total"}:
         assert metric.removesuffix("_bucket") in known, metric
     assert len({p["id"] for p in dashboard["panels"]}) == len(dashboard["panels"])
