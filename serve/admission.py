@@ -24,12 +24,15 @@ from personaagent.settings import ServeSettings
 from .http import error_response, retry_after
 from .turnover import Turnover
 
-__all__ = ["CHATS", "Admission", "Load", "is_chat"]
+__all__ = ["CHATS", "PLACES", "Admission", "Load", "is_chat"]
 
 log = logging.getLogger(__name__)
 
 CHATS = 128  # under way in a replica, unless somebody knows better
 PROBES = frozenset({"healthz", "readyz"})
+PLACES = (
+    b"x-personaagent-places"  # header of a router's answers to chats, for `serve.edge`: chats that all routers take
+)
 GRACE_S = 2.0  # for a stream that has begun to say that its time is over
 
 
@@ -89,6 +92,7 @@ class Admission:
         self._app = app
         self._load = load
         self._settings = settings
+        self._places = b"%d" % (load.chats.limit * max(settings.router_replicas, settings.max_router_replicas))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -107,7 +111,10 @@ class Admission:
 
         async def watched(message: Message) -> None:
             nonlocal started
-            started = started or message["type"] == "http.response.start"
+            if message["type"] == "http.response.start":
+                started = True
+                if chat:
+                    message = {**message, "headers": [*message["headers"], (PLACES, self._places)]}
             await send(message)
 
         try:
@@ -118,7 +125,7 @@ class Admission:
             if started:  # all that is left is to break off, which tells the client that something is missing
                 log.warning("a response was broken off: its time was over")
                 return
-            await _refusal(e)(scope, receive, send)
+            await _refusal(e)(scope, receive, watched)
 
     @asynccontextmanager
     async def _read(self, scope: Scope, receive: Receive, door: Door) -> AsyncIterator[list[Message] | None]:

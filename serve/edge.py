@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from personaagent.errors import OverloadedError
 
-from .admission import is_chat
+from .admission import PLACES, is_chat
 from .http import error_body, error_response
 from .shedding import Shedding
 
@@ -77,7 +77,7 @@ class Edge:
             await refusal(seconds)(scope, receive, send)
             return
         number = self._chats.begin()
-        sent = _Sent(send, lambda status: self._chats.answered(number, status))
+        sent = _Sent(send, lambda status: self._chats.answered(number, status), self._chats.learn)
         try:
             await self._pass(scope, receive, sent)
         finally:
@@ -92,9 +92,12 @@ class Edge:
 class _Sent:
     """Passes on what is sent, unless it is an error in plain text: that is taken note of."""
 
-    def __init__(self, send: Send, begun: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(
+        self, send: Send, begun: Callable[[int], None] = lambda _: None, learn: Callable[[int], None] = lambda _: None
+    ) -> None:
         self.send = send
         self._begun = begun
+        self._learn = learn
         self.status: int | None = None
         self.passing = False
         self.retry_after: str | None = None
@@ -102,6 +105,9 @@ class _Sent:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = {name.lower(): value for name, value in message["headers"]}
+            if (places := headers.pop(PLACES, b"")).isdigit():  # a word among ourselves
+                self._learn(int(places))
+                message = {**message, "headers": [h for h in message["headers"] if h[0].lower() != PLACES]}
             self.status = status = int(message["status"])
             self._begun(status)
             self.passing = self.status < 400 or not headers.get(b"content-type", b"").startswith(b"text/plain")

@@ -1,8 +1,9 @@
-"""Refusing chats where they come in, once the routers have said that they are full.
+"""Refusing chats where they come in, once it is known that the routers are full.
 
 A router's refusal costs a way through Serve's proxy and its handle, and back; several hundred a second of them take the processor
-from the model on the same machine. The proxy sees how many chats were under way when one was refused, and refuses further
-ones itself until one of those has ended. Now and then it lets one through, to hear whether the routers take more by now.
+from the model on the same machine. A router says with its answers how many chats all routers take at most, and the proxy
+sees how many were under way when one was refused. It refuses further ones itself until one of those has ended. Now and then it
+lets one through, to hear whether the routers take more by now.
 """
 
 from __future__ import annotations
@@ -26,17 +27,24 @@ class Shedding:
         self._inside: dict[int, int] = {}  # chats under way, with their number in `_turnover`
         self._next = 0
         self._bound: int | None = None  # chats that were under way when one was refused
+        self._most: int | None = None  # that all routers together take
         self._probe_at = 0.0
         self._turnover = Turnover(1, clock)
 
     def refuse(self) -> int | None:
         """Whether to refuse the next chat: in how many seconds it should come again, or None to let it through."""
-        if self._bound is None or len(self._inside) < self._bound:
+        bound = self._most if self._bound is None else self._bound
+        if bound is None or len(self._inside) < bound:
             return None
+        self._turnover.places = bound
         if self._clock() >= self._probe_at:
             self._probe_at = self._clock() + PROBE_S
             return None
         return self._turnover.refuse()
+
+    def learn(self, most: int) -> None:
+        """How many chats all routers together take at most."""
+        self._most = max(1, most)
 
     def begin(self) -> int:
         """A chat is let through; its number."""
@@ -50,7 +58,6 @@ class Shedding:
         if status == 429:
             self._bound = max(1, others)
             self._probe_at = self._clock() + PROBE_S
-            self._turnover.places = self._bound
         elif self._bound is not None and others >= self._bound and status < 400:
             self._bound = None  # they take more than they did
 

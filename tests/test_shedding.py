@@ -11,6 +11,8 @@ from fastapi.responses import JSONResponse
 from hypothesis import given
 from hypothesis import strategies as st
 
+from personaagent.settings import ServeSettings
+from serve.admission import PLACES, Admission, Load
 from serve.edge import Edge
 from serve.shedding import PROBE_S, Shedding
 from serve.turnover import LONGEST_S, Turnover
@@ -85,6 +87,13 @@ def test_a_proxy_refuses_by_itself_what_its_routers_would_until_they_take_more()
     assert chats.refuse() is None
 
 
+def test_a_rush_is_refused_before_any_router_is_asked_once_their_limit_is_known() -> None:
+    chats = Shedding(Clock())
+    chats.learn(8)
+    let_in = [chats.refuse() is None and chats.begin() for _ in range(200)]
+    assert sum(map(bool, let_in)) == 9  # and one that asks whether it still holds
+
+
 def test_a_proxy_without_chats_refuses_nobody() -> None:
     clock = Clock()
     chats = Shedding(clock)
@@ -137,3 +146,16 @@ async def test_most_refusals_never_reach_a_router_and_all_have_one_form() -> Non
         router.go.set()
         assert {(await one).status_code for one in inside} == {200}
         assert [(await http.post(CHAT)).status_code for _ in range(5)] == [200] * 5
+
+
+async def test_the_routers_limit_is_a_word_among_ourselves() -> None:
+    app = FastAPI()
+    app.post(CHAT)(dict)
+    settings = ServeSettings(max_concurrent_chats=5, router_replicas=2, max_router_replicas=3)
+    admission = Admission(app, Load.of(settings, 5), settings)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(admission), base_url="http://x") as http:
+        assert (await http.post(CHAT)).headers[PLACES.decode()] == "15"
+    edge = Edge(admission)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(edge), base_url="http://x") as http:
+        assert PLACES.decode() not in (await http.post(CHAT)).headers
+    assert sum(edge._chats.refuse() is None and edge._chats.begin() > 0 for _ in range(50)) == 16
