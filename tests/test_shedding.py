@@ -149,8 +149,11 @@ async def test_most_refusals_never_reach_a_router_and_all_have_one_form() -> Non
 
 
 async def test_the_routers_limit_is_a_word_among_ourselves() -> None:
+    async def answer() -> dict[str, bool]:
+        return {"ok": True}
+
     app = FastAPI()
-    app.post(CHAT)(dict)
+    app.post(CHAT)(answer)
     settings = ServeSettings(max_concurrent_chats=5, router_replicas=2, max_router_replicas=3)
     admission = Admission(app, Load.of(settings, 5), settings)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(admission), base_url="http://x") as http:
