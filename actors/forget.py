@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from actors.runs import erase_user
+from actors.jobs.run_folder import erase_user
 from personaagent.errors import NotFoundError, UnavailableError
 from personaagent.protocols import Memory
 from personaagent.types import ForgetReceipt, user_key, utc_now

@@ -26,16 +26,17 @@ from alignment.splits import Split, halved, split, window
 from alignment.stages import stage
 from alignment.textual import Case, Proposer, TextualProposer, refusal
 from alignment.wording import BOTH, Wordings
-from personaagent.agent import Agent
+from personaagent.agent.agent import Agent
+from personaagent.aio import together
 from personaagent.claims import MAX_SOURCES
 from personaagent.errors import BudgetExceeded, ConflictError, ForgottenError, NotFoundError, PersonaAgentError
-from personaagent.persona import initial_persona, ranked, stated
-from personaagent.profile import build_profile
+from personaagent.models.wrapper import Wrapping
+from personaagent.persona.persona import initial_persona, ranked, stated
+from personaagent.persona.profile import build_profile
+from personaagent.persona.safety import danger
 from personaagent.protocols import LLM, Embedder, Memory, likely
-from personaagent.safety import danger
 from personaagent.scoring import same
 from personaagent.settings import AlignmentSettings
-from personaagent.tasks import together
 from personaagent.types import (
     AlignmentResult,
     ChatRequest,
@@ -51,7 +52,6 @@ from personaagent.types import (
     Usage,
     user_key,
 )
-from personaagent.wrapping import Wrapping
 
 __all__ = ["Aligner", "least_truths"]
 

@@ -13,13 +13,13 @@ from typing import Any, Literal
 from alignment.budget import Caller
 from alignment.textual import PRIORITY, Case, tidy
 from personaagent import prompts
-from personaagent.assembly import question
+from personaagent.agent.prompt import question
+from personaagent.aio import together
 from personaagent.claims import MAX_SOURCES, Claim, ClaimKind, oldest, same_claim
 from personaagent.errors import ContextLengthExceeded
-from personaagent.persona import clip, tokens
+from personaagent.persona.persona import clip, tokens
+from personaagent.persona.safety import objection
 from personaagent.protocols import LLM
-from personaagent.safety import objection
-from personaagent.tasks import together
 from personaagent.types import ChatRequest, Frozen, Message
 
 __all__ = ["Edit", "EditProposer", "Edits", "apply", "schema"]

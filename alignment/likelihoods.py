@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from alignment.budget import Caller
 from alignment.splits import repetitions
-from personaagent.agent import BATCH_PRIORITY, Agent
-from personaagent.assembly import assemble
+from personaagent.agent.agent import BATCH_PRIORITY, Agent
+from personaagent.agent.prompt import assemble
+from personaagent.aio import together
 from personaagent.errors import ContextLengthExceeded
-from personaagent.general import General
+from personaagent.persona.general_requests import General
 from personaagent.protocols import Likely
-from personaagent.tasks import together
 from personaagent.types import (
     Episode,
     Interaction,

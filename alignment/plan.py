@@ -5,7 +5,7 @@ from __future__ import annotations
 from alignment.candidates import DEMONSTRATIONS
 from alignment.search import ENOUGH
 from alignment.splits import sizes
-from personaagent.profile import BATCH, MAX_CALLS
+from personaagent.persona.profile import BATCH, MAX_CALLS
 from personaagent.settings import AlignmentSettings
 
 __all__ = ["calls_of"]

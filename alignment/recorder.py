@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from alignment.stages import current_stage
+from personaagent.models.wrapper import Wrapping
 from personaagent.protocols import LLM
 from personaagent.types import ChatRequest, ChatResult, Likelihood, LikelihoodRequest, Usage
-from personaagent.wrapping import Wrapping
 
 __all__ = ["OWN", "WAITING", "ChatOnly", "Recorder", "Timed", "WallClock"]
 

@@ -33,7 +33,7 @@ from alignment.pooled import Estimate, Place
 from alignment.stages import stage
 from alignment.wording import BOTH, Wording, Wordings
 from personaagent.claims import Claim
-from personaagent.general import General, general_for
+from personaagent.persona.general_requests import General, general_for
 from personaagent.types import Interaction, Kind, PersonaDraft
 
 __all__ = ["HARM", "HARMFUL", "LUCK", "Reworded", "Rewording", "anytime", "finite", "judged_on", "judges"]

@@ -10,15 +10,15 @@ import numpy.typing as npt
 from alignment.budget import Caller
 from alignment.candidates import Arm, Grid
 from alignment.gate import Table
+from alignment.memory_views import Recalled
 from alignment.scorer import Remembered, Scorer, Scores, constant
 from alignment.splits import repetitions
 from alignment.textual import Case, unquoted
-from alignment.views import Recalled
 from personaagent import prompts
-from personaagent.agent import Agent, Replay
+from personaagent.agent.agent import Agent, Replay
+from personaagent.aio import together
 from personaagent.claims import independent, render
 from personaagent.errors import InvalidInput, LLMError
-from personaagent.tasks import together
 from personaagent.types import Interaction, Kind, PersonaDraft, RecallQuery
 
 __all__ = ["Rollouts", "reworded", "unknowing"]

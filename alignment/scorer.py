@@ -14,9 +14,9 @@ import numpy.typing as npt
 from alignment.budget import Caller
 from alignment.candidates import Grid
 from personaagent import prompts
-from personaagent.agent import Replay
-from personaagent.decision import combined, median_grade
-from personaagent.persona import clip
+from personaagent.agent.agent import Replay
+from personaagent.agent.decision import combined, median_grade
+from personaagent.persona.persona import clip
 from personaagent.protocols import LLM, Embedder
 from personaagent.scoring import score
 from personaagent.types import ChatRequest, Interaction, Kind, Message
@@ -134,7 +134,7 @@ class JudgeScorer(EmbeddingScorer):
 def closed_scores(interaction: Interaction, lm: Sequence[float] | None, remembered: Remembered, grid: Grid) -> Scores:
     """Scores of a closed choice or rating for the whole grid in a few array operations.
 
-    The same answers as `personaagent.decision.decide` gives decision by decision.
+    The same answers as `personaagent.agent.decision.decide` gives decision by decision.
     """
     choices = interaction.choices or ()
     right = np.asarray([score(interaction.kind, c, interaction.truth or "", choices=choices) for c in choices])
@@ -154,7 +154,7 @@ def closed_scores(interaction: Interaction, lm: Sequence[float] | None, remember
 
 
 def _answers(interaction: Interaction, p: Float) -> Ints:
-    """The option taken under each decision, (grid.size,), from distributions; see `personaagent.decision.decide`."""
+    """The option taken under each decision, (grid.size,), from distributions; see `personaagent.agent.decision.decide`."""
     if interaction.kind is not Kind.RATING:
         return np.asarray(p.argmax(axis=1))
     return median_grade(p, np.asarray([float(c) for c in interaction.choices or ()]))

@@ -10,13 +10,13 @@ from typing import Protocol
 
 from alignment.budget import Caller
 from personaagent import prompts
-from personaagent.assembly import question
+from personaagent.agent.prompt import question
+from personaagent.aio import together
 from personaagent.errors import ContextLengthExceeded
 from personaagent.features import normalised
-from personaagent.persona import clip, tokens
+from personaagent.persona.persona import clip, tokens
+from personaagent.persona.safety import danger, repeats_prompt, repetitive, words
 from personaagent.protocols import LLM
-from personaagent.safety import danger, repeats_prompt, repetitive, words
-from personaagent.tasks import together
 from personaagent.types import ChatRequest, Interaction, Message
 
 __all__ = ["Case", "Proposals", "Proposer", "TextualProposer", "refusal", "tidy", "unquoted"]

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from alignment.edits import Edit, apply
 from alignment.splits import repetitions
 from personaagent.claims import Claim, Exemplar, independent, quotations, same_claim, silenced
-from personaagent.counting import counted_claims
-from personaagent.exemplars import choose_exemplars
 from personaagent.features import normalised
-from personaagent.persona import made
-from personaagent.safety import objection
+from personaagent.persona.counting import counted_claims
+from personaagent.persona.exemplars import choose_exemplars
+from personaagent.persona.persona import made
+from personaagent.persona.safety import objection
 from personaagent.types import Interaction, Origin, PersonaDraft
 
 __all__ = ["BOTH", "CLAIMS", "EXEMPLARS", "Wording", "Wordings"]

@@ -134,8 +134,8 @@ def _configure(container: Object, environment: list[Object]) -> None:
         *container["env"],
         {"name": "PERSONAAGENT_CONFIG", "value": f"{SETTINGS}/settings.yaml"},
         {"name": "HF_HOME", "value": f"{HOME}/huggingface"},
-        # The proxy's own errors in the shape of ours: see serve/edge.py.
-        {"name": "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "value": "serve.edge.middlewares"},
+        # The proxy's own errors in the shape of ours: see serve/http/edge.py.
+        {"name": "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "value": "serve.http.edge.middlewares"},
         *environment,
     ]
     container["volumeMounts"] = [

@@ -25,16 +25,7 @@ import yaml
 
 from cluster.guards import disruption_budgets, network_policy, pod_monitor
 from cluster.options import ClusterOptions, load_deployment
-from cluster.pods import (
-    API_PORT,
-    CONTAINER_SECURITY,
-    DASHBOARD_PORT,
-    HOME,
-    Object,
-    head_group,
-    metadata,
-    worker_group,
-)
+from cluster.pods import API_PORT, CONTAINER_SECURITY, DASHBOARD_PORT, HOME, Object, head_group, metadata, worker_group
 from cluster.secrets import public_tree, secret_variables
 from personaagent.errors import InvalidInput, PersonaAgentError
 from personaagent.settings import EMBEDDED, Settings

@@ -11,7 +11,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from personaagent.population import Population
+from personaagent.evidence.commons import Population
 from personaagent.types import (
     AppendResult,
     ChatRequest,

@@ -257,7 +257,7 @@ class Decision(Frozen):
     `episodes` recalled episodes go into the prompt, as prior user/assistant exchanges (`exchanges`) or as a list in the
     system prompt (`list`). A closed choice is made by p_memory * p_LM ^ `model_weight`, both distributions over the options;
     without `evidence` by p_LM alone.
-    What memory says (`personaagent.evidence`) depends on how strong this user's tastes are against what people have in
+    What memory says (`personaagent.evidence.evidence`) depends on how strong this user's tastes are against what people have in
     common (`prior_scale`, a factor of their variance), and on how fast they change (`change`, a factor of the usual rate; 0:
     never).
     """

@@ -12,18 +12,15 @@ from types import ModuleType
 from typing import Any
 
 from personaagent.errors import InvalidInput
-from personaagent.models import context_length
+from personaagent.models.files import context_length
 from personaagent.settings import Settings, load_settings
+from serve.embedder import embedder_deployment
+from serve.http.sites import EVERYWHERE, check_exposure
+from serve.names import EMBEDDER, LLM, ONLINE, ROUTER
+from serve.online_alignment import online_deployment
+from serve.router import router_deployment
 
-from .embedder import embedder_deployment
-from .online import online_deployment
-from .router import router_deployment
-from .sites import EVERYWHERE, check_exposure
-
-__all__ = ["APP", "EMBEDDER", "LLM", "ONLINE", "ROUTER", "build", "build_app", "load_engine"]
-
-APP = "personaagent"  # the application's name
-LLM, EMBEDDER, ROUTER, ONLINE = "LLM", "Embedder", "AgentRouter", "OnlineAlignment"  # its deployments
+__all__ = ["build", "build_app", "load_engine"]
 
 
 def build_app(settings: Settings) -> Any:
@@ -49,7 +46,7 @@ def load_engine() -> ModuleType:
     """
     try:
         with _root_logger_kept():
-            from . import engine
+            from serve.engine import server as engine
     except ImportError as e:
         reason = str(e).splitlines()[0]
         raise InvalidInput(

@@ -18,15 +18,14 @@ from ray.serve.exceptions import (
 )
 
 from personaagent import deadline
-from personaagent.embedding import SentenceEmbedder
+from personaagent.aio import together
 from personaagent.errors import OverloadedError, UnavailableError
-from personaagent.models import resolve_embedder
+from personaagent.models.embedding import SentenceEmbedder
+from personaagent.models.files import resolve_embedder
 from personaagent.protocols import Matrix
 from personaagent.settings import Settings
-from personaagent.tasks import together
-
-from .batcher import TextBatcher
-from .loopback import stay_local
+from serve.batcher import TextBatcher
+from serve.loopback import stay_local
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle

@@ -7,7 +7,7 @@ from typing import Any
 import ray
 from ray.serve._private import replica
 
-from .sites import is_local
+from serve.http.sites import is_local
 
 __all__ = ["stay_local"]
 

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 from ray import serve
 
-from personaagent.agent import Agent
-from personaagent.llm import teacher_llm
-from personaagent.models import model_name
+from personaagent.agent.agent import Agent
+from personaagent.models.files import model_name
+from personaagent.models.openai_client import teacher_llm
 from personaagent.settings import Settings
-
-from .accelerator import on_gpu
-from .admission import CHATS
-from .api import Services, create_api
-from .loopback import stay_local
-from .online import HandleOnline
-from .parts import connect
+from serve.accelerator import on_gpu
+from serve.clients.parts import connect
+from serve.http.admission import CHATS
+from serve.http.api import Services, create_api
+from serve.loopback import stay_local
+from serve.online_alignment import HandleOnline
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle

@@ -9,7 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.milvus_servers import StandaloneServer, standalone_reason
+from tests.support.milvus_servers import StandaloneServer, standalone_reason
 
 # No test says how fast a machine is.
 hypothesis.settings.register_profile("untimed", deadline=None)

@@ -11,9 +11,9 @@ import pytest
 from pydantic import BaseModel
 from typer.main import get_command
 
-from personaagent.cli import app
 from personaagent.readers import read
 from personaagent.settings import Settings
+from serve.cli import command as app
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "requirements" / "README.md"]

@@ -1,7 +1,7 @@
 """JSON Lines, one interaction a line: the project's own history format, and what `personaagent export` writes.
 
 A line holds `user` and `query`, and optionally `time` (ISO 8601 or seconds since 1970), `response`, `truth`, `choices`,
-`metadata` and `id`; what it means is in `personaagent.incoming`. Without an `id`, one is derived from the content, so that
+`metadata` and `id`; what it means is in `personaagent.memory.incoming`. Without an `id`, one is derived from the content, so that
 reading a file again, or after other lines were mended or inserted, gives every interaction the same id. The truth is part of
 it: lines that get their truth later need an `id`.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from personaagent.errors import FutureTimeError
-from personaagent.incoming import InteractionLine, Reading, first_times
+from personaagent.memory.incoming import InteractionLine, Reading, first_times
 from personaagent.readers.base import ReadResult, Record, loads, opened, why
 from personaagent.readers.kinds import refuse_other_kinds
 from personaagent.types import Interaction, Persona, Profile, utc_now

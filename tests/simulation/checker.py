@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors import milvus_rows
+from actors.milvus import rows as milvus_rows
 from personaagent.types import user_key
 from tests.simulation.history import FAIL, OK, History, Op
 from tests.simulation.world import World

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from actors.memory import ShardedMemory
+from actors.memory.client import ShardedMemory
 from personaagent.errors import NotFoundError
 from personaagent.types import Fact, Interaction, Origin, PersonaDraft, Profile, RecallQuery, user_key
 from tests.simulation.history import History, Op

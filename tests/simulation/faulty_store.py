@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from pymilvus.exceptions import MilvusException
 
-from actors.lite_files import KEY, Owners
+from actors.milvus.lite_files import KEY, Owners
 from personaagent.errors import StoreError
 from tests.simulation.kernel import Kernel, Process
 
@@ -176,7 +176,7 @@ class Folder(_Backend):
 
 
 class Engine:
-    """`actors.lite.LiteEngine` on a simulated folder."""
+    """`actors.milvus.lite.LiteEngine` on a simulated folder."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder

@@ -10,21 +10,21 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import actors.large_user
-import actors.memory_shard
-import actors.milvus_counts
-import personaagent.changes
-import personaagent.user_memory
-from actors.memory_shard import MemoryShard
-from actors.milvus_connection import MilvusConnection
-from actors.milvus_counts import UserCounts
-from actors.milvus_store import MilvusStore
-from actors.milvus_upkeep import UpkeepStore
-from actors.tenure import Tenure
-from actors.writer import Writer
-from personaagent.changes import Change, commit
+import actors.memory.large_user
+import actors.memory.shard
+import actors.milvus.counts
+import personaagent.memory.changes
+import personaagent.memory.user_memory
+from actors.memory.shard import MemoryShard
+from actors.memory.writer import Writer
+from actors.milvus.connection import MilvusConnection
+from actors.milvus.counts import UserCounts
+from actors.milvus.milvus_store import MilvusStore
+from actors.milvus.tenure import Tenure
+from actors.milvus.upkeep_store import UpkeepStore
 from personaagent.errors import ConflictError
-from personaagent.store import Tombstone
+from personaagent.memory.changes import Change, commit
+from personaagent.memory.store import Tombstone
 from tests.simulation.patching import Patch, patched
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -162,27 +162,28 @@ def no_recovery() -> list[Patch]:
 
 
 def appends_that_know_no_ids() -> list[Patch]:
-    plan = personaagent.changes.plan_append
+    plan = personaagent.memory.changes.plan_append
 
     def blind(user: str, items: Any, existing: Any, *rest: Any, **options: Any) -> Change:
         return plan(user, items, lambda _: None, *rest, **options)
 
     return [
-        (owner, "plan_append", blind) for owner in (personaagent.user_memory, actors.memory_shard, actors.large_user)
+        (owner, "plan_append", blind)
+        for owner in (personaagent.memory.user_memory, actors.memory.shard, actors.memory.large_user)
     ]
 
 
 def no_compare_and_set_of_personas() -> list[Patch]:
-    plan = personaagent.changes.plan_persona
+    plan = personaagent.memory.changes.plan_persona
 
     def forced(current: Any, draft: Any, expected: Any, limits: Any) -> Any:
         return plan(current, draft, current.number if current else None, limits)
 
-    return [(personaagent.user_memory, "plan_persona", forced)]
+    return [(personaagent.memory.user_memory, "plan_persona", forced)]
 
 
 def no_compare_and_set_of_profiles() -> list[Patch]:
-    plan = personaagent.changes.plan_profile
+    plan = personaagent.memory.changes.plan_profile
     put = MilvusStore.put_profile
 
     def forced(current: Any, profile: Any, expected: int) -> Any:
@@ -191,7 +192,7 @@ def no_compare_and_set_of_profiles() -> list[Patch]:
     def put_forced(self: MilvusStore, user: str, profile: Any, expected: int, token: str) -> None:
         put(self, user, profile, profile.version - 1, token)
 
-    return [(personaagent.user_memory, "plan_profile", forced), (MilvusStore, "put_profile", put_forced)]
+    return [(personaagent.memory.user_memory, "plan_profile", forced), (MilvusStore, "put_profile", put_forced)]
 
 
 def claims_without_a_second_look() -> list[Patch]:
@@ -276,7 +277,7 @@ def one_page_only() -> list[Patch]:
     def first(
         self: MilvusConnection, collection: str, where: str, fields: list[str], *, after: str = "", size: int = 3
     ) -> Any:
-        from actors import milvus_rows as rows
+        from actors.milvus import rows
 
         span = rows.both(*filter(None, [where, rows.greater("pk", after)]))
         yield from sorted(self.query(collection, span, fields, limit=size), key=lambda e: str(e["pk"]))

@@ -18,28 +18,28 @@ from typing import Any
 
 from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
-import actors.active_users
-import actors.lite
-import actors.memory
-import actors.memory_shard
-import actors.milvus_connection
-import actors.milvus_rows
-import actors.milvus_store
-import actors.retention
-import personaagent.changes
-from actors.audit import Entry
-from actors.memory import ShardedMemory
-from actors.memory_shard import MemoryShard
-from actors.milvus_counts import UserCounts
-from actors.milvus_upkeep import UpkeepStore
-from actors.store import ShardConfig, collection_of
-from actors.tenure import Tenure
+import actors.memory.active_users
+import actors.memory.client
+import actors.memory.retention
+import actors.memory.shard
+import actors.milvus.connection
+import actors.milvus.lite
+import actors.milvus.milvus_store
+import actors.milvus.rows
+import personaagent.memory.changes
+from actors.memory.audit import Entry
+from actors.memory.client import ShardedMemory
+from actors.memory.shard import MemoryShard
+from actors.milvus.counts import UserCounts
+from actors.milvus.open import ShardConfig, collection_of
+from actors.milvus.tenure import Tenure
+from actors.milvus.upkeep_store import UpkeepStore
 from personaagent.errors import PersonaAgentError, StoreError
 from personaagent.settings import MemorySettings
-from tests.doubles import HashEmbedder
 from tests.simulation.faulty_store import Client, Engine, Folder, Server, Stored, Weather, path_of
 from tests.simulation.kernel import Kernel, Locks, Process, Threads
 from tests.simulation.patching import Patch, patched
+from tests.support.doubles import HashEmbedder
 
 __all__ = ["LEASE_S", "World"]
 
@@ -282,23 +282,23 @@ class World:
                 raise StoreError("the disk has 0 MB left; free some space, then try again")
 
         replaced: list[Patch] = [
-            (actors.memory_shard, "time", time),
-            (actors.memory_shard, "AuditLog", lambda *_: Audit(self)),
-            (actors.memory_shard, "open_store", opened),
-            (actors.memory_shard, "check_disk", check_disk),
-            (actors.memory_shard, "Tenure", partial(Tenure, clock=monotonic)),
-            (actors.active_users, "time", time),
-            (actors.memory, "time", time),
-            (actors.lite, "threading", locks),
-            (actors.milvus_connection, "threading", locks),
-            (actors.milvus_connection, "MilvusClient", client),
-            (actors.milvus_connection, "LiteEngine", engine),
-            (actors.milvus_connection, "check_disk", check_disk),
-            (actors.milvus_rows, "BODY_BYTES", self.body_bytes),
-            (actors.milvus_store, "UserCounts", partial(UserCounts, clock=monotonic)),
-            (actors.retention, "utc_now", lambda: Clock.now()),
-            (personaagent.changes, "time", time),
-            (personaagent.changes, "datetime", Clock),
+            (actors.memory.shard, "time", time),
+            (actors.memory.shard, "AuditLog", lambda *_: Audit(self)),
+            (actors.memory.shard, "open_store", opened),
+            (actors.memory.shard, "check_disk", check_disk),
+            (actors.memory.shard, "Tenure", partial(Tenure, clock=monotonic)),
+            (actors.memory.active_users, "time", time),
+            (actors.memory.client, "time", time),
+            (actors.milvus.lite, "threading", locks),
+            (actors.milvus.connection, "threading", locks),
+            (actors.milvus.connection, "MilvusClient", client),
+            (actors.milvus.connection, "LiteEngine", engine),
+            (actors.milvus.connection, "check_disk", check_disk),
+            (actors.milvus.rows, "BODY_BYTES", self.body_bytes),
+            (actors.milvus.milvus_store, "UserCounts", partial(UserCounts, clock=monotonic)),
+            (actors.memory.retention, "utc_now", lambda: Clock.now()),
+            (personaagent.memory.changes, "time", time),
+            (personaagent.memory.changes, "datetime", Clock),
             (uuid, "uuid4", lambda: uuid.UUID(int=kernel.random.getrandbits(128), version=4)),
         ]
         logging.disable(logging.CRITICAL)

@@ -1,0 +1,1 @@
+"""Upkeep of stores that no service uses meanwhile: checks and moves."""

@@ -1,0 +1,581 @@
+"""The agent: recall, then act within bounds, then remember. One model call for a plain turn.
+
+It knows a model, a memory and its settings, all passed in; nothing of HTTP, Ray or Milvus.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from personaagent import prompts
+from personaagent.agent.contrast import MAX_SAMPLES, Samples, Setting, best_of, checked_samples
+from personaagent.agent.copying import Copy, Said, copied
+from personaagent.agent.decision import Choice, decide, score_options
+from personaagent.agent.prompt import query_of
+from personaagent.agent.tools import MARK, MemoryTools, parse_tool_call, strip_tool_calls
+from personaagent.agent.view import Saw, View, without_persona
+from personaagent.base import readable
+from personaagent.errors import (
+    ConflictError,
+    ContextLengthExceeded,
+    ForgottenError,
+    StoreError,
+    TooLarge,
+    UnavailableError,
+)
+from personaagent.memory.changes import same_question
+from personaagent.memory.rounds import RECENT, Rounds
+from personaagent.persona.first import first_draft
+from personaagent.persona.profile import build_profile
+from personaagent.protocols import LLM, Embedder, Memory
+from personaagent.settings import AgentSettings
+from personaagent.types import (
+    MAX_TEXT,
+    ChatRequest,
+    ChatResult,
+    Decision,
+    Frozen,
+    Interaction,
+    Kind,
+    Message,
+    Persona,
+    PersonaDraft,
+    Reason,
+    Recall,
+    RecallQuery,
+    Usage,
+    UserId,
+    choice_kind,
+    utc_now,
+)
+
+__all__ = ["Agent", "Replay", "Reply", "Saw", "Turn"]
+
+logger = logging.getLogger(__name__)
+
+SHORTEST = 200  # characters of a tool's result below which it is not cut further
+REPLAY_TOKENS = (
+    96  # of a simulated free-text answer: enough to compare, and a model that runs on does not hold up the batch
+)
+HABITS = 50  # latest interactions in which a copy is told from a habit
+BATCH_PRIORITY = 10  # of replays; chat runs at 0, and lower goes first
+# Fields of a request whose answer is not simply text.
+_FORMED = frozenset({"tools", "response_format", "structured_outputs"})
+
+
+class Turn(Frozen):
+    """One request of a user. `extra` holds further OpenAI fields (tools, response_format, ...), passed through.
+
+    `generated` says that the interaction's id was made up for this request: one that brings results of the
+    application's tools
+
+    then goes on with the interaction that called them. With `explain` the reply says what the model saw, and to a
+    closed choice or rating also why. `samples` is how many answers
+    a free text is chosen from; None: what the settings say.
+    """
+
+    user: UserId
+    messages: tuple[Message, ...]
+    choices: tuple[str, ...] | None = None
+    max_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    extra: dict[str, Any] = Field(default_factory=dict)
+    interaction_id: str | None = None
+    generated: bool = False
+    priority: int = 0
+    remember: bool = True
+    explain: bool = False
+    samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = None
+    identity: str = "user"  # how the request named the user; kept with the interaction
+
+
+class Reply(Frozen):
+    """The agent's answer and what it rests on.
+
+    Closed choices and ratings have `scores`, the probability of each option, which sum to 1. The answer of a rating is the
+    median grade of that distribution, `expected` its mean. `reasons` are what memory has to say about the answer, if
+    that was
+    asked for; none where the persona leaves memory out. `saw`, too, is there if asked for: the reasons of free text
+    are in it.
+    Of free text, `copied` and `samples` are there if asked for, and `samples` also where the settings could not be followed.
+    """
+
+    interaction_id: str
+    text: str
+    finish_reason: str = "stop"
+    usage: Usage = Usage()
+    persona: int = 0
+    recalled: tuple[str, ...] = ()
+    scores: dict[str, float] | None = None
+    expected: float | None = None
+    reasons: tuple[Reason, ...] | None = None
+    saw: Saw | None = None
+    copied: Copy | None = None
+    samples: Samples | None = None
+    steps: int = 1
+    message: dict[str, Any] = Field(default_factory=dict)
+
+
+class Replay(Frozen):
+    """A simulated response to a past interaction. `choices` has one entry per decision asked for."""
+
+    interaction: Interaction
+    text: str
+    lm: tuple[float, ...] | None = None
+    evidence: tuple[tuple[float, ...], ...] = ()
+    choices: tuple[Choice, ...] = ()
+    usage: Usage = Usage()
+
+
+class _Answer(NamedTuple):
+    """What model and tool calls came to."""
+
+    result: ChatResult  # with the usage of all calls
+    steps: int
+    samples: Samples
+
+
+class Agent:
+    """Answers turns of any user; it keeps no state of its own, so any number of copies can run."""
+
+    def __init__(self, llm: LLM, memory: Memory, settings: AgentSettings, embedder: Embedder | None = None) -> None:
+        """`embedder`: lets the first persona of a user with a history be made from it."""
+        self._embedder = embedder
+        self.llm = llm
+        self.memory = memory
+        self.settings = settings
+
+    async def ensure_persona(self, user: str, incarnation: int | None = None) -> Persona:
+        """The user's current persona; the first one is made from what counting and the profile find, and committed.
+
+        `incarnation` is that of longer work that this is part of, see `Memory`. Raises ForgottenError.
+        """
+        if incarnation is None:
+            incarnation = await self.memory.incarnation(user)
+        persona = await self.memory.persona(user)
+        if persona is not None:
+            return persona
+        draft = await self._first_persona(user, incarnation, commit=True)
+        try:
+            return await self.memory.commit_persona(user, draft, None, incarnation)
+        except ForgottenError:
+            raise
+        except ConflictError:  # another replica was first
+            persona = await self.memory.persona(user)
+            if persona is None:
+                raise
+            return persona
+
+    async def _first_persona(self, user: str, incarnation: int, commit: bool) -> PersonaDraft:
+        """The persona that a user without one gets. `commit`: whether the profile that it takes is stored, if there was none."""
+        profile = await self.memory.profile(user)
+        if profile.version == 0 and self._embedder is not None:
+            try:  # without the model, so that a first turn does not wait for it
+                built = await build_profile(
+                    self.memory, self._embedder, user, pages=1, incarnation=incarnation, commit=commit
+                )
+                profile = built.profile
+            except ForgottenError:
+                raise
+            except ConflictError:  # another replica was first
+                profile = await self.memory.profile(user)
+        return await first_draft(self.memory, user, profile, self.settings)
+
+    async def placed(self, turn: Turn) -> Turn:
+        """The turn with the id that it will be remembered by.
+
+        Raises:
+            ConflictError: the id that the client chose is another question's already.
+        """
+        if turn.interaction_id is not None and not turn.generated:
+            await self._check_id(turn, turn.interaction_id)
+            return turn
+        rounds = Rounds(turn.user, turn.messages)
+        began = rounds.began(await self.memory.latest(turn.user, RECENT)) if rounds.goes_on else None
+        made = began or turn.interaction_id or uuid.uuid4().hex
+        return turn.model_copy(update={"interaction_id": made, "generated": began is None})
+
+    async def _check_id(self, turn: Turn, name: str) -> None:
+        """Before the model is asked for an answer that could not be remembered; the memory itself decides in the end."""
+        asked = Interaction(
+            id=name, user=turn.user, time=utc_now(), query=query_of(turn.messages), choices=turn.choices
+        )
+        for stored in await self.memory.interactions(turn.user, [name]):
+            # A line of a history may leave its options out; a request that does asks another question.
+            if stored.choices != asked.choices or not same_question(stored, asked):
+                raise ConflictError(f"interaction id {name!r} is another question's already; choose another id")
+
+    async def respond(self, turn: Turn) -> Reply:
+        """Answer a turn and remember it.
+
+        Raises:
+            InvalidInput: no user message, or several samples are asked for where there cannot be (see `checked_samples`).
+            ConflictError: the turn's interaction id is another question's already.
+            ContextLengthExceeded: the conversation does not fit even without recalled episodes and exemplars.
+            ForgottenError: the user was forgotten while this was answered; nothing was remembered.
+            LLMError, UnavailableError, StoreError: a part of the system failed; nothing was remembered.
+        """
+        reply: Reply | None = None
+        async for piece in self._run(turn, streaming=False):
+            if isinstance(piece, Reply):
+                reply = piece
+        assert reply is not None  # _run always ends with a Reply or raises
+        return reply
+
+    def stream(self, turn: Turn) -> AsyncIterator[str | Reply]:
+        """Like `respond`, in pieces of text as they are generated; the last item is the Reply."""
+        return self._run(turn, streaming=True)
+
+    def replay_query(
+        self,
+        interaction: Interaction,
+        persona: PersonaDraft,
+        decisions: Sequence[Decision] = (),
+        without: Sequence[str] = (),
+    ) -> RecallQuery:
+        """What `replay`, called with the same, asks of memory; who replays much can look it up for all at once."""
+        query = self._query(interaction.query, interaction.choices, persona.decision)
+        if not interaction.choices:
+            return query.model_copy(update={"before": interaction.id})
+        return query.model_copy(
+            update={
+                "decisions": tuple(decisions) or query.decisions,
+                "before": None if without else interaction.id,
+                "exclude": tuple(without),
+            }
+        )
+
+    async def replay(
+        self,
+        interaction: Interaction,
+        persona: PersonaDraft,
+        decisions: Sequence[Decision] = (),
+        priority: int = BATCH_PRIORITY,
+        temperature: float = 0.0,
+        use_model: bool = True,
+        without: Sequence[str] = (),
+    ) -> Replay:
+        """What the agent would have answered under `persona`, with memory as it was before the interaction.
+
+        Exemplars taken from the interaction itself, or from those it is replayed `without`, are not shown.
+        For closed choices memory can also be read as it is now, `without` some interactions; see `Rollouts`.
+
+        Args:
+            interaction: a past interaction of the user, in their memory.
+            persona: text and decision to simulate.
+            decisions: for closed choices, all are evaluated on the one pass of the model; they must share the
+                persona's `episodes` and `form`. Default: the persona's own.
+            priority: of the model calls.
+            temperature: of free-text answers.
+            use_model: False leaves the model out of closed choices (evidence alone).
+            without: ids of interactions, the replayed one among them, that memory as it is now is read without.
+        """
+        decision = persona.decision
+        decisions = tuple(decisions) or (decision,)
+        messages = (Message(role="user", content=interaction.query),)
+        query = self.replay_query(interaction, persona, decisions, without)
+        recall = await self.memory.recall(interaction.user, query)
+        view = View.of(persona, recall, interaction.choices, {interaction.id, *without})
+        if interaction.choices:
+            lm: tuple[float, ...] | None = None
+            usage = Usage()
+            if use_model:
+                lm, usage = await self._option_scores(messages, view, interaction.choices, priority)
+            made = tuple(
+                decide(interaction.choices, lm, row if d.evidence or lm is None else None, d.model_weight)
+                for d, row in zip(decisions, recall.evidence, strict=True)
+            )
+            return Replay(
+                interaction=interaction, text=made[0].answer, lm=lm, evidence=recall.evidence, choices=made, usage=usage
+            )
+        tools = MemoryTools(self.memory, interaction.user, interaction.id, self.settings.tool_tokens)
+        turn = Turn(
+            user=interaction.user,
+            messages=messages,
+            temperature=temperature,
+            priority=priority,
+            max_tokens=min(self.settings.max_tokens, REPLAY_TOKENS),
+        )
+        result: ChatResult | None = None
+        async for piece in self._act(turn, view, tools, streaming=False):
+            if isinstance(piece, _Answer):
+                result = piece.result
+        assert result is not None
+        return Replay(interaction=interaction, text=result.text, usage=result.usage)
+
+    async def _run(self, turn: Turn, streaming: bool) -> AsyncIterator[str | Reply]:
+        query = query_of(turn.messages)
+        whole_text = not streaming and not turn.choices and not turn.extra.keys() & _FORMED
+        samples = checked_samples(self.llm, turn.samples, self.settings.samples, whole_text)
+        asked = utc_now()
+        # Before anything is read: what rests on a memory that is forgotten meanwhile must not become a new one.
+        incarnation = await self.memory.incarnation(turn.user)
+        turn = await self.placed(turn)
+        stored = await self.memory.persona(turn.user)
+        # A first persona is committed when the answer is: a turn that fails, or is not remembered, leaves nothing behind.
+        persona = stored or await self._first_persona(turn.user, incarnation, commit=False)
+        number = 0 if stored is None else stored.number
+        decision = persona.decision
+        asking = self._query(query, turn.choices, decision)
+        if turn.explain and turn.choices and decision.evidence:
+            asking = asking.model_copy(update={"explain": True})
+        recall = await self.memory.recall(turn.user, asking)
+        view = View.of(persona, recall, turn.choices)
+        interaction = turn.interaction_id or uuid.uuid4().hex  # `placed` has given it one
+        recalled = tuple(e.interaction.id for e in recall.episodes)
+        if turn.choices:
+            lm, usage = await self._option_scores(turn.messages, view, turn.choices, turn.priority)
+            memory = recall.evidence[0] if decision.evidence else None
+            choice = decide(turn.choices, lm, memory, decision.model_weight)
+            reply = Reply(
+                interaction_id=interaction,
+                text=choice.answer,
+                usage=usage,
+                persona=number,
+                recalled=recalled,
+                scores=choice.probabilities,
+                expected=choice.expected,
+                reasons=await self._reasons(turn.user, asking, recall, choice.answer) if turn.explain else None,
+                saw=view.saw() if turn.explain else None,
+                message={"role": "assistant", "content": choice.answer},
+            )
+            if streaming:
+                yield choice.answer
+        else:
+            tools = MemoryTools(self.memory, turn.user, budget=self.settings.tool_tokens)
+            habits = await self._said(turn.user) if samples.count > 1 or turn.explain else {}
+            answer = _Answer(ChatResult(text=""), 0, samples)
+            # Closed explicitly, like the streams within: whoever stops reading also stops the model.
+            async with aclosing(self._act(turn, view, tools, streaming, samples, habits)) as pieces:  # type: ignore[type-var]
+                async for piece in pieces:
+                    if isinstance(piece, str):
+                        yield piece
+                    else:
+                        answer = piece
+            result, steps, samples = answer
+            reply = Reply(
+                interaction_id=interaction,
+                text=result.text,
+                finish_reason=result.finish_reason,
+                usage=result.usage,
+                persona=number,
+                recalled=recalled,
+                saw=view.saw() if turn.explain else None,
+                copied=copied(result.text, *_sources(turn, view, habits)) if turn.explain else None,
+                samples=samples if turn.explain or samples.note else None,
+                steps=steps,
+                message=result.message or {"role": "assistant", "content": result.text},
+            )
+        if turn.remember:
+            rounds = Rounds(turn.user, turn.messages).note(reply.message)
+            await self._remember(
+                Interaction(
+                    id=interaction,
+                    user=turn.user,
+                    time=asked,
+                    query=query,
+                    response=reply.text if len(reply.text) <= MAX_TEXT else None,
+                    choices=turn.choices,
+                    metadata={"source": "chat", "persona": number or 1, "identity": turn.identity, **rounds},
+                ),
+                incarnation,
+            )
+            if stored is None:
+                reply = reply.model_copy(update={"persona": await self._begun(turn.user, incarnation)})
+        yield reply
+
+    async def _begun(self, user: str, incarnation: int) -> int:
+        """Commit the first persona of a user whose first answer was just remembered; its number."""
+        try:
+            return (await self.ensure_persona(user, incarnation)).number
+        except (StoreError, UnavailableError) as e:
+            # The answer stands, and a client that were told of an error would ask again; the next turn commits it.
+            logger.warning("a first persona was not stored: %s", e.message)
+            return 0
+
+    async def _remember(self, interaction: Interaction, incarnation: int) -> None:
+        """Append a turn; without its answer if only that makes it larger than may be stored. The user has the answer then."""
+        try:
+            await self.memory.append(interaction.user, [interaction], incarnation)
+        except TooLarge:
+            if interaction.response is None:
+                raise
+            await self.memory.append(interaction.user, [interaction.model_copy(update={"response": None})], incarnation)
+
+    async def _reasons(self, user: str, asked: RecallQuery, recall: Recall, answer: str) -> tuple[Reason, ...]:
+        """What memory has to say about the answer, which the model may have made another one than memory prefers."""
+        choices = asked.choices or ()
+        if not asked.explain or choice_kind(choices) is Kind.RATING:  # a rating's reasons are about the request
+            return recall.reasons
+        if answer == choices[int(np.argmax(recall.evidence[0]))]:
+            return recall.reasons
+        return (await self.memory.recall(user, asked.model_copy(update={"k": 0, "about": answer}))).reasons
+
+    async def _said(self, user: str) -> dict[str, Said]:
+        """The user's latest free texts, by their interactions."""
+        known = await self.memory.latest(user, HABITS, with_truth=True)
+        return {i.id: Said(i.query, i.truth) for i in known if i.kind is Kind.TEXT and i.truth}
+
+    def _query(self, text: str, choices: Sequence[str] | None, decision: Decision) -> RecallQuery:
+        return RecallQuery(
+            text=text,
+            k=decision.episodes,
+            choices=tuple(choices) if choices else None,
+            decisions=(decision,) if choices else (),
+            with_truth=True,  # an answer nobody confirmed must not become an example
+            max_tokens=self.settings.recall_tokens,
+        )
+
+    async def _option_scores(
+        self,
+        messages: Sequence[Message],
+        view: View,
+        choices: Sequence[str],
+        priority: int,
+    ) -> tuple[tuple[float, ...], Usage]:
+        while True:
+            try:
+                scored = await score_options(self.llm, view.prompt(messages, choices), choices, priority)
+            except ContextLengthExceeded:
+                if not view.shrink():
+                    raise
+                continue
+            return scored.logprobs, scored.usage
+
+    async def _act(
+        self,
+        turn: Turn,
+        view: View,
+        tools: MemoryTools,
+        streaming: bool,
+        samples: Samples = Samples(),  # noqa: B008  # immutable
+        habits: Mapping[str, Said] | None = None,
+    ) -> AsyncIterator[str | _Answer]:
+        """Model calls and tool calls until an answer; pieces of text, then the whole.
+
+        Args:
+            turn: the request.
+            view: what of the user is shown; it shrinks until it fits.
+            tools: of the memory.
+            streaming: whether to give pieces of text.
+            samples: how many answers to choose from. What is said after a tool call is not chosen.
+            habits: texts of the user that tell a copy from a habit.
+        """
+        offered = self.settings.tools and self.settings.max_steps > 1
+        trail: list[Message] = []
+        usage = Usage()
+        limit = min(turn.max_tokens or self.settings.max_tokens, self.llm.context_length)
+        step = 0
+        while True:
+            step += 1
+            final = step == self.settings.max_steps
+            prompt = view.prompt(turn.messages, tools=offered)
+            tail = trail
+            if final and trail:
+                tail = [*trail[:-1], Message(role="user", content=f"{trail[-1].text}\n{prompts.ANSWER_NOW}")]
+            request = ChatRequest(
+                messages=(*prompt, *tail),
+                max_tokens=limit,
+                temperature=turn.temperature,
+                top_p=turn.top_p,
+                seed=turn.seed,
+                stop=turn.stop,
+                priority=turn.priority,
+                extra=self._extra(turn),
+            )
+            result, chosen = ChatResult(text=""), samples
+            try:
+                # The application's own tools come back as structured calls, which only a whole response shows.
+                streamed = streaming and "tools" not in turn.extra
+                if streamed:
+                    async with aclosing(self._stream_unless_tool_call(request)) as pieces:  # type: ignore[type-var]
+                        async for piece in pieces:
+                            if isinstance(piece, str):
+                                yield piece
+                            else:
+                                result = piece
+                elif samples.count > 1 and not trail:
+                    texts, allowed = _sources(turn, view, habits or {})
+                    against = Setting(without_persona(turn.messages, offered), texts, allowed)
+                    result, chosen = await best_of(self.llm, request, samples.count, against)
+                else:
+                    result, chosen = await self.llm.chat(request), samples
+            except ContextLengthExceeded:
+                # What a client allows at most is not what the answer needs: that gives way before anything of the user does.
+                if limit > self.settings.max_tokens:
+                    limit = max(self.settings.max_tokens, limit // 2)
+                elif not view.shrink() and not _cut(trail):
+                    raise
+                step -= 1
+                continue
+            usage = usage + result.usage
+            call = parse_tool_call(result.text)
+            if call is None or final or not offered:
+                text = strip_tool_calls(result.text) if call else result.text
+                message = {**result.message, "content": text} if call else result.message
+                if streaming and not streamed and text:
+                    yield text
+                whole = result.model_copy(update={"text": text, "usage": usage, "message": message})
+                yield _Answer(whole, step, chosen)
+                return
+            samples = Samples()
+            found = await tools.run(call)
+            trail += [
+                Message(role="assistant", content=result.text.strip()),
+                Message(role="user", content=prompts.TOOL_RESULT.format(name=call.name or "tool", result=found)),
+            ]
+
+    def _extra(self, turn: Turn) -> dict[str, Any]:
+        penalty = self.settings.frequency_penalty
+        return {"frequency_penalty": penalty, **turn.extra} if penalty else turn.extra
+
+    async def _stream_unless_tool_call(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
+        """Stream an answer, holding back as long as it may still turn out to be a tool call."""
+        text, sent = "", 0
+        async with aclosing(self.llm.stream(request)) as pieces:  # type: ignore[type-var]
+            async for piece in pieces:
+                if isinstance(piece, ChatResult):
+                    if MARK not in text and sent < len(text):
+                        yield readable(text[sent:])
+                    yield piece
+                    return
+                text += piece
+                at = text.find(MARK)
+                safe = at if at >= 0 else _safe_length(text)
+                if safe > sent:
+                    yield readable(text[sent:safe])
+                    sent = safe
+
+
+def _cut(trail: list[Message]) -> bool:
+    """Cut what tools found to half; False if that is little already."""
+    shorter = [m for m in trail if m.role == "user" and len(m.text) > SHORTEST]
+    for message in shorter:
+        at = trail.index(message)
+        trail[at] = Message(role="user", content=message.text[: len(message.text) // 2])
+    return bool(shorter)
+
+
+def _sources(turn: Turn, view: View, habits: Mapping[str, Said]) -> tuple[list[Said], list[str]]:
+    """What an answer may copy from, and what it may repeat: the conversation and what the persona says."""
+    return list({**habits, **view.said}.values()), [*(m.text for m in turn.messages), view.persona.text]
+
+
+def _safe_length(text: str) -> int:
+    """How much of `text` can be neither the beginning of a tool call nor half a character."""
+    if text and "\ud800" <= text[-1] <= "\udbff":  # the other half may be the next piece
+        return len(text) - 1
+    for size in range(min(len(MARK), len(text)), 0, -1):
+        if MARK.startswith(text[-size:]):
+            return len(text) - size
+    return len(text)

@@ -1,0 +1,438 @@
+"""Changes to a user's memory: what a call is about to write, decided before anything is written.
+
+A change has three steps, so that nothing is visible before it is durable and reads never wait for a write:
+
+    change = memory.append(...)      # decides, changes nothing
+    commit(store, [change])          # blocking; may run in a thread
+    memory.apply(change)             # RAM follows
+
+The caller runs one change of a user at a time; reads may come at any moment between the steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import unicodedata
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from personaagent.errors import ConflictError, FutureTimeError, InvalidInput, NotFoundError, TooLarge
+from personaagent.memory.limits import KB, interaction_fault, persona_fault, user_fault
+from personaagent.memory.rounds import later_round
+from personaagent.memory.store import Quantised, Row, Store, Vector, half, microseconds, pack, quantised
+from personaagent.protocols import Embedder, Matrix
+from personaagent.settings import LimitsSettings
+from personaagent.types import (
+    AHEAD,
+    THUMB,
+    AppendResult,
+    Interaction,
+    Kind,
+    Oversized,
+    Persona,
+    PersonaDraft,
+    Profile,
+    RecallQuery,
+    choice_kind,
+    future_fault,
+)
+
+__all__ = [
+    "MAX_OPTIONS",
+    "Change",
+    "Clock",
+    "Incoming",
+    "clock",
+    "commit",
+    "confirmed",
+    "embed_interactions",
+    "embed_recalls",
+    "kept_options",
+    "option_texts",
+    "plan_append",
+    "plan_feedback",
+    "plan_persona",
+    "plan_profile",
+    "plan_seen",
+    "undisputed",
+]
+
+MAX_OPTIONS = 12  # of one interaction whose vectors are kept; what else was refused adds little
+
+Clock = Callable[[], int]  # microseconds since 1970
+
+
+def clock() -> int:
+    """The present moment in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """An interaction about to be appended, with its vectors; a restored one brings its arrival times too."""
+
+    interaction: Interaction
+    query_vector: Vector
+    truth_vector: Vector | None
+    arrived: int | None = None
+    truth_arrived: int | None = None
+    option_vectors: Quantised | None = None  # of `option_texts`; None if there are none
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one call writes, and what it answers once that is durable."""
+
+    user: str
+    rows: tuple[Row, ...] = ()
+    personas: tuple[Persona, ...] = ()
+    profile: Profile | None = None
+    replaces: int = 0  # version of the profile that `profile` takes the place of
+    seen: int | None = None  # alignment has looked at truths that arrived up to here
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)  # names this attempt, see `Store.put_persona`
+    added: AppendResult = field(default_factory=lambda: AppendResult(added=0, repeated=0))
+
+
+def commit(store: Store, changes: Sequence[Change]) -> None:
+    """Make changes durable; rows of all of them in one write. Raises ConflictError as `Store` does."""
+    rows = [row for change in changes for row in change.rows]
+    if rows:
+        store.put(rows)
+    for change in changes:
+        for persona in change.personas:
+            store.put_persona(change.user, persona, change.token)
+        if change.profile is not None:
+            store.put_profile(change.user, change.profile, change.replaces, change.token)
+        if change.seen is not None:
+            store.put_seen(change.user, change.seen)
+
+
+def plan_append(
+    user: str,
+    items: Sequence[Incoming],
+    existing: Callable[[str], Row | None],
+    last_arrived: int,
+    now: int,
+    limits: LimitsSettings,
+    used: int = 0,
+    skip: bool = False,
+) -> Change:
+    """What an append writes, given a way to look up rows that are there already.
+
+    A repeated id changes nothing, except that a missing truth or response is filled in, and then also missing vectors of
+    the same options; and an answer that called tools is replaced by what came after (`personaagent.memory.rounds`). An id that is
+    another question's already is left out and stands in the result's `conflicts`; see `undisputed`. What is there already may
+    be larger than limits allow; it is left as it is.
+
+    Args:
+        user: whose interactions these are.
+        items: in order of arrival.
+        existing: the stored row of an interaction id, or None.
+        last_arrived: when the user's newest row or truth arrived; new ones come later, whatever the clock says.
+        now: microseconds since 1970.
+        limits: of what is new.
+        used: bytes of the interactions that the user has.
+        skip: leave out what is larger than limits allow, and say so in the result.
+
+    Raises:
+        InvalidInput: an interaction belongs to another user.
+        FutureTimeError: a new interaction is of a time in the far future.
+        TooLarge: an interaction, or all of the user's together, are larger than limits allow, and `skip` is not set.
+    """
+    rows: dict[str, Row] = {}
+    added = updated = repeated = 0
+    conflicts: list[tuple[str, str]] = []
+    oversized: list[Oversized] = []
+
+    def fits(interaction: Interaction, payload: bytes, grown: int) -> bool:
+        fault = interaction_fault(interaction, limits, payload) or user_fault(grown, limits)
+        if fault and not skip:
+            raise TooLarge(f"interaction {interaction.id!r}: {fault}")
+        if fault:
+            oversized.append(Oversized(user=user, id=interaction.id, reason=fault))
+        return not fault
+
+    arrival = max(now, last_arrived + 1)
+    latest = now + AHEAD // timedelta(microseconds=1)
+    for item in items:
+        interaction = item.interaction
+        if interaction.user != user:
+            raise InvalidInput("an interaction of another user cannot be appended to this one's memory")
+        old = rows.get(interaction.id) or existing(interaction.id)
+        if old is None:
+            if microseconds(interaction.time) > latest:
+                raise FutureTimeError(future_fault(interaction.time, datetime.fromtimestamp(now / 1e6, UTC)))
+            arrived = arrival if item.arrived is None else item.arrived
+            known = 0 if interaction.truth is None else item.truth_arrived or arrival
+            row = _row(interaction, item, arrived, known)
+            if not fits(interaction, row.payload, used + len(row.payload)):
+                continue
+            used += len(row.payload)
+            rows[interaction.id] = row
+            arrival = max(arrival, arrived, known) + 1
+            added += 1
+            continue
+        stored = old.interaction
+        if not same_question(stored, interaction):
+            conflicts.append((user, interaction.id))
+            continue
+        fill: dict[str, object] = {
+            name: value
+            for name in ("truth", "response")
+            if getattr(stored, name) is None and (value := getattr(interaction, name)) is not None
+        }
+        fill.update(later_round(stored, interaction))
+        if not fill:
+            repeated += 1
+            continue
+        merged = stored.model_copy(update=fill)
+        payload = pack(merged)
+        # What is filled in is new; what was there before may be larger than that.
+        if not fits(interaction.model_copy(update={"metadata": {}, "choices": None}), _new(old, payload, limits), 0):
+            continue
+        known = old.truth_arrived
+        if merged.truth is not None and stored.truth is None:  # new to whoever has read this user's truths already
+            known = max(arrival, item.truth_arrived or 0)
+            arrival = known + 1
+        options = old.option_vectors
+        if options is None and interaction.choices == stored.choices:
+            options = item.option_vectors
+        rows[interaction.id] = replace(
+            old,
+            truth_arrived=known,
+            payload=payload,
+            truth_vector=old.truth_vector if stored.truth is not None else _half(item.truth_vector),
+            option_vectors=options,
+        )
+        updated += 1
+    return Change(
+        user=user,
+        rows=tuple(rows.values()),
+        added=AppendResult(
+            added=added, repeated=repeated, updated=updated, conflicts=tuple(conflicts), oversized=tuple(oversized)
+        ),
+    )
+
+
+def same_question(stored: Interaction, other: Interaction) -> bool:
+    """Whether two interactions of one id can be the same: they ask the same, and of no options or the same ones."""
+    if stored.choices is not None and other.choices is not None and stored.choices != other.choices:
+        return False
+    return stored.query == other.query or _written(stored.query) == _written(other.query)
+
+
+def _written(text: str) -> str:
+    """The text, however its accents are encoded and whatever space is around it."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def undisputed(change: Change) -> Change:
+    """The change itself. Raises ConflictError if an interaction of it has the id of another question."""
+    if conflicts := change.added.conflicts:
+        more = f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
+        raise ConflictError(
+            f"interaction id {conflicts[0][1]!r} is another question's already{more}; choose another id"
+        )
+    return change
+
+
+def _new(old: Row, payload: bytes, limits: LimitsSettings) -> bytes:
+    """What is to be measured of a row's new payload: nothing if the old one was larger than limits allow already."""
+    return payload if len(old.payload) <= limits.interaction_kb * KB else b""
+
+
+def _row(interaction: Interaction, item: Incoming, arrived: int, truth_arrived: int) -> Row:
+    return Row(
+        user=interaction.user,
+        id=interaction.id,
+        time=microseconds(interaction.time),
+        arrived=arrived,
+        truth_arrived=truth_arrived,
+        payload=pack(interaction),
+        query_vector=item.query_vector,
+        truth_vector=_half(item.truth_vector) if interaction.truth is not None else None,
+        option_vectors=item.option_vectors,
+    )
+
+
+def confirmed(about: Interaction, truth: str | None, rating: int | None) -> str | None:
+    """The truth that feedback on an interaction tells: what it says, or the answer itself if a thumb up confirms that.
+
+    Raises:
+        InvalidInput: a thumb up for an interaction without an answer, or with another truth than its answer.
+    """
+    if rating != 1:
+        return truth
+    if not about.response:
+        raise InvalidInput(
+            "this interaction has no text that a rating could confirm; send what the user wanted as truth"
+        )
+    if truth is not None and truth != about.response:
+        raise InvalidInput(
+            "a rating of 1 says that the answer was right, and the truth says otherwise; send one of them"
+        )
+    return about.response
+
+
+def plan_feedback(
+    old: Row | None,
+    interaction: str,
+    truth: str | None,
+    truth_vector: Vector | None,
+    last_arrived: int,
+    now: int,
+    limits: LimitsSettings,
+    rating: int | None = None,
+) -> Change:
+    """What feedback on the stored row `old` writes; see `plan_append`.
+
+    A thumb down (`rating` -1) without a truth takes back a truth that says what the answer says: somebody confirmed the
+    answer before they thought better of it. A truth in other words stays.
+
+    Raises:
+        NotFoundError: there is no such row.
+        InvalidInput: a thumb down with the answer itself as the truth.
+        TooLarge: the truth is larger than limits allow, or makes the interaction larger than that.
+    """
+    if old is None:
+        raise NotFoundError(f"interaction {interaction!r} does not exist")
+    stored = old.interaction
+    metadata = dict(stored.metadata)
+    if rating == -1 and truth is not None and truth == stored.response:
+        raise InvalidInput(
+            "a rating of -1 says that the answer was wrong, and the truth is that answer; send one of them"
+        )
+    if rating is not None:
+        metadata[THUMB] = rating
+    elif truth is not None and metadata.get(THUMB) == (-1 if truth == stored.response else 1):
+        del metadata[THUMB]  # the answer is what they wanted after all, or is not
+    if truth is None:
+        withdrawn = rating == -1 and stored.truth == stored.response
+        truth = None if withdrawn else stored.truth
+    if truth == stored.truth and metadata == stored.metadata:
+        return Change(user=old.user)
+    try:
+        told = Interaction.model_validate({**dict(stored), "truth": truth, "metadata": metadata})
+    except ValidationError as e:
+        raise InvalidInput(f"truth: {e.errors()[0]['msg']}") from e
+    payload = pack(told)
+    new = told.model_copy(update={"metadata": {}, "choices": None, "response": None})
+    if fault := interaction_fault(new, limits, _new(old, payload, limits)):
+        raise TooLarge(f"interaction {interaction!r}: {fault}")
+    row = replace(old, payload=payload)
+    if truth is None:
+        row = replace(row, truth_arrived=0, truth_vector=None)
+    elif truth != stored.truth:
+        if truth_vector is None:
+            raise InvalidInput("a known truth needs its vector")
+        row = replace(row, truth_arrived=max(now, last_arrived + 1), truth_vector=half(truth_vector))
+    return Change(user=old.user, rows=(row,), added=AppendResult(added=0, repeated=0, updated=1))
+
+
+def plan_persona(current: Persona | None, draft: PersonaDraft, expected: int | None, limits: LimitsSettings) -> Persona:
+    """The version that follows `current`.
+
+    Raises:
+        ConflictError: that is not version `expected`.
+        TooLarge: it is larger than limits allow.
+    """
+    if fault := persona_fault(draft, limits):
+        raise TooLarge(fault)
+    number = current.number if current else None
+    if number != expected:
+        raise ConflictError(f"the persona is at version {number or 'none'}, not {expected or 'none'}; read it again")
+    fields = {name: getattr(draft, name) for name in PersonaDraft.model_fields}
+    return Persona(**fields, number=(number or 0) + 1, parent=number, time=datetime.now(UTC))
+
+
+def plan_seen(user: str, current: int | None, seen: int) -> Change:
+    """What an alignment writes that has looked at truths that arrived up to `seen`; nothing if a later one has, too."""
+    return Change(user=user, seen=seen if current is None or current < seen else None)
+
+
+def plan_profile(current: Profile, profile: Profile, expected: int) -> Profile:
+    """The profile that follows `current`. Raises ConflictError if that is not version `expected`."""
+    if current.version != expected:
+        raise ConflictError(f"the profile is at version {current.version}, not {expected}; read it again")
+    return profile.model_copy(update={"version": expected + 1})
+
+
+def _half(vector: Vector | None) -> Vector | None:
+    return None if vector is None else half(vector)
+
+
+def kept_options(choices: Sequence[str]) -> tuple[int, ...]:
+    """Positions of the options whose vectors are kept, ascending: all, or `MAX_OPTIONS` of a longer list.
+
+    Which ones follows from the texts alone, not from the truth, which may come later and has a vector of its own.
+    """
+    if len(choices) <= MAX_OPTIONS:
+        return tuple(range(len(choices)))
+    digests = [hashlib.blake2b(choice.encode("utf-8"), digest_size=8).digest() for choice in choices]
+    return tuple(sorted(sorted(range(len(choices)), key=digests.__getitem__)[:MAX_OPTIONS]))
+
+
+def option_texts(interaction: Interaction) -> tuple[str, ...]:
+    """The options whose vectors are kept with an interaction; none for ratings and free text."""
+    choices = interaction.choices
+    if choices is None or choice_kind(choices) is not Kind.CHOICE:
+        return ()
+    return tuple(choices[position] for position in kept_options(choices))
+
+
+async def embed_interactions(embedder: Embedder, interactions: Sequence[Interaction]) -> list[Incoming]:
+    """Interactions with the vectors of their queries, truths and options; equal texts are embedded once."""
+    texts = {i.query for i in interactions} | {i.truth for i in interactions if i.truth is not None}
+    texts.update(option for i in interactions for option in option_texts(i))
+    vectors = await _vectors(embedder, sorted(texts))
+    return incoming(interactions, vectors)
+
+
+def incoming(interactions: Sequence[Interaction], vectors: Mapping[str, Vector]) -> list[Incoming]:
+    """Interactions with vectors that are known already, by text."""
+    matrices: dict[tuple[str, ...], Quantised] = {}  # the same options are often on offer again
+    items = []
+    for interaction in interactions:
+        options = option_texts(interaction)
+        if options and options not in matrices:
+            matrices[options] = quantised(np.stack([vectors[option] for option in options]))
+        items.append(
+            Incoming(
+                interaction=interaction,
+                query_vector=vectors[interaction.query],
+                truth_vector=None if interaction.truth is None else vectors[interaction.truth],
+                option_vectors=matrices.get(options),
+            )
+        )
+    return items
+
+
+async def embed_recalls(embedder: Embedder, queries: Sequence[RecallQuery]) -> list[tuple[Vector, Matrix]]:
+    """The vectors each recall needs: (dim,) of its text and (m, dim) of its choices, (0, dim) where these are not read.
+
+    Equal texts are embedded once.
+    """
+    texts = [[query.text, *_compared(query)] for query in queries]
+    vectors = await _vectors(embedder, list(dict.fromkeys(text for wanted in texts for text in wanted)))
+    rows = [np.stack([vectors[text] for text in wanted]) for wanted in texts]
+    return [(row[0], row[1:]) for row in rows]
+
+
+def _compared(query: RecallQuery) -> tuple[str, ...]:
+    """The choices whose vectors are compared with past truths; grades are compared by their numbers."""
+    choices = query.choices if query.choices and query.decisions else ()
+    return () if choice_kind(choices) is Kind.RATING else tuple(choices)
+
+
+async def _vectors(embedder: Embedder, texts: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
+    if not texts:
+        return {}
+    matrix = np.asarray(await embedder.embed(texts), dtype=np.float32)
+    return dict(zip(texts, matrix, strict=True))

@@ -1,0 +1,1 @@
+"""Chat models and embedders: where their files are, and how they are called."""

@@ -1,0 +1,1 @@
+"""Every benchmark, with its load and its peers."""

@@ -1,0 +1,242 @@
+"""`persona`: read a user's persona and its history, change it claim by claim, go back, keep it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from personaagent.claims import ClaimKind
+from personaagent.errors import InvalidInput, NotFoundError
+from serve.cli.explaining import looked_up, shown
+from serve.cli.output import number
+from serve.cli.persona_view import reading, show_claim, show_persona
+from serve.cli.runner import Json, Run, command
+
+if TYPE_CHECKING:
+    from personaagent.types import Decision, Interaction, Persona, PersonaDraft, PersonaPage
+
+__all__ = ["register"]
+
+
+class Action(StrEnum):
+    """What to do with a persona."""
+
+    SHOW = "show"
+    ADD = "add"
+    STRIKE = "strike"
+    PIN = "pin"
+    UNPIN = "unpin"
+    WHY = "why"
+    SET = "set"
+    ROLLBACK = "rollback"
+
+
+async def persona(
+    run: Run,
+    user: Annotated[str, typer.Argument(help="Whose persona.")],
+    action: Annotated[
+        Action,
+        typer.Argument(
+            help="`add TEXT` (a claim on your word), `strike N` (claim N goes and stays away), `pin [N]` (alignment leaves claim "
+            "N alone, or all of it), `unpin [N]`, `why [N]` (the interactions behind), `set TEXT|@FILE|-` (all of it anew), "
+            "`rollback VERSION`."
+        ),
+    ] = Action.SHOW,
+    value: Annotated[str | None, typer.Argument(help="The text, or the number of a claim or version.")] = None,
+    kind: Annotated[ClaimKind | None, typer.Option(help="What an added claim is about; default fact.")] = None,
+    why: Annotated[bool, typer.Option("--why", help="Also the interactions behind each claim.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="The newest versions, with what changed.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many versions --history shows.")] = 20,
+    before: Annotated[int | None, typer.Option(min=2, help="With --history: versions before this number.")] = None,
+    json: Json = False,
+) -> None:
+    """Show a user's persona, or change it. Every change is a new version; none is lost."""
+    if action is Action.SHOW and value is not None:
+        raise InvalidInput(f"{action} takes no value, got {value!r}")
+    if kind is not None and action is not Action.ADD:
+        raise InvalidInput("--kind is for add, as in: persona USER add TEXT --kind prefers")
+    text = _new_text(action, value) if action in (Action.ADD, Action.SET) else ""
+    which = _number(action, value)
+    settings = run.settings()
+
+    async with run.system(settings, llm=False) as system:
+        memory = system.memory
+        incarnation = await memory.incarnation(user)
+        current = await memory.persona(user)
+        if current is None and action is not Action.SET:
+            if await memory.summary(user) is None:
+                raise NotFoundError("this user is unknown; `personaagent users` lists those there are")
+            current = await system.agent.ensure_persona(user, incarnation)  # imported, but never spoken to
+        older = await memory.persona(user, which) if action is Action.ROLLBACK and which is not None else None
+        changed = _changed(current, older, action, text, which, kind or ClaimKind.FACT, settings.agent.decision)
+        if changed is not None:
+            expected = current.number if current else None
+            current = await memory.commit_persona(user, changed, expected, incarnation)
+        assert current is not None  # there is one, or it was just set
+        page = await memory.persona_page(user, before, limit + 1) if history else None
+        about: dict[str, Interaction] | None = None
+        if why or action is Action.WHY:
+            about = await looked_up(system, user, _behind(current, which if action is Action.WHY else None))
+    if action is Action.WHY and which is not None:
+        _show_why(run, current, which, about or {})
+    elif page is not None:
+        _show_history(run, current, page, limit)
+    else:
+        _show(run, current, about)
+
+
+def _show(run: Run, current: Persona, about: Mapping[str, Interaction] | None) -> None:
+    told = {} if about is None else {"interactions": _plain(about)}
+    run.output.result({**current.model_dump(mode="json"), **told})
+    run.output.show(_heading(current), style="bold")
+    show_persona(run.output, current, about)
+
+
+def _show_why(run: Run, current: Persona, which: int, about: Mapping[str, Interaction]) -> None:
+    from personaagent.persona.persona import standing
+
+    claim = standing(current)[which - 1]
+    run.output.result({"number": which, **claim.model_dump(mode="json"), "interactions": _plain(about)})
+    show_claim(run.output, which, claim, about)
+
+
+def _show_history(run: Run, current: Persona, page: PersonaPage, limit: int) -> None:
+    """`page` has a version more than is shown if there is one, to tell what the oldest one changed."""
+    output = run.output
+    versions = page.versions[-limit:]
+    first = versions[0].number if versions else 1
+    following = first if first > 1 else None
+    output.result(
+        {"current": current.number, "versions": [v.model_dump(mode="json") for v in versions], "next": following}
+    )
+    before: Persona | None = page.versions[-limit - 1] if len(page.versions) > limit else None
+    for version in versions:
+        output.show(_heading(version), style="bold")
+        if version.dropped:
+            output.show("its texts are gone (memory.limits.persona_chain_mb)", style="dim")
+            before = version
+            continue
+        output.diff(before.text if before else "", version.text)
+        for claim in version.claims:
+            if before is not None and claim.pinned is not _pinned(before, claim.text):
+                output.show(f"{'pinned' if claim.pinned else 'unpinned'}: {shown(claim.text)}", style="dim")
+        if before is not None and version.exemplars != before.exemplars:
+            output.show(f"exemplars: {len(before.exemplars)} -> {len(version.exemplars)}", style="dim")
+        if before is not None and version.decision != before.decision:
+            output.show(f"memory: {reading(before.decision)} -> {reading(version.decision)}", style="dim")
+        before = version
+    if following is not None:
+        output.note(f"{first - 1} older versions: --history --before {first}")
+
+
+def _pinned(version: Persona, text: str) -> bool:
+    return any(c.pinned for c in version.claims if c.text == text)
+
+
+def _plain(about: Mapping[str, Interaction]) -> list[dict[str, object]]:
+    return [i.model_dump(mode="json", include={"id", "time", "query", "truth"}) for i in about.values()]
+
+
+def _behind(persona: Persona, which: int | None) -> list[str]:
+    """The interactions that a claim rests on, or all claims."""
+    from personaagent.persona.persona import numbered, standing
+
+    claims = standing(persona)
+    asked = claims if which is None else (numbered(claims, which),)
+    return list(dict.fromkeys(source for claim in asked for source in claim.sources))
+
+
+def _heading(persona: Persona) -> str:
+    parts = [f"version {persona.number}", str(persona.origin), f"{persona.time:%Y-%m-%d %H:%M}"]
+    if persona.score_before is not None or persona.score_after is not None:
+        parts.append(f"score {number(persona.score_before)} -> {number(persona.score_after)}")
+    if persona.sources:
+        parts.append(f"from {len(persona.sources)} interactions")
+    if persona.pinned:
+        parts.append("pinned")
+    return ", ".join(parts)
+
+
+def _changed(
+    current: Persona | None,
+    older: Persona | None,
+    action: Action,
+    text: str,
+    which: int | None,
+    kind: ClaimKind,
+    default: Decision,
+) -> PersonaDraft | None:
+    """The version to commit; None if nothing would change.
+
+    Args:
+        current: what is to be changed; without one only `set` is possible.
+        older: the one to go back to.
+        action, text, which, kind: what to do.
+        default: the decision of a user's first persona.
+    """
+    from personaagent.persona.persona import add, again, pin_claim, strike, written
+    from personaagent.types import Origin
+
+    if action is Action.SET:
+        return written(text, current.decision, current, current.pinned) if current else written(text, default)
+    if current is None:
+        return None
+    if action is Action.ADD:
+        return add(current, text, kind)
+    if action is Action.STRIKE and which is not None:
+        return strike(current, which)
+    if action is Action.ROLLBACK:
+        if older is None:
+            raise NotFoundError(f"version {which} does not exist; there are 1 to {current.number}")
+        return again(older, Origin.ROLLBACK, current.pinned, current.struck)
+    if action not in (Action.PIN, Action.UNPIN):
+        return None
+    pinned = action is Action.PIN
+    if which is None:
+        return None if current.pinned == pinned else again(current, Origin.MANUAL, pinned)
+    changed = pin_claim(current, which, pinned)
+    return None if changed is current else changed
+
+
+def _number(action: Action, value: str | None) -> int | None:
+    """The number that an action takes; None where it is left out and may be."""
+    if action in (Action.SHOW, Action.ADD, Action.SET):
+        return None
+    if value is None and action in (Action.PIN, Action.UNPIN, Action.WHY):
+        return None
+    if value is not None and value.isdecimal() and len(value) < 10:
+        return int(value)
+    of = "version" if action is Action.ROLLBACK else "claim"
+    raise InvalidInput(f"{action} takes the number of a {of}, as in: persona USER {action} 2")
+
+
+def _new_text(action: Action, value: str | None) -> str:
+    from pydantic import ValidationError
+
+    from personaagent.types import Origin, PersonaDraft
+
+    if value is None:
+        raise InvalidInput(f"{action} takes the new text, @FILE, or - for stdin")
+    try:
+        if value == "-":
+            text = sys.stdin.read()
+        else:
+            text = Path(value[1:]).read_text(encoding="utf-8") if value.startswith("@") else value
+    except (OSError, UnicodeDecodeError) as e:
+        raise InvalidInput(f"{value[1:]}: cannot be read as UTF-8 text: {e}") from e
+    if not text.strip():
+        raise InvalidInput(f"a {'claim' if action is Action.ADD else 'persona'} cannot be empty")
+    try:
+        return PersonaDraft(text=text.strip(), origin=Origin.MANUAL).text
+    except ValidationError as e:
+        raise InvalidInput(f"persona: {e.errors()[0]['msg']}") from e
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    command(app, "persona")(persona)

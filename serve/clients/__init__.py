@@ -1,0 +1,1 @@
+"""The parts of a running system behind the protocols of `personaagent.protocols`."""

@@ -1,0 +1,1 @@
+"""The model's engine. Everything that imports vLLM is here."""

@@ -1,0 +1,1 @@
+"""A running system: started on this machine, or joined."""
