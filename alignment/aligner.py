@@ -20,7 +20,7 @@ from alignment.prequential import foretell
 from alignment.rewording import Reworded, Rewording, finite, judged_on, judges
 from alignment.rollouts import Rollouts
 from alignment.scorer import EmbeddingScorer, JudgeScorer, Scorer
-from alignment.search import Found, Search, fitted_kinds
+from alignment.search import Search, SearchResult, fitted_kinds
 from alignment.slots import Slots
 from alignment.splits import Split, halved, split, window
 from alignment.stages import stage
@@ -440,7 +440,7 @@ class Aligner:
             fitted = None
         start = grid.index(fitted.reading, persona.decision.model_weight) if fitted else 0
 
-        found = Found(base, start, reason="there are too few choices to weigh the model by")
+        found = SearchResult(base, start, reason="there are too few choices to weigh the model by")
         if parts.select:
             # Eight replays tell the model's weight, but not how memory is read: that is told by all past answers.
             readings = {grid.reading(0), grid.reading(start)}
@@ -481,7 +481,7 @@ class Aligner:
         await rollouts.run([base], parts.gate)
 
     @stage("gate")
-    async def _judged(self, rollouts: Rollouts, parts: Split, base: Arm, start: int, found: Found) -> _Kept:
+    async def _judged(self, rollouts: Rollouts, parts: Split, base: Arm, start: int, found: SearchResult) -> _Kept:
         """What is kept, by the gate: what the search found, or where it started."""
         own = rollouts.scores(base, parts.gate)
         before, after = float(own.column(0).hard.mean()), own.column(start)

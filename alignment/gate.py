@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ROUNDING", "Acceptor", "Gate", "Table", "Verdict", "clearly_better"]
+__all__ = ["ROUNDING", "Acceptor", "Gate", "ScoreTable", "Verdict", "clearly_better"]
 
 Array = npt.NDArray[np.float32]
 Float = npt.NDArray[np.float64]
@@ -17,7 +17,7 @@ ROUNDING = 1e-6  # means of equal scores may differ by so much
 
 
 @dataclass(frozen=True)
-class Table:
+class ScoreTable:
     """Scores of n interactions (rows) under d decisions (columns); `scorer.Scores` says what each one means."""
 
     hard: Array  # (n, d)
@@ -34,15 +34,15 @@ class Table:
         """
         return np.asarray((self.hard + self.soft) / 2 + self.kept)
 
-    def rows(self, chosen: npt.NDArray[np.bool_]) -> Table:
+    def rows(self, chosen: npt.NDArray[np.bool_]) -> ScoreTable:
         """Some interactions, chosen by a mask, (n,)."""
-        return Table(self.hard[chosen], self.soft[chosen], self.kept[chosen])
+        return ScoreTable(self.hard[chosen], self.soft[chosen], self.kept[chosen])
 
-    def columns(self, indices: npt.NDArray[np.intp]) -> Table:
+    def columns(self, indices: npt.NDArray[np.intp]) -> ScoreTable:
         """Some decisions, d = len(indices)."""
-        return Table(self.hard[:, indices], self.soft[:, indices], self.kept[:, indices])
+        return ScoreTable(self.hard[:, indices], self.soft[:, indices], self.kept[:, indices])
 
-    def column(self, index: int) -> Table:
+    def column(self, index: int) -> ScoreTable:
         """One decision alone, d = 1."""
         return self.columns(np.asarray([index]))
 
@@ -64,7 +64,7 @@ class Acceptor(Protocol):
     knows nothing of the persona's text.
     """
 
-    def judge(self, before: Table, after: Table) -> Verdict:
+    def judge(self, before: ScoreTable, after: ScoreTable) -> Verdict:
         """Compare the incumbent's scores (`before`) with the challenger's (`after`)."""
         ...
 
@@ -85,7 +85,7 @@ class Gate:
         self._min_gain = min_gain
         self._caution = caution
 
-    def judge(self, before: Table, after: Table) -> Verdict:
+    def judge(self, before: ScoreTable, after: ScoreTable) -> Verdict:
         """See `Acceptor`."""
         n = len(before.hard)
         old, new = float(before.hard.mean()), float(after.hard.mean())
@@ -108,10 +108,10 @@ class Gate:
         return float(gain.mean()) > max(self._min_gain, luck) + ROUNDING
 
 
-def clearly_better(candidates: Table, incumbent: Table, min_gain: float) -> Array:
+def clearly_better(candidates: ScoreTable, incumbent: ScoreTable, min_gain: float) -> Array:
     """How surely each candidate beats the incumbent on the same n interactions; -inf where it does not clearly do so.
 
-    Candidates are compared by paired differences of `Table.value`. One passes if its hard score is no worse and its mean
+    Candidates are compared by paired differences of `ScoreTable.value`. One passes if its hard score is no worse and its mean
     difference is greater than `min_gain` and than one standard error of that mean. Among hundreds of candidates some look
     better by luck, and this is the rule's point: with a gain in exactly one of n interactions and none elsewhere, mean and
     standard error are equal, whatever the gain and n, so one lucky example never passes. Those that pass rank by mean less

@@ -32,10 +32,10 @@ from personaagent.types import (
     utc_now,
 )
 
-__all__ = ["Recalled", "View"]
+__all__ = ["MemoryView", "Recalled"]
 
 
-class View:
+class MemoryView:
     """`protocols.Memory` that reads another memory and never writes to it; personas and profiles are kept in the view.
 
     Args:
@@ -228,7 +228,7 @@ class View:
         _refuse()
 
 
-class Recalled(View):
+class Recalled(MemoryView):
     """A view that looks each request up once and keeps what was found, for as long as it lives: one user's alignment.
 
     So candidates are compared on the same recalled episodes, whatever is remembered meanwhile.

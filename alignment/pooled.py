@@ -17,13 +17,13 @@ from scipy.special import ndtr, stdtrit
 from alignment.prequential import posterior
 from alignment.waiting import Arrivals, Guest
 
-__all__ = ["Estimate", "Place", "Pool"]
+__all__ = ["Place", "Pool", "PooledEstimate"]
 
 Float = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class PooledEstimate:
     """What is known of a user's mean gain: nats, their standard deviation, and how many interactions and others it rests on.
 
     `own` and `own_error` are what the user's own interactions say by themselves, the latter with `freedom` degrees of freedom.
@@ -71,14 +71,14 @@ class Pool(Arrivals):
         """A member's place; use it as a context manager."""
         return Place(self)
 
-    def _estimate(self, user: str, change: str, own: Float) -> Estimate:
+    def _estimate(self, user: str, change: str, own: Float) -> PooledEstimate:
         others = [g for name, g in sorted(self._gains.get(change, {}).items()) if name != user and len(g)]
         most = max((len(g) for g in others), default=0)
         table = np.full((len(others), most, 1), np.nan)
         for row, gains in zip(table, others, strict=True):
             row[: len(gains), 0] = gains
         found = posterior(own[:, None], table)
-        return Estimate(
+        return PooledEstimate(
             float(found.mean[0]),
             float(found.error[0]),
             len(own),
@@ -101,7 +101,7 @@ class Place(Guest):
         """How many users the pool is for, this one among them."""
         return self._pool.size
 
-    async def join(self, user: str, gains: Mapping[str, Float], shared: object = None) -> dict[str, Estimate]:
+    async def join(self, user: str, gains: Mapping[str, Float], shared: object = None) -> dict[str, PooledEstimate]:
         """Bring one's gains and wait for the others; who comes again is estimated anew, and the others see no more of it.
 
         Args:
@@ -120,7 +120,7 @@ class Place(Guest):
         await self._pool.wait()
         return {change: self.estimate(user, change, values) for change, values in gains.items()}
 
-    def estimate(self, user: str, change: str, own: Float) -> Estimate:
+    def estimate(self, user: str, change: str, own: Float) -> PooledEstimate:
         """What is known of the user's gain under a change given their own gains, (n,), once all have come."""
         return self._pool._estimate(user, change, np.asarray(own, dtype=np.float64))
 

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alignment.likelihoods import Likelihoods
-from alignment.pooled import Estimate, Place
+from alignment.pooled import Place, PooledEstimate
 from alignment.stages import stage
 from alignment.wording import BOTH, Wording, Wordings
 from personaagent.claims import Claim
@@ -68,9 +68,9 @@ class Reworded:
 
     wording: Wording | None
     reason: str
-    gain: Estimate | None = None
-    personal: Estimate | None = None
-    harm: Estimate | None = None
+    gain: PooledEstimate | None = None
+    personal: PooledEstimate | None = None
+    harm: PooledEstimate | None = None
     candidates: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     refusal: str = ""
@@ -209,7 +209,7 @@ class Rewording:
             result, wording=Wording(claims, exemplars), reason=f"what the user said became likelier by {_said(gain)}"
         )
 
-    def _refusal(self, found: Mapping[str, Estimate], caution: float) -> tuple[str, str] | None:
+    def _refusal(self, found: Mapping[str, PooledEstimate], caution: float) -> tuple[str, str] | None:
         """Why the gate refuses what these estimates say, and in which numbers; None if it does not."""
         gain, harm, personal, served = found["gain"], found["general"], found.get("personal"), found["served"]
         if not gain.items:
@@ -311,14 +311,14 @@ def _known(gains: Float) -> Float:
     return np.asarray(gains[np.isfinite(gains)])
 
 
-def _said(estimate: Estimate) -> str:
+def _said(estimate: PooledEstimate) -> str:
     if not np.isfinite(estimate.error):  # too few of one's own, and nobody else who changed alike
         return f"what {estimate.items} answers alone cannot tell"
     rest = f", with {estimate.users} other users" if estimate.users else ""
     return f"{estimate.mean:+.3f} nats per token (± {estimate.error:.3f}) on {estimate.items} answers{rest}"
 
 
-def _own(estimate: Estimate) -> str:
+def _own(estimate: PooledEstimate) -> str:
     return f"{estimate.own:+.3f} nats per token (± {estimate.own_error:.3f}) on {estimate.items} answers alone"
 
 
@@ -327,7 +327,7 @@ def finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _measured(claim: Claim, estimate: Estimate | None, values: Sequence[float]) -> Claim:
+def _measured(claim: Claim, estimate: PooledEstimate | None, values: Sequence[float]) -> Claim:
     if estimate is None or not values:
         return claim
     if not np.isfinite(estimate.error):  # seen once or twice, and nothing to compare it with

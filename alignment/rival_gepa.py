@@ -15,7 +15,7 @@ import numpy as np
 
 from alignment.budget import Budget, Caller
 from alignment.likelihoods import Likelihoods
-from alignment.rival_searches import Written
+from alignment.rival_searches import RivalWords
 from alignment.textual import PRIORITY, tidy
 from alignment.wording import Wording
 from personaagent import prompts
@@ -40,7 +40,7 @@ def require_gepa() -> None:
         raise InvalidInput("GEPA is not installed; pip install gepa, or another --search")
 
 
-class Gepa(Written):
+class Gepa(RivalWords):
     """Words by GEPA. `limits`: what each user's search may spend; a user without a limit keeps their words."""
 
     limits: Mapping[str, Usage]

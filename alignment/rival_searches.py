@@ -30,7 +30,7 @@ from personaagent.persona.persona import CHARS_PER_TOKEN, clip, tokens
 from personaagent.persona.safety import objection
 from personaagent.types import ChatRequest, Interaction, Message, Persona, PersonaDraft, Usage
 
-__all__ = ["SEARCHES", "Instructed", "MemoryAlone", "Search", "Watched", "Written", "parts_of"]
+__all__ = ["SEARCHES", "Instructed", "MemoryAlone", "RivalWords", "Search", "Watched", "parts_of"]
 
 Search = Literal["claims", "memory", "gepa", "instruct"]
 SEARCHES: tuple[Search, ...] = get_args(Search)
@@ -72,7 +72,7 @@ class MemoryAlone(Watched):
         return Reworded(None, "words are left as they are")
 
 
-class Written(Watched, ABC):
+class RivalWords(Watched, ABC):
     """A persona whose words something else writes as a whole, accepted by the gate of all words."""
 
     async def _words(
@@ -115,7 +115,7 @@ class Written(Watched, ABC):
         """
 
 
-class Instructed(Written):
+class Instructed(RivalWords):
     """The model is told to write the persona, once, without losses."""
 
     async def _write(

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from alignment.budget import Caller
 from alignment.candidates import Arm, Grid
-from alignment.gate import Table
+from alignment.gate import ScoreTable
 from alignment.memory_views import Recalled
 from alignment.scorer import Remembered, Scorer, Scores, constant
 from alignment.splits import repetitions
@@ -74,7 +74,7 @@ class Rollouts:
         """Whether all interactions were replayed under an arm."""
         return all((arm, i.id) in self._done for i in interactions)
 
-    def scores(self, arm: Arm, interactions: Sequence[Interaction]) -> Table:
+    def scores(self, arm: Arm, interactions: Sequence[Interaction]) -> ScoreTable:
         """Scores of finished replays."""
         return _table([self._done[arm, i.id] for i in interactions])
 
@@ -158,5 +158,5 @@ def reworded(text: str) -> str:
     return " ".join(word for n, word in enumerate(text.split(), 1) if n % 3) or text
 
 
-def _table(rows: Sequence[Scores]) -> Table:
-    return Table(*(np.stack([getattr(r, name) for r in rows]) for name in ("hard", "soft", "kept")))
+def _table(rows: Sequence[Scores]) -> ScoreTable:
+    return ScoreTable(*(np.stack([getattr(r, name) for r in rows]) for name in ("hard", "soft", "kept")))

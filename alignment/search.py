@@ -20,7 +20,7 @@ from personaagent.errors import BudgetExceeded
 from personaagent.settings import AlignmentSettings
 from personaagent.types import Interaction, Kind
 
-__all__ = ["Found", "Search", "fitted_kinds"]
+__all__ = ["Search", "SearchResult", "fitted_kinds"]
 
 Mask = npt.NDArray[np.bool_]
 
@@ -28,7 +28,7 @@ ENOUGH = 4  # selection interactions it takes to fit anything but the prose
 
 
 @dataclass
-class Found:
+class SearchResult:
     """The challenger (arm and decision); `arm` and `index` are the incumbent's if nothing was clearly better."""
 
     arm: Arm
@@ -75,13 +75,13 @@ class Search:
         self._allowed = allowed
 
     @stage("search")
-    async def run(self, base: Arm, split: Split, index: int = 0) -> Found:
+    async def run(self, base: Arm, split: Split, index: int = 0) -> SearchResult:
         """Up to `iterations` steps from `base` and decision `index`, each from the best so far; one that finds nothing is
         the last.
 
         Running out of budget ends it too, with the best so far.
         """
-        found = Found(base, index)
+        found = SearchResult(base, index)
         try:
             for _ in range(self._settings.iterations):
                 if not await self._step(found, split):
@@ -90,7 +90,7 @@ class Search:
             found.reason = e.message
         return found
 
-    async def _step(self, found: Found, split: Split) -> bool:
+    async def _step(self, found: SearchResult, split: Split) -> bool:
         base, rewrite, select = found.arm, split.rewrite, split.select
         await self._rollouts.run([base], [*rewrite, *select])
         table = self._rollouts.scores(base, [*rewrite, *select])
@@ -106,7 +106,7 @@ class Search:
             better = self._select(found, [a for a in arms if self._rollouts.finished(a, select)], select)
         return better
 
-    async def _arms(self, found: Found, split: Split) -> list[Arm]:
+    async def _arms(self, found: SearchResult, split: Split) -> list[Arm]:
         """The incumbent's arm, rewritten ones, and other ways of showing episodes."""
         base = found.arm
         texts = list(self._texts)
@@ -153,7 +153,7 @@ class Search:
     def _value(self, arm: Arm, interactions: Sequence[Interaction]) -> float:
         return float(self._rollouts.scores(arm, interactions).value.mean(axis=0)[self._allowed].max())
 
-    def _select(self, found: Found, arms: Sequence[Arm], select: Sequence[Interaction]) -> bool:
+    def _select(self, found: SearchResult, arms: Sequence[Arm], select: Sequence[Interaction]) -> bool:
         base = found.arm
         if base not in arms:
             return False

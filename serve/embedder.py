@@ -30,7 +30,7 @@ from serve.loopback import stay_local
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
-__all__ = ["Embedder", "HandleEmbedder", "embedder_deployment"]
+__all__ = ["EmbedderDeployment", "HandleEmbedder", "embedder_deployment"]
 
 _GONE = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
 ONGOING = 1000  # calls that a replica takes at once; the batcher is fair among them
@@ -38,7 +38,7 @@ QUEUED = 1000  # calls that may wait in front of it, per caller's process
 _BACKOFF_S = (0.05, 1.0)
 
 
-class Embedder:
+class EmbedderDeployment:
     """One replica: a model, a cache of recent texts and a batcher."""
 
     def __init__(self, settings: Settings) -> None:
@@ -128,4 +128,4 @@ def embedder_deployment(settings: Settings, name: str) -> Any:
         "ray_actor_options": {"num_cpus": 0.5, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}}},
         "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
     }
-    return serve.deployment(Embedder, **options).bind(settings)
+    return serve.deployment(EmbedderDeployment, **options).bind(settings)

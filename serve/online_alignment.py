@@ -11,7 +11,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from actors.jobs.aligner_actor import AlignmentActor, Parts
+from actors.jobs.aligner_actor import AlignerParts, AlignmentActor
 from actors.jobs.online import OnlineAligner, OnlineStatus
 from personaagent.errors import UnavailableError
 from personaagent.settings import Settings
@@ -39,7 +39,7 @@ class OnlineAlignment:
         """Args: as of `connect`."""
         stay_local()
         model, embed, memory = await connect(settings, embedder, llm, context_length, by="online")
-        parts = Parts(model, embed, memory, settings.agent, settings.alignment)
+        parts = AlignerParts(model, embed, memory, settings.agent, settings.alignment)
         self._aligner = OnlineAligner(memory, AlignmentActor(parts), settings.alignment)
         self._task = asyncio.create_task(self._aligner.run())
 

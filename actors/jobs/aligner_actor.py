@@ -26,7 +26,7 @@ from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AgentSettings, AlignmentSettings
 from personaagent.types import AlignmentResult, Origin, Outcome, Persona
 
-__all__ = ["AlignmentActor", "AlignmentPool", "Parts", "align_users", "aligned_earlier"]
+__all__ = ["AlignerParts", "AlignmentActor", "AlignmentPool", "align_users", "aligned_earlier"]
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ RESTART_S = 120.0  # an actor that dies has so long to come back and finish one 
 
 
 @dataclass(frozen=True)
-class Parts:
+class AlignerParts:
     """What alignment needs of the running system. It can be sent to other processes of the cluster.
 
     Without `teacher`, the model of `alignment.teacher` writes losses and rewrites, and without that the served model.
@@ -58,7 +58,7 @@ class Parts:
 class AlignmentActor:
     """Aligns batches of users. Used as a Ray actor and, in the population job, inside Ray Data's actors."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: AlignerParts) -> None:
         self._memory = parts.memory
         self._aligner = parts.aligner()
         self._retry_s = parts.alignment.retry_s
@@ -125,7 +125,7 @@ async def _newest_first(memory: Memory, user: str) -> AsyncIterator[Persona]:
 class AlignmentPool:
     """A fixed number of alignment actors. Use it as an async context manager, or close it."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: AlignerParts) -> None:
         """Starts `parts.alignment.actors` actors; Ray must be running."""
         self._size = parts.alignment.users_per_batch
         remote = ray.remote(AlignmentActor).options(
@@ -210,7 +210,7 @@ class AlignmentPool:
 
 
 async def align_users(
-    parts: Parts,
+    parts: AlignerParts,
     users: Sequence[str],
     run: str | None = None,
     on_result: Callable[[AlignmentResult], None] | None = None,

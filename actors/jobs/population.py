@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from actors.jobs.aligner_actor import AlignmentActor, Parts
+from actors.jobs.aligner_actor import AlignerParts, AlignmentActor
 from actors.jobs.run_folder import RunFolder, from_table, latest_run, to_table
 from alignment.learned_commons import learn_into
 from alignment.plan import calls_of
@@ -25,7 +25,7 @@ from personaagent.evidence.commons import Population
 from personaagent.settings import AlignmentSettings
 from personaagent.types import AlignmentResult, Outcome, UserSummary
 
-__all__ = ["Estimate", "Progress", "estimate", "learn_commons", "read_users", "run_population", "select_users"]
+__all__ = ["CostEstimate", "RunProgress", "estimate", "learn_commons", "read_users", "run_population", "select_users"]
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ MOST_PARTS = 2_000  # files that the results of one start are written to, as lon
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunProgress:
     """How far a run is. Rates are of the present start; counts and shares of the whole run."""
 
     done: int
@@ -52,7 +52,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """What a run would take at most. Tokens and seconds are known once a run has been measured in this home."""
 
     users: int
@@ -96,7 +96,7 @@ def read_users(file: Path) -> list[str]:
 
 
 async def learn_commons(
-    parts: Parts, users: Sequence[str], run: str, home: Path, held: RunFolder | None = None
+    parts: AlignerParts, users: Sequence[str], run: str, home: Path, held: RunFolder | None = None
 ) -> Population | None:
     """Learn what users have in common, once per run, before any of them is aligned.
 
@@ -131,11 +131,11 @@ async def learn_commons(
 
 
 def run_population(
-    parts: Parts,
+    parts: AlignerParts,
     users: Sequence[str],
     run: str,
     home: Path,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[RunProgress], None] | None = None,
     held: RunFolder | None = None,
 ) -> list[AlignmentResult]:
     """Align users; blocks until all have a result. Ray must be running.
@@ -179,7 +179,9 @@ def run_population(
         return [results[u] for u in planned]
 
 
-def _pipeline(parts: Parts, users: Sequence[str], run: str, calls: int, tokens: int) -> Iterator[list[AlignmentResult]]:
+def _pipeline(
+    parts: AlignerParts, users: Sequence[str], run: str, calls: int, tokens: int
+) -> Iterator[list[AlignmentResult]]:
     """Results batch by batch as they come; `calls` and `tokens` are what the run has spent before."""
     if not users:
         return
@@ -215,7 +217,7 @@ def _pipeline(parts: Parts, users: Sequence[str], run: str, calls: int, tokens: 
 class _Align:
     """One of Ray Data's actors: a table of users in, a table of results out."""
 
-    def __init__(self, parts: Parts, run: str) -> None:
+    def __init__(self, parts: AlignerParts, run: str) -> None:
         self._actor = AlignmentActor(parts)
         self._run = run
 
@@ -231,7 +233,7 @@ class _Align:
         return to_table(results)
 
 
-def _share(parts: Parts, actors: int, calls: int, tokens: int) -> Parts:
+def _share(parts: AlignerParts, actors: int, calls: int, tokens: int) -> AlignerParts:
     """Parts whose run budget is one actor's share of what is left of it."""
     settings = parts.alignment
     update: dict[str, Any] = {}
@@ -240,15 +242,15 @@ def _share(parts: Parts, actors: int, calls: int, tokens: int) -> Parts:
     if settings.run_tokens is not None:
         update["run_tokens"] = max(1, (settings.run_tokens - tokens) // actors)
     alignment = settings.model_copy(update=update)
-    return Parts(parts.llm, parts.embedder, parts.memory, parts.agent, alignment, parts.teacher)
+    return AlignerParts(parts.llm, parts.embedder, parts.memory, parts.agent, alignment, parts.teacher)
 
 
 def _progress(
     results: dict[str, AlignmentResult], fresh: Sequence[AlignmentResult], total: int, seconds: float
-) -> Progress:
+) -> RunProgress:
     outcomes = [r.outcome for r in results.values()]
     rate = len(fresh) / seconds if seconds > 0 else 0.0
-    return Progress(
+    return RunProgress(
         done=len(results),
         total=total,
         accepted=outcomes.count(Outcome.ACCEPTED),
@@ -266,7 +268,7 @@ def _tokens(results: Iterable[AlignmentResult]) -> int:
 
 def estimate(
     summaries: Iterable[UserSummary], users: Sequence[str], settings: AlignmentSettings, home: Path
-) -> Estimate:
+) -> CostEstimate:
     """What aligning `users` would take, from their numbers of truths and the last run measured in `home`.
 
     Calls are an upper bound: searches that end early take fewer.
@@ -276,10 +278,10 @@ def estimate(
     calls = sum(min(c, settings.max_calls) for c in each)
     last = latest_run(home)
     if last is None:
-        return Estimate(len(users), calls, None, None)
+        return CostEstimate(len(users), calls, None, None)
     folder = RunFolder(home, last)
     measured = list(folder.results().values())
     spent = sum(r.calls for r in measured)
     if not spent or not folder.seconds:
-        return Estimate(len(users), calls, None, None)
-    return Estimate(len(users), calls, round(calls * _tokens(measured) / spent), calls * folder.seconds / spent)
+        return CostEstimate(len(users), calls, None, None)
+    return CostEstimate(len(users), calls, round(calls * _tokens(measured) / spent), calls * folder.seconds / spent)

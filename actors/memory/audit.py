@@ -17,11 +17,11 @@ from personaagent.errors import StoreError
 from personaagent.private_files import private_folder
 from personaagent.types import utc_now
 
-__all__ = ["AuditLog", "Entry"]
+__all__ = ["AuditEntry", "AuditLog"]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class AuditEntry:
     """One line: what was done to whom, by whom."""
 
     action: str
@@ -46,9 +46,9 @@ class AuditLog:
         Raises:
             StoreError: it cannot be written. What cannot be logged must not be done.
         """
-        self.write_all([Entry(action, user_key, by, details)], sync=sync)
+        self.write_all([AuditEntry(action, user_key, by, details)], sync=sync)
 
-    def write_all(self, entries: Sequence[Entry], *, sync: bool = False) -> None:
+    def write_all(self, entries: Sequence[AuditEntry], *, sync: bool = False) -> None:
         """Append entries in one write; see `write`."""
         if not entries:
             return

@@ -26,8 +26,8 @@ from weakref import WeakValueDictionary
 
 from actors.memory.active_users import ActiveUsers, User
 from actors.memory.audit import AuditLog
+from actors.memory.expiry import cutoff, expire_user
 from actors.memory.large_user import LargeUser
-from actors.memory.retention import cutoff, expire_user
 from actors.memory.stored_size import StoredSize
 from actors.memory.wire import Batch
 from actors.memory.writer import StaleError, Writer

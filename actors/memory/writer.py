@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-from actors.memory.audit import AuditLog, Entry
+from actors.memory.audit import AuditEntry, AuditLog
 from actors.milvus.tenure import DeposedError, Tenure
 from actors.milvus.upkeep_store import UpkeepStore
 from personaagent.errors import StoreError
@@ -160,9 +160,9 @@ class Writer:
             ):
                 raise StaleError("what this shard holds of the user is out of date; try again")
 
-    def _withdraw(self, entries: Sequence[Entry]) -> None:
+    def _withdraw(self, entries: Sequence[AuditEntry]) -> None:
         """Log that logged changes failed, or that nobody knows whether they did."""
-        failed = [Entry("failed", e.user_key, e.by, {"what": e.action}) for e in entries]
+        failed = [AuditEntry("failed", e.user_key, e.by, {"what": e.action}) for e in entries]
         try:
             self._audit.write_all(failed)
         except StoreError as e:
@@ -181,7 +181,7 @@ class Writer:
         return tell
 
 
-def _entry(action: str, by: str, change: Change) -> Entry | None:
+def _entry(action: str, by: str, change: Change) -> AuditEntry | None:
     details: dict[str, int | str] = {}
     if change.rows:
         details.update(added=change.added.added, updated=change.added.updated)
@@ -191,4 +191,4 @@ def _entry(action: str, by: str, change: Change) -> Entry | None:
         details.update(profile=change.profile.version)
     if change.seen is not None:
         details.update(seen=change.seen)
-    return Entry(action, user_key(change.user), by, details) if details else None
+    return AuditEntry(action, user_key(change.user), by, details) if details else None

@@ -21,7 +21,7 @@ from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from actors.milvus import rows
-from actors.milvus.lite import Gate, LiteEngine, check_disk
+from actors.milvus.lite import FlushGate, LiteEngine, check_disk
 from actors.milvus.rows import Entity, chunked
 from actors.milvus.servers import PARTITIONED, dotted, is_away, is_unloaded, line_of, version_of
 from personaagent.errors import StoreError, UnavailableError
@@ -69,7 +69,7 @@ class MilvusConnection:
         self._version: tuple[int, ...] | None = None  # of a server that tells it
         self.writing = threading.RLock()  # held by whoever needs several writes in a row
         self.guard: Callable[[], None] | None = None  # called right before every call that changes a server
-        self._gate = Gate()
+        self._gate = FlushGate()
         self._dirty_rows = self._dirty_bytes = 0
         self._broken: str | None = None
         self._closed = False

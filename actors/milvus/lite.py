@@ -3,7 +3,7 @@
 Milvus Lite repairs a folder when it opens it, and part of that is deleting files its manifest does not name. A folder
 with a damaged manifest would be emptied. So the folder is checked first and refused with its data as it was.
 
-It also hides rows from readers while a flush is under way, and its writers are not safe beside each other. `Gate` keeps
+It also hides rows from readers while a flush is under way, and its writers are not safe beside each other. `FlushGate` keeps
 readers and flushes apart.
 """
 
@@ -26,14 +26,14 @@ from actors.milvus.lite_socket import SOCKET, clear_folders, remove_folder, sock
 from personaagent.errors import StoreError
 from personaagent.private_files import keep_private, private_folder, tighten
 
-__all__ = ["Gate", "LiteEngine", "check_disk", "inspect_folder"]
+__all__ = ["FlushGate", "LiteEngine", "check_disk", "inspect_folder"]
 
 logger = logging.getLogger(__name__)
 
 MIN_FREE = 64 * 2**20  # bytes that must stay free on the disk; a flush needs room to rewrite files
 
 
-class Gate:
+class FlushGate:
     """Many readers, or one flush. Readers that come while a flush waits go after it, or it would wait for ever."""
 
     def __init__(self) -> None:

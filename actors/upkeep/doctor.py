@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from actors.memory.audit import AuditLog
-from actors.memory.retention import without_evidence, without_sources
+from actors.memory.expiry import without_evidence, without_sources
 from actors.milvus.counts import SEEN
 from actors.milvus.leftovers import leftovers
 from actors.milvus.store_identity import shard_of

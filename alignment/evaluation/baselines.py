@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 
 from alignment.evaluation.choice_baselines import CHOICE_BASELINES, choice_baseline
 from alignment.evaluation.methods import Answer, Method
-from alignment.memory_views import View
+from alignment.memory_views import MemoryView
 from personaagent import prompts
 from personaagent.agent.agent import Agent, Turn
 from personaagent.agent.decision import decide, score_options
@@ -139,7 +139,7 @@ def method_of(
     name: str,
     llm: LLM,
     memory: Memory,
-    aligned: Mapping[str, View],
+    aligned: Mapping[str, MemoryView],
     settings: AgentSettings,
     embedder: Embedder | None = None,
 ) -> Method:
@@ -160,7 +160,7 @@ def method_of(
     if name in BASELINES or name == "without_alignment":
         return baseline("persona" if name == "without_alignment" else name, llm, memory, settings, embedder)
     if name == "without_persona":
-        view = View(memory, profile=False, personas_of=aligned["personaagent"], text=prompts.NO_PERSONA)
+        view = MemoryView(memory, profile=False, personas_of=aligned["personaagent"], text=prompts.NO_PERSONA)
         return Answering(Agent(llm, view, settings))
     return Answering(Agent(llm, aligned[name], settings))
 
@@ -202,17 +202,17 @@ def baseline(name: str, llm: LLM, memory: Memory, settings: AgentSettings, embed
         case "evidence":
             return EvidenceAlone(memory, settings)
         case "none":
-            return Answering(Agent(llm, View(memory, episodes="none", profile=False, fixed=empty), blind))
+            return Answering(Agent(llm, MemoryView(memory, episodes="none", profile=False, fixed=empty), blind))
         case "icl":
-            return Answering(Agent(llm, View(memory, episodes="latest", profile=False, fixed=neutral), blind))
+            return Answering(Agent(llm, MemoryView(memory, episodes="latest", profile=False, fixed=neutral), blind))
         case "rag":
-            return Answering(Agent(llm, View(memory, profile=False, fixed=neutral), blind))
+            return Answering(Agent(llm, MemoryView(memory, profile=False, fixed=neutral), blind))
         case "pag":
-            return Answering(Agent(llm, View(memory), blind))
+            return Answering(Agent(llm, MemoryView(memory), blind))
         case "react":
-            return ReAct(llm, View(memory, fixed=empty), blind)
+            return ReAct(llm, MemoryView(memory, fixed=empty), blind)
         case "persona":
-            return Answering(Agent(llm, View(memory), settings))
+            return Answering(Agent(llm, MemoryView(memory), settings))
     raise ValueError(f"no method {name!r}; there are {', '.join(BASELINES)}")
 
 

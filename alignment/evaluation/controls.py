@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
-from alignment.evaluation.datasets import Benchmark
+from alignment.evaluation.benchmark import Benchmark
 from personaagent.errors import InvalidInput
 from personaagent.features import normalised
 from personaagent.types import Interaction, Kind

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from alignment.evaluation.baselines import ABLATIONS, BASELINES, METHODS, MODEL_FREE
-from alignment.evaluation.datasets import Benchmark, load_benchmark, spoil, spread
+from alignment.evaluation.benchmark import Benchmark
+from alignment.evaluation.datasets import load_benchmark, spoil, spread
 from personaagent import __version__
 from personaagent.errors import InvalidInput
 from personaagent.models.files import model_name
@@ -24,7 +25,7 @@ from personaagent.types import Frozen, Interaction
 __all__ = [
     "COLD",
     "CONTROLS",
-    "Asked",
+    "AskedItem",
     "EvaluationOptions",
     "Plan",
     "code_digest",
@@ -91,7 +92,7 @@ def needs_model(methods: Sequence[str], ablate: Sequence[str] = ()) -> bool:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedItem:
     """One method's test in one stage of an evaluation: a phase of the data set, or a cold start."""
 
     stage: str
@@ -113,7 +114,7 @@ class Plan:
     settings: Settings
     benchmark: Benchmark
     noisy: frozenset[str]
-    asked: tuple[Asked, ...]
+    asked: tuple[AskedItem, ...]
     about: Mapping[str, Any]
 
     @property
@@ -159,7 +160,7 @@ class Plan:
         users = self.benchmark.users
         return dict(zip(users, (*users[1:], users[0]), strict=True))
 
-    def asked_in(self, stage: str) -> tuple[Asked, ...]:
+    def asked_in(self, stage: str) -> tuple[AskedItem, ...]:
         """The tests of one stage."""
         return tuple(a for a in self.asked if a.stage == stage)
 
@@ -220,20 +221,20 @@ def _known(what: str, names: Sequence[str], valid: Sequence[str]) -> None:
             raise InvalidInput(f"there is no {what} {name!r}; choose from {', '.join(valid)}")
 
 
-def _asked(options: EvaluationOptions, benchmark: Benchmark) -> tuple[Asked, ...]:
+def _asked(options: EvaluationOptions, benchmark: Benchmark) -> tuple[AskedItem, ...]:
     # Where no persona is tested, memory alone is also asked about another user.
     ours = [name for name in ("persona", "personaagent") if name in options.names]
-    asked: list[Asked] = []
+    asked: list[AskedItem] = []
     controls: tuple[str, ...]
     for phase in benchmark.phases:
         controls = CONTROLS if ours else CONTROLS[:1] if "evidence" in options.names else ()
         if not options.controls or len(benchmark.users) < 2:
             controls = ()
-        asked += (Asked(phase.name, name, phase.test) for name in (*options.names, *controls))
+        asked += (AskedItem(phase.name, name, phase.test) for name in (*options.names, *controls))
     if options.cold_start and ours:
         first = benchmark.phases[0]
         items = tuple(i for user in benchmark.users for i in spread(first.test_of(user), COLD_ITEMS))
-        asked += (Asked(cold_stage(n), name, items) for n in COLD for name in ours)
+        asked += (AskedItem(cold_stage(n), name, items) for n in COLD for name in ours)
     return tuple(asked)
 
 

@@ -24,7 +24,7 @@ from personaagent.errors import ConflictError, InvalidInput, StoreError
 from personaagent.private_files import private_folder
 from personaagent.types import utc_now
 
-__all__ = ["Entry", "Finished", "Journal", "Place"]
+__all__ = ["Finished", "Journal", "JournalEntry", "Place"]
 
 FORMAT = 1
 SYNC_S = 3.0  # lines younger than that may not survive a power failure
@@ -34,7 +34,7 @@ Place = tuple[str | int, ...]  # what an entry is, and where it belongs: ("answe
 
 
 @dataclass(frozen=True)
-class Entry:
+class JournalEntry:
     """The last line of a place. Of two entries the one with the higher `serial` was written later."""
 
     serial: int
@@ -75,7 +75,7 @@ class Journal:
         self._key = key
         self._about = dict(about or {})
         self._restart = restart
-        self._entries: dict[Place, Entry] = {}
+        self._entries: dict[Place, JournalEntry] = {}
         self._serial = 0
         self._lock: int | None = None
         self._file: int | None = None
@@ -114,15 +114,15 @@ class Journal:
         if error is None:
             self._check()
 
-    def find(self, *place: str | int) -> Entry | None:
+    def find(self, *place: str | int) -> JournalEntry | None:
         """The last entry that was written for a place."""
         return self._entries.get(place)
 
-    def all(self, what: str) -> Iterator[tuple[Place, Entry]]:
+    def all(self, what: str) -> Iterator[tuple[Place, JournalEntry]]:
         """The last entries of all places that begin with `what`."""
         return ((place, entry) for place, entry in self._entries.items() if place[0] == what)
 
-    def write(self, place: Place, value: Mapping[str, Any]) -> Entry:
+    def write(self, place: Place, value: Mapping[str, Any]) -> JournalEntry:
         """Add an entry; if the process is killed after this has returned, it is there all the same.
 
         Raises:
@@ -193,9 +193,9 @@ class Journal:
             return
         self._add(place, value)
 
-    def _add(self, place: Place, value: dict[str, Any]) -> Entry:
+    def _add(self, place: Place, value: dict[str, Any]) -> JournalEntry:
         self._serial += 1
-        entry = self._entries[place] = Entry(self._serial, value)
+        entry = self._entries[place] = JournalEntry(self._serial, value)
         return entry
 
     # Writing

@@ -19,7 +19,7 @@ from alignment.budget import Budget, Caller
 from alignment.evaluation.baselines import Answering
 from alignment.evaluation.metrics import LEAST
 from alignment.likelihoods import Likelihoods
-from alignment.memory_views import View
+from alignment.memory_views import MemoryView
 from alignment.slots import Slots
 from personaagent import prompts
 from personaagent.agent.agent import Agent
@@ -31,7 +31,7 @@ from personaagent.scoring import absolute_error, same
 from personaagent.settings import AgentSettings
 from personaagent.types import Interaction, Kind, Origin, PersonaDraft
 
-__all__ = ["ARMS", "GENERAL_ASKED", "MODES", "Arm", "Arms", "Mode", "Row", "neutral"]
+__all__ = ["ARMS", "GENERAL_ASKED", "MODES", "Arm", "ArmRow", "Arms", "Mode", "neutral"]
 
 Arm = Literal["aligned", "first", "other", "none", "ungated"]
 Mode = Literal["alone", "served", "evidence"]
@@ -42,7 +42,7 @@ GENERAL_ASKED = 10  # general requests per user
 
 
 @dataclass(frozen=True)
-class Row:
+class ArmRow:
     """A test item: `values[arm, mode][measure]`.
 
     Measures are `nats` (per token of the truth) of free text, `accuracy` and `log_score` of choices and ratings, and
@@ -85,7 +85,7 @@ class Arms:
         self._slots = Slots(self.in_flight)
         self._closed = asyncio.Semaphore(self.in_flight)
 
-    async def rows(self, user: str, arms: Mapping[Arm, PersonaDraft], items: Sequence[Interaction]) -> list[Row]:
+    async def rows(self, user: str, arms: Mapping[Arm, PersonaDraft], items: Sequence[Interaction]) -> list[ArmRow]:
         """One user's items under each arm; those of which nothing could be measured are left out.
 
         Raises:
@@ -110,7 +110,7 @@ class Arms:
         gains = (after - before)[np.isfinite(after - before)]
         return float(gains.mean()) if len(gains) else None
 
-    async def _texts(self, user: str, arms: Mapping[Arm, PersonaDraft], items: Sequence[Interaction]) -> list[Row]:
+    async def _texts(self, user: str, arms: Mapping[Arm, PersonaDraft], items: Sequence[Interaction]) -> list[ArmRow]:
         if self.model is None or not items:
             return []
         cells: list[tuple[Arm, Mode]] = [(arm, mode) for arm in arms for mode in ("alone", "served")]
@@ -119,14 +119,14 @@ class Arms:
         rows = []
         for at, item in enumerate(items):
             told = {c: {"nats": row[at]} for c, row in zip(cells, logs, strict=True) if math.isfinite(row[at])}
-            rows.append(Row(user, item.id, item.kind, told))
+            rows.append(ArmRow(user, item.id, item.kind, told))
             self.step()
         return rows
 
     async def _logs(self, user: str, draft: PersonaDraft, items: Sequence[Interaction], mode: Mode) -> Sequence[float]:
         """Nats per token of each item's truth; nan where it could not be told."""
         assert self.model is not None
-        agent = Agent(self.llm, View(self.memory, fixed=_draft(draft)), self.settings)
+        agent = Agent(self.llm, MemoryView(self.memory, fixed=_draft(draft)), self.settings)
         measure = Likelihoods(agent, self.model, Caller(self._slots, Budget()), user)
         try:
             logs = await measure.of([(draft, i) for i in items], recall=mode == "served")
@@ -137,7 +137,7 @@ class Arms:
             self.missing[Kind.TEXT.value] += lost
         return found
 
-    async def _answered(self, arms: Mapping[Arm, PersonaDraft], item: Interaction) -> Row:
+    async def _answered(self, arms: Mapping[Arm, PersonaDraft], item: Interaction) -> ArmRow:
         values: dict[tuple[Arm, Mode], Mapping[str, float]] = {}
         async with self._closed:
             for arm, draft in arms.items():
@@ -147,7 +147,7 @@ class Arms:
                     except (LLMError, InvalidInput):
                         self.missing[item.kind.value] += 1
         self.step()
-        return Row(item.user, item.id, item.kind, values)
+        return ArmRow(item.user, item.id, item.kind, values)
 
     async def _scores(self, draft: PersonaDraft, mode: Mode, item: Interaction) -> dict[str, float]:
         decision, fixed = draft.decision, _draft(draft)
@@ -155,7 +155,7 @@ class Arms:
             episodes = 0 if mode == "alone" else decision.episodes
             blind = decision.model_copy(update={"evidence": False, "episodes": episodes})
             fixed = fixed.model_copy(update={"decision": blind})
-        answer = await Answering(Agent(self.llm, View(self.memory, fixed=fixed), self.settings)).answer(item)
+        answer = await Answering(Agent(self.llm, MemoryView(self.memory, fixed=fixed), self.settings)).answer(item)
         truth, choices = item.truth or "", item.choices or ()
         told = answer.probabilities or ()
         p = sum(x for choice, x in zip(choices, told, strict=True) if same(choice, truth))

@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from alignment.aligner import Aligner
+from alignment.evaluation.benchmark import Benchmark, Phase
 from alignment.evaluation.controls import Shuffle, randomised, shuffled
-from alignment.evaluation.datasets import Benchmark, Phase, load_benchmark
+from alignment.evaluation.datasets import load_benchmark
 from alignment.evaluation.effect import Aligned, effect
 from alignment.evaluation.metering import CachedEmbedder, SharedLLM
-from alignment.evaluation.persona_arms import Arm, Arms, Row, neutral
+from alignment.evaluation.persona_arms import Arm, ArmRow, Arms, neutral
 from alignment.evaluation.persona_result import Stage, alignment_of, by_luck, general_of, measured, user_gains
 from alignment.evaluation.segments import group_users
 from alignment.evaluation.watch import Progress
 from alignment.learned_commons import learn_into
-from alignment.memory_views import View
+from alignment.memory_views import MemoryView
 from alignment.rival_gepa import Gepa, require_gepa
 from alignment.rival_searches import Instructed, MemoryAlone, Search, Watched
 from personaagent.agent.agent import Agent
@@ -227,7 +228,7 @@ class PersonaEvaluation:
 
     async def _measure(
         self, phase: Phase, stage: Stage, ungated: Mapping[str, PersonaDraft]
-    ) -> tuple[list[Row], dict[str, float], Mapping[str, int]]:
+    ) -> tuple[list[ArmRow], dict[str, float], Mapping[str, int]]:
         """Rows of all test items of a phase, what general requests gained by user, and answers that failed by kind."""
         settings, users = self._plan.settings, self._plan.benchmark.users
         title, done = f"{phase.name}: measuring", 0
@@ -239,7 +240,9 @@ class PersonaEvaluation:
 
         meter = self._shared.meter()
         arms = Arms(meter, likely(meter), self._memory, settings.agent, settings.alignment.in_flight, step)
-        first = Agent(self._llm, View(self._memory), settings.agent)  # as the user would start now; commits nothing
+        first = Agent(
+            self._llm, MemoryView(self._memory), settings.agent
+        )  # as the user would start now; commits nothing
         personas: dict[str, dict[Arm, PersonaDraft]] = {}
         for n, user in enumerate(users):
             personas[user] = {
@@ -256,7 +259,7 @@ class PersonaEvaluation:
         told = {user: gain for user, gain in zip(users, gains, strict=True) if gain is not None}
         return [row for rows in found for row in rows], told, arms.missing
 
-    async def _groups(self, rows: Sequence[Row]) -> dict[str, Any]:
+    async def _groups(self, rows: Sequence[ArmRow]) -> dict[str, Any]:
         """Aligned against first persona by group of users."""
         users = self._plan.benchmark.users
         groups = await group_users(self._memory, users, self._plan.settings.agent.decision)

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from alignment.evaluation.clustered import clustered_mean
-from alignment.evaluation.persona_arms import ARMS, MODES, Arm, Mode, Row
+from alignment.evaluation.persona_arms import ARMS, MODES, Arm, ArmRow, Mode
 from alignment.rewording import HARMFUL, Reworded
 from personaagent.types import AlignmentResult, Kind, Outcome, Persona, Usage
 
@@ -80,7 +80,7 @@ def clustered(values: Iterable[tuple[str, float]]) -> Estimate | None:
     return None if found is None else Estimate(*found)
 
 
-def measured(rows: Sequence[Row]) -> dict[str, Any]:
+def measured(rows: Sequence[ArmRow]) -> dict[str, Any]:
     """Rows by kind of request: `{kind: {"items", "means", "differences"}}`.
 
     `means[arm][mode][measure]` and `differences["one-other"][mode][measure]` are estimates as `Estimate.as_dict` gives
@@ -94,7 +94,7 @@ def measured(rows: Sequence[Row]) -> dict[str, Any]:
     return result
 
 
-def user_gains(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+def user_gains(rows: Sequence[ArmRow]) -> dict[str, dict[str, float]]:
     """What each user gained by alignment, aligned - first, by kind: free text in nats, the others with memory's evidence.
 
     Of ratings it is how much smaller the error is, so that more is better in all of them.
@@ -163,7 +163,7 @@ def general_of(stage: Stage, gains: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def _means(rows: Sequence[Row]) -> dict[str, Any]:
+def _means(rows: Sequence[ArmRow]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for arm in ARMS:
         for mode in MODES:
@@ -174,7 +174,7 @@ def _means(rows: Sequence[Row]) -> dict[str, Any]:
     return result
 
 
-def _differences(rows: Sequence[Row]) -> dict[str, Any]:
+def _differences(rows: Sequence[ArmRow]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for one, other in PAIRS:
         for mode in MODES:
@@ -187,7 +187,7 @@ def _differences(rows: Sequence[Row]) -> dict[str, Any]:
     return result
 
 
-def _difference(row: Row, one: Arm, other: Arm, mode: Mode, measure: str) -> float | None:
+def _difference(row: ArmRow, one: Arm, other: Arm, mode: Mode, measure: str) -> float | None:
     a, b = row.values.get((one, mode), {}).get(measure), row.values.get((other, mode), {}).get(measure)
     return None if a is None or b is None else a - b
 

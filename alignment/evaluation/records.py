@@ -15,13 +15,13 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from alignment.evaluation.eval_plan import CONTROLS, Asked, Plan, learner_of, reads_profile
-from alignment.evaluation.journal import Entry, Journal, Place
+from alignment.evaluation.eval_plan import CONTROLS, AskedItem, Plan, learner_of, reads_profile
+from alignment.evaluation.journal import Journal, JournalEntry, Place
 from alignment.evaluation.metering import Tally
 from alignment.evaluation.metrics import Scored
 from personaagent.types import AlignmentResult, Outcome, Persona, Profile
 
-__all__ = ["Aligned", "Answered", "Built", "Records"]
+__all__ = ["AlignedRecord", "Answered", "Built", "Records"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Built:
 
 
 @dataclass(frozen=True)
-class Aligned:
+class AlignedRecord:
     """How a user's alignment ended, and all persona versions that they had then."""
 
     result: AlignmentResult
@@ -56,7 +56,7 @@ class Aligned:
         return self.result.reason.removeprefix("error: ") if self.result.outcome is Outcome.FAILED else None
 
 
-Record = Answered | Built | Aligned
+Record = Answered | Built | AlignedRecord
 
 
 class Records:
@@ -69,7 +69,7 @@ class Records:
         self._journal = journal
         phases = plan.benchmark.phases
         self._before: dict[str | int, str] = {phase.name: earlier.name for earlier, phase in pairwise(phases)}
-        self._tests: dict[tuple[str | int, str | int], Asked] = {(a.stage, a.name): a for a in plan.asked}
+        self._tests: dict[tuple[str | int, str | int], AskedItem] = {(a.stage, a.name): a for a in plan.asked}
         self._learners, self._neighbours = plan.learners, plan.neighbours
         self._alone = not plan.needs_model  # controls are asked of memory alone then
         self.damaged = journal.damaged  # lines that could not be read; what they held is done again
@@ -77,7 +77,7 @@ class Records:
         self._types: Mapping[str, TypeAdapter[Any]] = {
             "answer": TypeAdapter(Answered),
             "profile": TypeAdapter(Built),
-            "align": TypeAdapter(Aligned),
+            "align": TypeAdapter(AlignedRecord),
         }
         self._records: dict[Place, Record] = {}
         self._load()
@@ -99,7 +99,7 @@ class Records:
         counts = {name: sum(1 for _, r in self._of(what) if r.failure is not None) for what, name in names.items()}
         return {name: n for name, n in counts.items() if n}
 
-    def answer(self, asked: Asked, number: int) -> Answered | None:
+    def answer(self, asked: AskedItem, number: int) -> Answered | None:
         """The answer to item `number` of a test."""
         found = self._records.get(("answer", asked.stage, asked.name, number))
         return found if isinstance(found, Answered) else None
@@ -109,12 +109,12 @@ class Records:
         found = self._records.get(("profile", stage, user))
         return found if isinstance(found, Built) else None
 
-    def alignment(self, stage: str, name: str, user: str) -> Aligned | None:
+    def alignment(self, stage: str, name: str, user: str) -> AlignedRecord | None:
         """How a user was aligned for a method in a stage."""
         found = self._records.get(("align", stage, name, user))
-        return found if isinstance(found, Aligned) else None
+        return found if isinstance(found, AlignedRecord) else None
 
-    def add_answer(self, asked: Asked, number: int, record: Answered) -> None:
+    def add_answer(self, asked: AskedItem, number: int, record: Answered) -> None:
         """Keep an answer, or that there is none. Raises StoreError, as the others do."""
         self._add(("answer", asked.stage, asked.name, number), record)
 
@@ -122,7 +122,7 @@ class Records:
         """Keep a profile, or that there is none."""
         self._add(("profile", stage, user), record)
 
-    def add_alignment(self, stage: str, name: str, record: Aligned) -> None:
+    def add_alignment(self, stage: str, name: str, record: AlignedRecord) -> None:
         """Keep how an alignment ended."""
         self._add(("align", stage, name, record.result.user), record)
 
@@ -136,7 +136,7 @@ class Records:
     # What counts
 
     def _load(self) -> None:
-        read: dict[Place, tuple[Entry, Record]] = {}
+        read: dict[Place, tuple[JournalEntry, Record]] = {}
         for what, kind in self._types.items():
             for place, entry in self._journal.all(what):
                 try:

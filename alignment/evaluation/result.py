@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from alignment.evaluation.datasets import floors
-from alignment.evaluation.eval_plan import COLD, CONTROLS, Asked, Plan, cold_stage, learner_of, reads_profile
+from alignment.evaluation.eval_plan import COLD, CONTROLS, AskedItem, Plan, cold_stage, learner_of, reads_profile
 from alignment.evaluation.metering import Tally, spent
 from alignment.evaluation.metrics import Scored, gain, outcomes, summary
-from alignment.evaluation.records import Aligned, Records
+from alignment.evaluation.records import AlignedRecord, Records
 from alignment.evaluation.segments import Groups, segment_scores
 
 __all__ = ["result_of"]
@@ -59,12 +59,12 @@ def result_of(plan: Plan, records: Records, groups: Mapping[str, Groups]) -> dic
     return result
 
 
-def _scored(records: Records, asked: Asked) -> list[Scored]:
+def _scored(records: Records, asked: AskedItem) -> list[Scored]:
     answers = (records.answer(asked, n) for n in range(len(asked.items)))
     return [answer.scored for answer in answers if answer is not None]
 
 
-def _alignments(plan: Plan, records: Records, stage: str, name: str) -> list[Aligned]:
+def _alignments(plan: Plan, records: Records, stage: str, name: str) -> list[AlignedRecord]:
     found = (records.alignment(stage, name, user) for user in plan.benchmark.users)
     return [aligned for aligned in found if aligned is not None]
 

@@ -25,10 +25,10 @@ from alignment.evaluation.baselines import (
     agent_settings,
     method_of,
 )
-from alignment.evaluation.datasets import Phase
+from alignment.evaluation.benchmark import Phase
 from alignment.evaluation.eval_plan import (
     COLD,
-    Asked,
+    AskedItem,
     EvaluationOptions,
     Plan,
     code_digest,
@@ -39,12 +39,12 @@ from alignment.evaluation.eval_plan import (
 from alignment.evaluation.journal import Journal
 from alignment.evaluation.metering import CachedEmbedder, SharedLLM, Tally, counted
 from alignment.evaluation.metrics import Scored
-from alignment.evaluation.records import Aligned, Answered, Built, Records
+from alignment.evaluation.records import AlignedRecord, Answered, Built, Records
 from alignment.evaluation.result import result_of
 from alignment.evaluation.segments import Groups, group_users
 from alignment.evaluation.watch import Outage, Progress, Watch
 from alignment.learned_commons import learn_into
-from alignment.memory_views import View
+from alignment.memory_views import MemoryView
 from personaagent.agent.agent import Agent
 from personaagent.aio import together
 from personaagent.errors import InvalidInput, LLMError, UnavailableError
@@ -154,7 +154,7 @@ class Evaluation:
         self._alignment = plan.settings.alignment.model_copy(update=changed)
         self._slots = asyncio.Semaphore(self._alignment.in_flight)
         self._memory = LocalMemory(self._embedder, plan.settings.memory)
-        self._aligned: dict[str, View] = {}
+        self._aligned: dict[str, MemoryView] = {}
         self._groups: dict[str, Groups] = {}
         self._journal = journal
         self._records = Records(plan, journal)
@@ -233,17 +233,17 @@ class Evaluation:
         await self._build_profiles(memory, phase.name)
         for name in plan.learners:  # its personas go on from those of the phase before
             episodes: Literal["retrieved", "none"] = "none" if name == "without_memory" else "retrieved"
-            view = self._aligned.setdefault(name, View(memory, episodes=episodes))
+            view = self._aligned.setdefault(name, MemoryView(memory, episodes=episodes))
             await self._align(phase.name, name, view)
-        own = self._aligned.get("personaagent") or View(memory)
+        own = self._aligned.get("personaagent") or MemoryView(memory)
         other = plan.neighbours
         wrong = {
-            "wrong_user": View(memory, personas_of=own, memory_as=other, persona_as=other),
-            "wrong_persona": View(memory, personas_of=own, persona_as=other),
+            "wrong_user": MemoryView(memory, personas_of=own, memory_as=other, persona_as=other),
+            "wrong_persona": MemoryView(memory, personas_of=own, persona_as=other),
         }
         for asked in plan.asked_in(phase.name):
             if asked.name in wrong and not plan.needs_model:  # what memory alone says of another user
-                method: Method = EvidenceAlone(View(memory, memory_as=other), self._agent)
+                method: Method = EvidenceAlone(MemoryView(memory, memory_as=other), self._agent)
             elif asked.name in wrong:  # a control: every user is answered as the next one
                 method = Answering(Agent(self._llm, wrong[asked.name], self._agent))
             else:
@@ -264,7 +264,7 @@ class Evaluation:
         await self._learn_commons(memory)
         await self._build_profiles(memory, stage)
         for asked in tests:
-            view = View(memory)
+            view = MemoryView(memory)
             if asked.name == "personaagent":
                 await self._align(stage, asked.name, view)
             await self._answer_all(asked, Answering(Agent(self._llm, view, self._agent)))
@@ -318,7 +318,7 @@ class Evaluation:
         self._begin(f"{stage}: profiles", len(users) - len(missing), len(users))
         await together(one(user) for user in missing)
 
-    async def _align(self, stage: str, name: str, view: View) -> None:
+    async def _align(self, stage: str, name: str, view: MemoryView) -> None:
         """Align in a view for the method `name` who is not aligned yet, and put back the personas of the others."""
         agent = Agent(self._llm, view, agent_settings(name, self._agent))
         aligner = Aligner(agent, view, self._embedder, self._alignment, self._teacher)
@@ -336,7 +336,7 @@ class Evaluation:
             return _counted_for(user, tallies)
 
         def on_result(result: AlignmentResult) -> None:
-            done = Aligned(result, view.own_personas(result.user), tallies.pop(result.user))
+            done = AlignedRecord(result, view.own_personas(result.user), tallies.pop(result.user))
             self._records.add_alignment(stage, name, done)
             self._watch.step()
             down = done.failure == UnavailableError.code
@@ -347,7 +347,7 @@ class Evaluation:
 
     # Testing
 
-    async def _answer_all(self, asked: Asked, method: Method) -> None:
+    async def _answer_all(self, asked: AskedItem, method: Method) -> None:
         """All items of all users in flight together, a user's items next to each other for the prefix cache."""
         items = asked.items
         missing = [n for n in range(len(items)) if self._records.answer(asked, n) is None]

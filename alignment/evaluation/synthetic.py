@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import MappingProxyType
 
-from alignment.evaluation.datasets import Benchmark, Phase
-from alignment.evaluation.synthetic_bundles import TESTED, Asked, Bundles, Heard, best, bundle_user, gumbel
+from alignment.evaluation.benchmark import Benchmark, Phase
+from alignment.evaluation.synthetic_bundles import TESTED, BundleQuestion, Bundles, Heard, best, bundle_user, gumbel
 from alignment.evaluation.synthetic_texts import article
 from alignment.evaluation.synthetic_things import ANSWERS, HABITS, THING_FRAMES, THINGS
 from personaagent.errors import InvalidInput
@@ -69,7 +69,7 @@ def synthetic(world: str, users: int = 20, seed: int = 0) -> Benchmark:
     return Benchmark(name=f"synthetic-{world}", users=names, phases=phases)
 
 
-def _interaction(user: str, number: int, at: int, asked: Asked) -> Interaction:
+def _interaction(user: str, number: int, at: int, asked: BundleQuestion) -> Interaction:
     return Interaction(
         id=f"{user}-{at:03d}",
         user=user,
@@ -90,7 +90,7 @@ def _unseen_user(seed: str, number: int) -> dict[str, Heard]:
     liking = {noun: [mean + rng.gauss(0, 1.5) for mean in shared[noun]] for noun in nouns}
     mixed = {noun: [rng.sample(names, len(names)) for names in THINGS[noun]] for noun in nouns}
 
-    def ask(learning: bool) -> Asked:
+    def ask(learning: bool) -> BundleQuestion:
         noun = rng.choice(nouns)
         clusters = rng.sample(range(len(THINGS[noun])), rng.randint(2, 4))
         names = (mixed[noun][c] for c in clusters)
@@ -98,7 +98,7 @@ def _unseen_user(seed: str, number: int) -> dict[str, Heard]:
         utilities = tuple(liking[noun][c] for c in clusters)
         heard = [u + 0.4 * gumbel(rng) for u in utilities] if learning else utilities
         query = rng.choice(THING_FRAMES).format(noun=noun, a=article(noun))
-        return Asked(query, choices, utilities, choices[best(heard)])
+        return BundleQuestion(query, choices, utilities, choices[best(heard)])
 
     learned = [ask(learning=True) for _ in range(rng.randint(24, 48))]
     return {"newest": Heard(learned, [ask(learning=False) for _ in range(TESTED)])}
@@ -110,9 +110,9 @@ def _habits_user(seed: str, number: int) -> dict[str, Heard]:
     wordings = {at: rng.sample(words, 2) for at, words in enumerate(HABITS)}
     before = {at: rng.sample([a for a in ANSWERS if a != habit[at]], 3) for at in habit}
 
-    def ask(at: int, query: str, others: Sequence[str]) -> Asked:
+    def ask(at: int, query: str, others: Sequence[str]) -> BundleQuestion:
         choices = rng.sample((habit[at], *others), 1 + len(others))
-        return Asked(query, tuple(choices), tuple(float(c == habit[at]) for c in choices), habit[at])
+        return BundleQuestion(query, tuple(choices), tuple(float(c == habit[at]) for c in choices), habit[at])
 
     def distractors(at: int) -> list[str]:
         own = rng.sample([a for other, a in habit.items() if other != at and a not in before[at]], 2)
@@ -131,12 +131,14 @@ def _constant_user(seed: str, number: int) -> dict[str, Heard]:
     favourite = rng.choice(names)
     others = [name for name in names if name != favourite]
 
-    def ask(offered: bool) -> Asked:
+    def ask(offered: bool) -> BundleQuestion:
         n = rng.randint(2, 5)
         choices = rng.sample((favourite, *rng.sample(others, n - 1)), n) if offered else rng.sample(others, n)
         utilities = tuple(float(c == favourite) for c in choices)
         truth = favourite if offered else rng.choice(choices)
-        return Asked(rng.choice(THING_FRAMES).format(noun=noun, a=article(noun)), tuple(choices), utilities, truth)
+        return BundleQuestion(
+            rng.choice(THING_FRAMES).format(noun=noun, a=article(noun)), tuple(choices), utilities, truth
+        )
 
     learned = [ask(rng.random() < 0.6) for _ in range(rng.randint(24, 48))]
     return {"newest": Heard(learned, [ask(True) for _ in range(TESTED)])}

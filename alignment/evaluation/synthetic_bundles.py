@@ -20,14 +20,14 @@ from alignment.evaluation.synthetic_texts import (
     render,
 )
 
-__all__ = ["TESTED", "Asked", "Bundles", "Heard", "best", "bundle_user", "gumbel"]
+__all__ = ["TESTED", "BundleQuestion", "Bundles", "Heard", "best", "bundle_user", "gumbel"]
 
 TESTED = 12  # per user and phase
 GRADES = ("1", "2", "3", "4", "5")
 SHARED = OWN = 0.7  # spread of a preference over attributes in the population, and over users around it
 
 
-class Asked(NamedTuple):
+class BundleQuestion(NamedTuple):
     """One request, what its options are worth to the user, and what the user said."""
 
     query: str
@@ -39,8 +39,8 @@ class Asked(NamedTuple):
 class Heard(NamedTuple):
     """What one user says in one phase."""
 
-    learned: list[Asked]
-    tested: list[Asked]
+    learned: list[BundleQuestion]
+    tested: list[BundleQuestion]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def bundle_user(world: Bundles, seed: str, number: int) -> dict[str, Heard]:
     situations = {domain.noun: rng.choice(CONTEXTS) for domain in domains}
     grade = _grading(rng, taste, domains)
 
-    def ask(noisy: bool) -> Asked:
+    def ask(noisy: bool) -> BundleQuestion:
         domain = rng.choice(domains)
         if world.rated:
             return _rated(rng, domain, form, taste, grade, noisy)
@@ -108,7 +108,7 @@ def bundle_user(world: Bundles, seed: str, number: int) -> dict[str, Heard]:
         heard = [u + world.gumbel * gumbel(rng) for u in utilities] if noisy or world.blank else utilities
         chosen = rng.randrange(len(bundles)) if noisy and rng.random() < world.careless else best(heard)
         choices = tuple(render(domain, levels, form) for levels in bundles)
-        return Asked(query, choices, utilities, choices[chosen])
+        return BundleQuestion(query, choices, utilities, choices[chosen])
 
     result: dict[str, Heard] = {}
     for at, phase in enumerate(world.phases):
@@ -181,13 +181,13 @@ def _rated(
     taste: _Taste,
     grade: Callable[[Domain, Sequence[int]], float],
     noisy: bool,
-) -> Asked:
+) -> BundleQuestion:
     levels = _bundles(rng, domain, 1)[0]
     exact = grade(domain, levels)
     ideal = min(5, max(1, round(exact)))
     heard = min(5, max(1, round(exact + rng.gauss(0, 0.4)))) if noisy else ideal
     query = rng.choice(RATING_FRAMES).format(noun=domain.noun, text=render(domain, levels, form))
-    return Asked(query, GRADES, tuple(-abs(float(g) - ideal) for g in GRADES), str(heard))
+    return BundleQuestion(query, GRADES, tuple(-abs(float(g) - ideal) for g in GRADES), str(heard))
 
 
 def best(utilities: Sequence[float]) -> int:

@@ -15,12 +15,12 @@ import numpy as np
 from pydantic import Field
 
 from personaagent import prompts
-from personaagent.agent.contrast import MAX_SAMPLES, Samples, Setting, best_of, checked_samples
+from personaagent.agent.contrast import MAX_SAMPLES, Samples, SampleSetting, best_of, checked_samples
 from personaagent.agent.copying import Copy, Said, copied
 from personaagent.agent.decision import Choice, decide, score_options
 from personaagent.agent.prompt import query_of
 from personaagent.agent.tools import MARK, MemoryTools, parse_tool_call, strip_tool_calls
-from personaagent.agent.view import Saw, View, without_persona
+from personaagent.agent.view import PromptView, Saw, without_persona
 from personaagent.base import readable
 from personaagent.errors import (
     ConflictError,
@@ -285,7 +285,7 @@ class Agent:
         messages = (Message(role="user", content=interaction.query),)
         query = self.replay_query(interaction, persona, decisions, without)
         recall = await self.memory.recall(interaction.user, query)
-        view = View.of(persona, recall, interaction.choices, {interaction.id, *without})
+        view = PromptView.of(persona, recall, interaction.choices, {interaction.id, *without})
         if interaction.choices:
             lm: tuple[float, ...] | None = None
             usage = Usage()
@@ -330,7 +330,7 @@ class Agent:
         if turn.explain and turn.choices and decision.evidence:
             asking = asking.model_copy(update={"explain": True})
         recall = await self.memory.recall(turn.user, asking)
-        view = View.of(persona, recall, turn.choices)
+        view = PromptView.of(persona, recall, turn.choices)
         interaction = turn.interaction_id or uuid.uuid4().hex  # `placed` has given it one
         recalled = tuple(e.interaction.id for e in recall.episodes)
         if turn.choices:
@@ -439,7 +439,7 @@ class Agent:
     async def _option_scores(
         self,
         messages: Sequence[Message],
-        view: View,
+        view: PromptView,
         choices: Sequence[str],
         priority: int,
     ) -> tuple[tuple[float, ...], Usage]:
@@ -455,7 +455,7 @@ class Agent:
     async def _act(
         self,
         turn: Turn,
-        view: View,
+        view: PromptView,
         tools: MemoryTools,
         streaming: bool,
         samples: Samples = Samples(),  # noqa: B008  # immutable
@@ -506,7 +506,7 @@ class Agent:
                                 result = piece
                 elif samples.count > 1 and not trail:
                     texts, allowed = _sources(turn, view, habits or {})
-                    against = Setting(without_persona(turn.messages, offered), texts, allowed)
+                    against = SampleSetting(without_persona(turn.messages, offered), texts, allowed)
                     result, chosen = await best_of(self.llm, request, samples.count, against)
                 else:
                     result, chosen = await self.llm.chat(request), samples
@@ -566,7 +566,7 @@ def _cut(trail: list[Message]) -> bool:
     return bool(shorter)
 
 
-def _sources(turn: Turn, view: View, habits: Mapping[str, Said]) -> tuple[list[Said], list[str]]:
+def _sources(turn: Turn, view: PromptView, habits: Mapping[str, Said]) -> tuple[list[Said], list[str]]:
     """What an answer may copy from, and what it may repeat: the conversation and what the persona says."""
     return list({**habits, **view.said}.values()), [*(m.text for m in turn.messages), view.persona.text]
 

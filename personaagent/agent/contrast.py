@@ -22,7 +22,7 @@ from personaagent.errors import ContextLengthExceeded, InvalidInput
 from personaagent.protocols import LLM, Likely, likely
 from personaagent.types import ChatRequest, ChatResult, LikelihoodRequest, Message, Usage
 
-__all__ = ["MAX_SAMPLES", "Samples", "Setting", "best_of", "checked_samples"]
+__all__ = ["MAX_SAMPLES", "SampleSetting", "Samples", "best_of", "checked_samples"]
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Samples(Frozen):
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class SampleSetting:
     """What answers are compared against: the prompt without the user, what the user said before, what may be repeated."""
 
     bare: tuple[Message, ...]
@@ -83,7 +83,7 @@ def checked_samples(llm: LLM, asked: int | None, default: int, whole_text: bool)
     return Samples(note=UNTOLD.format(count=count))
 
 
-async def best_of(llm: LLM, request: ChatRequest, count: int, against: Setting) -> tuple[ChatResult, Samples]:
+async def best_of(llm: LLM, request: ChatRequest, count: int, against: SampleSetting) -> tuple[ChatResult, Samples]:
     """The best of several answers to one request, with the usage of all; or the first one's call of a memory tool.
 
     The first is what one answer alone would have been, so that it can only be replaced by a better one. They share their

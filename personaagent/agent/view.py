@@ -13,7 +13,7 @@ from personaagent.claims import Exemplar
 from personaagent.persona.persona import standing
 from personaagent.types import Decision, Episode, Message, PersonaDraft, Recall
 
-__all__ = ["Saw", "View", "without_persona"]
+__all__ = ["PromptView", "Saw", "without_persona"]
 
 
 class Saw(Frozen):
@@ -25,7 +25,7 @@ class Saw(Frozen):
 
 
 @dataclass
-class View:
+class PromptView:
     """What of a persona and of memory stands in a prompt. If it does not fit, episodes give way first, then exemplars."""
 
     persona: PersonaDraft
@@ -39,7 +39,7 @@ class View:
         recall: Recall,
         choices: Sequence[str] | None,
         without: Collection[str] = (),
-    ) -> View:
+    ) -> PromptView:
         """Everything that is shown to a request, but for exemplars taken from the interactions `without`."""
         kept = [e for e in persona.exemplars if e.source not in without]
         episodes, exemplars = beside(recall.episodes, kept, persona.decision, choices)

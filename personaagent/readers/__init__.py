@@ -9,10 +9,10 @@ from types import MappingProxyType
 
 from personaagent.errors import InvalidInput
 from personaagent.readers import history, lamp, movielens, pahf
-from personaagent.readers.base import LineError, ReadResult, Record
 from personaagent.readers.lamp import lamp_tests
 from personaagent.readers.movielens import movielens_split
 from personaagent.readers.pahf import pahf_phase
+from personaagent.readers.read_result import LineError, ReadResult, Record
 
 __all__ = [
     "FORMATS",

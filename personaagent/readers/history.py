@@ -16,8 +16,8 @@ from typing import IO
 
 from personaagent.errors import FutureTimeError
 from personaagent.memory.incoming import InteractionLine, Reading, first_times
-from personaagent.readers.base import ReadResult, Record, loads, opened, why
 from personaagent.readers.kinds import refuse_other_kinds
+from personaagent.readers.read_result import ReadResult, Record, loads, opened, why
 from personaagent.types import Interaction, Persona, Profile, utc_now
 
 __all__ = ["read"]

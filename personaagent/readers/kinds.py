@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from personaagent.errors import InvalidInput
-from personaagent.readers.base import existing
+from personaagent.readers.read_result import existing
 
 __all__ = ["refuse_other_kinds"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from personaagent.errors import InvalidInput
-from personaagent.readers.base import ReadResult, checked, json_items, loads, opened, why
+from personaagent.readers.read_result import ReadResult, checked, json_items, loads, opened, why
 from personaagent.types import MAX_TEXT, Interaction
 
 __all__ = ["CATEGORIES", "STARS", "TAGS", "TASKS", "lamp_label", "lamp_tests", "read"]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from personaagent.errors import InvalidInput
-from personaagent.readers.base import ReadResult, checked, why
+from personaagent.readers.read_result import ReadResult, checked, why
 from personaagent.types import Interaction
 
 __all__ = ["QUESTION", "RATINGS", "Movie", "movielens_split", "read", "split_newest"]

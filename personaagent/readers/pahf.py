@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from personaagent.errors import InvalidInput
-from personaagent.readers.base import ReadResult, json_items, why
+from personaagent.readers.read_result import ReadResult, json_items, why
 from personaagent.types import Interaction
 
 __all__ = ["LEARNING", "PHASES", "pahf_phase", "read"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from alignment.evaluation.peers import run_peers
-from alignment.memory_views import View
+from alignment.memory_views import MemoryView
 from personaagent.agent.agent import Agent
 from personaagent.errors import UnavailableError
 from personaagent.memory.local import LocalMemory
@@ -22,8 +22,9 @@ from serve.bench.bare_engine import replay
 from serve.bench.scripted_job import scripted
 from serve.runtime.system import System
 
-__all__ = ["measure", "scripted"]
+__all__ = ["measure", "run", "scripted"]
 
+SCRIPTED_USERS = (1_000, 10_000)
 IDLE_CHATS = 40
 SEQUENTIAL_SHARE = 4  # one in so many users is aligned one call at a time; all of them would take minutes
 PEER_USERS = 3
@@ -65,7 +66,7 @@ async def measure(settings: Settings, users: int, *, peers: bool, progress: Prog
             memory: Memory = system.memory if own_cluster else LocalMemory(system.embedder)
             names = await fill(memory, own.alignment, users)
             others = await fill(memory, own.alignment, PROBERS, first=users)
-            chatting = Agent(system.llm, View(memory), own.agent)
+            chatting = Agent(system.llm, MemoryView(memory), own.agent)
 
             async def aligned(label: str, who: list[str], **how: bool) -> Measured:
                 salt = label if own.llm.base_url is None else None
@@ -117,7 +118,7 @@ async def measure(settings: Settings, users: int, *, peers: bool, progress: Prog
 async def _peers(llm: LLM, memory: Memory, settings: Settings, users: list[str]) -> dict[str, Any]:
     chosen = users[:PEER_USERS]
     histories = [await memory.latest(user, 1000, with_truth=True) for user in chosen]
-    agent = Agent(llm, View(memory), settings.agent)
+    agent = Agent(llm, MemoryView(memory), settings.agent)
     personas = [(await agent.ensure_persona(user)).text for user in chosen]
     return dict(await run_peers(llm, histories, personas))
 
@@ -130,3 +131,37 @@ def _engine_of(settings: Settings, model: str) -> tuple[dict[str, Any], dict[str
     config = llm_config(settings, model)
     arguments, environment = cpu_fit(settings) if config.accelerator_config.kind == "cpu" else ({}, {})
     return {**config.engine_kwargs, **arguments}, {**(config.runtime_env or {}).get("env_vars", {}), **environment}
+
+
+async def run(
+    settings: Settings,
+    users: int = 32,
+    *,
+    scripted_users: Sequence[int] = SCRIPTED_USERS,
+    peers: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """`personaagent bench alignment`: start the real system, measure, end it; then the scripted part.
+
+    Args:
+        settings: the model and how alignment works. The store is a temporary one; no user's data is touched.
+        users: made-up users to align.
+        scripted_users: sizes of the scripted population.
+        peers: also run TextGrad and GEPA where they are installed.
+        progress: called with what is being done, steps done and steps in all.
+
+    Raises:
+        UnavailableError, InvalidInput: the engine does not start.
+    """
+    tell = progress or (lambda what, done, total: None)
+    result = await measure(settings, users, peers=peers, progress=tell)
+    # Small searches: what is asked is whether the cost per user and the driver's memory depend on the population.
+    small = settings.alignment.model_copy(update={"held_out": 4, "candidates": 1, "profile": False})
+    sizes = {}
+    for n, size in enumerate(scripted_users):
+        tell("scripted users", n, len(scripted_users))
+        sizes[str(size)] = await scripted(size, small)
+    result["scripted_ms_per_user"] = {size: round(cell["ms_per_user"], 2) for size, cell in sizes.items()}
+    result["scripted_rss_mb"] = {size: round(cell["rss_mb"], 1) for size, cell in sizes.items()}
+    result["scripted_failed"] = {size: int(cell["failed"]) for size, cell in sizes.items()}
+    return result

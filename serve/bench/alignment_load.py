@@ -4,7 +4,7 @@ Words of a persona are judged by likelihoods of what users said, where the model
 answers. The former is measured in full; the latter stands beside it, under `simulated`.
 
 The parts here know a model and a memory by their protocols. What starts the real system, the bare engine and a job over
-scripted users is in `serve.bench.alignment`, which is imported when `run` needs it.
+scripted users is in `serve.bench.alignment`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from alignment.aligner import Aligner
-from alignment.memory_views import View
+from alignment.memory_views import MemoryView
 from alignment.recorder import ChatOnly, Recorder, Timed, WallClock
 from personaagent.agent.agent import Agent, Turn
 from personaagent.protocols import LLM, Embedder, Memory, likely
@@ -26,9 +26,8 @@ from personaagent.settings import AlignmentSettings, Settings
 from personaagent.types import AlignmentResult, ChatRequest, LikelihoodRequest, Message, Outcome, Usage
 from serve.bench.workload import made_up_length, made_up_user
 
-__all__ = ["Measured", "align_all", "fill", "probe", "report", "run"]
+__all__ = ["Measured", "align_all", "fill", "probe", "report"]
 
-SCRIPTED_USERS = (1_000, 10_000)
 CHAT_TOKENS = 16  # of a probe's answer
 Progress = Callable[[str, int, int], None]
 
@@ -90,7 +89,7 @@ async def align_all(
     """
     started, clock = time.perf_counter(), WallClock()
     recorder = Recorder(ChatOnly(llm) if simulated else llm, salt, singly=sequential, clock=clock)
-    view = cast(Memory, Timed(View(memory), "memory", clock))
+    view = cast(Memory, Timed(MemoryView(memory), "memory", clock))
     alignment = settings.alignment
     if sequential:
         alignment = alignment.model_copy(update={"in_flight": 1})
@@ -243,42 +242,6 @@ def _between(measured: Measured) -> dict[str, Any]:
     share = sum(measured.between_s.values()) / measured.seconds
     parts = sorted(measured.between_s.items(), key=lambda part: -part[1])
     return {"share": round(share, 4), "seconds": {name: round(s / measured.users, 3) for name, s in parts}}
-
-
-async def run(
-    settings: Settings,
-    users: int = 32,
-    *,
-    scripted_users: Sequence[int] = SCRIPTED_USERS,
-    peers: bool = True,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """`personaagent bench alignment`: start the real system, measure, end it; then the scripted part.
-
-    Args:
-        settings: the model and how alignment works. The store is a temporary one; no user's data is touched.
-        users: made-up users to align.
-        scripted_users: sizes of the scripted population.
-        peers: also run TextGrad and GEPA where they are installed.
-        progress: called with what is being done, steps done and steps in all.
-
-    Raises:
-        UnavailableError, InvalidInput: the engine does not start.
-    """
-    from serve.bench.alignment import measure, scripted  # serve imports this package, so it is reached only from here
-
-    tell = progress or (lambda what, done, total: None)
-    result = await measure(settings, users, peers=peers, progress=tell)
-    # Small searches: what is asked is whether the cost per user and the driver's memory depend on the population.
-    small = settings.alignment.model_copy(update={"held_out": 4, "candidates": 1, "profile": False})
-    sizes = {}
-    for n, size in enumerate(scripted_users):
-        tell("scripted users", n, len(scripted_users))
-        sizes[str(size)] = await scripted(size, small)
-    result["scripted_ms_per_user"] = {size: round(cell["ms_per_user"], 2) for size, cell in sizes.items()}
-    result["scripted_rss_mb"] = {size: round(cell["rss_mb"], 1) for size, cell in sizes.items()}
-    result["scripted_failed"] = {size: int(cell["failed"]) for size, cell in sizes.items()}
-    return result
 
 
 def _percentile(values: Sequence[float], q: float) -> float:

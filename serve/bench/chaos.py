@@ -25,9 +25,9 @@ from personaagent.settings import Settings
 from serve.bench.chaos_faults import ALIGNMENT, KINDS, Processes, check_platform
 from serve.bench.chaos_history import Fault, Status, check, recoveries
 from serve.bench.chaos_import import Importer
-from serve.bench.chaos_job import Population
+from serve.bench.chaos_job import ChaosPopulation
 from serve.bench.chaos_load import Client
-from serve.bench.chaos_record import Answer, History, Person, marks_in, shard_part
+from serve.bench.chaos_record import ChaosAnswer, History, Person, marks_in, shard_part
 from serve.bench.chaos_report import result, said
 from serve.runtime.home_lock import HomeLock
 from serve.runtime.system import System
@@ -130,7 +130,7 @@ class _Run:
         self._importer = Importer(self._memory.acting_as("import"), self.history, self._people, f"import {seed}")
         self._prober = Client(http, self.history, [], self._model, "probe")
         self._http = http
-        self.population = Population(self._home, mark, self.history, ALIGNMENT_SETTINGS)
+        self.population = ChaosPopulation(self._home, mark, self.history, ALIGNMENT_SETTINGS)
 
     def _one_per_shard(self, shards: int) -> dict[str, Person]:
         found: dict[str, Person] = {}
@@ -298,7 +298,7 @@ class _Run:
         for mark in {m for text in _texts(self._home) for m in marks_in(text)} & owner.keys():
             seen.setdefault(owner[mark], set()).add(mark)
         for user, marks in seen.items():
-            self.history.note("files", user, began, Answer(Status.OK, 200), saw=marks)
+            self.history.note("files", user, began, ChaosAnswer(Status.OK, 200), saw=marks)
 
 
 def _texts(home: Path) -> Iterable[str]:

@@ -13,7 +13,7 @@ from ray.serve.exceptions import RayServeException
 from personaagent.errors import PersonaAgentError
 from personaagent.types import AppendResult, Interaction, utc_now
 from serve.bench.chaos_history import Status
-from serve.bench.chaos_record import Answer, History, Person
+from serve.bench.chaos_record import ChaosAnswer, History, Person
 
 __all__ = ["Importer"]
 
@@ -23,7 +23,7 @@ PAUSE_S = 2.0  # between two imports, on average
 DRINKS = ("tea", "coffee", "water")
 
 
-class Target(Protocol):
+class ChaosTarget(Protocol):
     """The memory that is written to."""
 
     async def incarnations(self) -> tuple[int, ...]:
@@ -40,7 +40,7 @@ class Target(Protocol):
 class Importer:
     """Imports interactions of a few users at a time. Whoever is forgotten after an import has begun must not get them."""
 
-    def __init__(self, memory: Target, history: History, people: Sequence[Person], seed: str) -> None:
+    def __init__(self, memory: ChaosTarget, history: History, people: Sequence[Person], seed: str) -> None:
         self._memory = memory
         self._history = history
         self._people = people
@@ -57,7 +57,7 @@ class Importer:
         marks = {p.name: [self._history.mark() for _ in range(self._rng.randint(1, 3))] for p in people}
         items = [self._interaction(name, mark) for name, of in marks.items() for mark in of]
         for _ in range(2):
-            began, answer = self._history.clock(), Answer()
+            began, answer = self._history.clock(), ChaosAnswer()
             await self._append(items, answer)
             for person in people:
                 self._history.note(
@@ -72,7 +72,7 @@ class Importer:
             if answer.status is not Status.UNKNOWN or self._rng.random() < 0.5:
                 return
 
-    async def _append(self, items: Sequence[Interaction], answer: Answer) -> None:
+    async def _append(self, items: Sequence[Interaction], answer: ChaosAnswer) -> None:
         try:
             async with asyncio.timeout(CALL_S):
                 incarnations = await self._memory.incarnations()

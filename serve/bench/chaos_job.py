@@ -15,17 +15,17 @@ from actors.jobs.run_folder import read_results
 from personaagent.errors import PersonaAgentError
 from serve.bench.chaos_faults import ALIGNMENT
 from serve.bench.chaos_history import Status
-from serve.bench.chaos_record import Answer, History
+from serve.bench.chaos_record import ChaosAnswer, History
 from serve.runtime import ray_cluster as cluster
 
-__all__ = ["Population"]
+__all__ = ["ChaosPopulation"]
 
 POLL_S = 0.25
 AGAIN_S = 2.0
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Population:
+class ChaosPopulation:
     """Aligns everybody, again and again, in processes of its own."""
 
     def __init__(self, home: Path, mark: str, history: History, settings: Mapping[str, Any]) -> None:
@@ -85,7 +85,7 @@ class Population:
                 self._planned[name] = self._history.clock()
             there = len(list((self._home / "runs" / name).glob("part-*.parquet")))
             if there > parts:
-                self._history.note("align", "", before, Answer(Status.OK, 200), needs={ALIGNMENT})
+                self._history.note("align", "", before, ChaosAnswer(Status.OK, 200), needs={ALIGNMENT})
             parts, looked = there, now
 
     def _count(self, code: int, told: bytes) -> None:
@@ -105,4 +105,4 @@ class Population:
             except PersonaAgentError:  # all of it was erased
                 continue
             for result in results:
-                self._history.note("results", result.user, looked, Answer(Status.OK, 200), run=planned)
+                self._history.note("results", result.user, looked, ChaosAnswer(Status.OK, 200), run=planned)

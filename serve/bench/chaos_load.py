@@ -18,7 +18,7 @@ from urllib.parse import quote
 import httpx
 
 from serve.bench.chaos_history import Operation, Status
-from serve.bench.chaos_record import ENGINE, ROUTER, Answer, History, Person, marks_in
+from serve.bench.chaos_record import ENGINE, ROUTER, ChaosAnswer, History, Person, marks_in
 
 __all__ = ["Client"]
 
@@ -238,17 +238,17 @@ class Client:
 
     # HTTP
 
-    async def _send(self, method: str, path: str, body: Any, timeout_s: float) -> Answer:
-        answer = Answer()
+    async def _send(self, method: str, path: str, body: Any, timeout_s: float) -> ChaosAnswer:
+        answer = ChaosAnswer()
         async with self._sent(answer, timeout_s):
             response = await self._http.request(method, path, json=body, headers=DELIBERATE, timeout=timeout_s)
             answer.code, answer.text = response.status_code, response.text
             answer.judge()
         return answer
 
-    async def _streamed(self, body: Any, at_first: Callable[[], None] | None) -> Answer:
+    async def _streamed(self, body: Any, at_first: Callable[[], None] | None) -> ChaosAnswer:
         """A streamed chat. Only its finish reason says that it is remembered; an error after that cannot be."""
-        answer, finished = Answer(), False
+        answer, finished = ChaosAnswer(), False
         async with (
             self._sent(answer, CHAT_S),
             self._http.stream("POST", "/v1/chat/completions", json=body, timeout=CHAT_S) as response,
@@ -275,7 +275,7 @@ class Client:
         return answer
 
     @asynccontextmanager
-    async def _sent(self, answer: Answer, timeout_s: float) -> AsyncIterator[None]:
+    async def _sent(self, answer: ChaosAnswer, timeout_s: float) -> AsyncIterator[None]:
         """Bounds a call; what went wrong is in the answer."""
         try:
             async with asyncio.timeout(timeout_s):

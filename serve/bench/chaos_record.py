@@ -16,7 +16,7 @@ from actors.milvus.store_identity import shard_of
 from personaagent.types import user_key
 from serve.bench.chaos_history import Operation, Status
 
-__all__ = ["ENGINE", "ROUTER", "Answer", "History", "Person", "marks_in", "shard_part"]
+__all__ = ["ENGINE", "ROUTER", "ChaosAnswer", "History", "Person", "marks_in", "shard_part"]
 
 ROUTER, ENGINE = "router", "engine"  # parts that operations need, beside the shards
 MARK = re.compile(r"zq[a-p]{12}")  # so long that a model that garbles one does not hit another
@@ -42,7 +42,7 @@ class Person:
 
 
 @dataclass
-class Answer:
+class ChaosAnswer:
     """What came back of a call. `started` is when the first piece of a streamed answer was there."""
 
     status: Status = Status.UNKNOWN
@@ -83,7 +83,7 @@ class History:
         """A new mark."""
         return "zq" + "".join(self._marks.choice("abcdefghijklmnop") for _ in range(12))
 
-    def note(self, kind: str, user: str, began: float, answer: Answer, **fields: Any) -> Operation:
+    def note(self, kind: str, user: str, began: float, answer: ChaosAnswer, **fields: Any) -> Operation:
         """Add an operation that ended now; `fields` are of `Operation`."""
         self._number += 1
         self.answers[f"{kind} {answer.error or answer.code or 'no answer'}"] += 1

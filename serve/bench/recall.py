@@ -14,7 +14,7 @@ from personaagent.memory.index import EpisodeIndex
 from personaagent.memory.store import Row, microseconds, pack
 from personaagent.protocols import Embedder
 from personaagent.types import RecallQuery
-from serve.bench.recall_histories import KINDS, History, history
+from serve.bench.recall_histories import KINDS, RecallHistory, history
 
 __all__ = ["METHODS", "TOP", "compare", "fused"]
 
@@ -72,7 +72,7 @@ async def compare(
     return result
 
 
-async def _count(embedder: Embedder, made: History, hits: dict[str, dict[int, int]]) -> None:
+async def _count(embedder: Embedder, made: RecallHistory, hits: dict[str, dict[int, int]]) -> None:
     items = await embed_interactions(embedder, made.interactions)
     index = EpisodeIndex(len(items[0].query_vector))
     for arrived, item in enumerate(items, 1):

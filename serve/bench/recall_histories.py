@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from personaagent.types import Interaction
 from serve.bench.recall_texts import DOCUMENTS, LANGUAGES, REQUESTS, SMALL_TALK, SUBJECTS, WHENS, Language, Subject
 
-__all__ = ["KINDS", "Asked", "History", "history"]
+__all__ = ["KINDS", "RecallHistory", "RecallQuestion", "history"]
 
 START = datetime(2025, 1, 6, 8, tzinfo=UTC)
 USER = "somebody"
@@ -33,7 +33,7 @@ STORY = 24  # sentences in front of a fact
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RecallQuestion:
     """A question, and the interactions of which any one answers it."""
 
     text: str
@@ -41,15 +41,15 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class RecallHistory:
     """Interactions, oldest first, and what is asked after them."""
 
     kind: str
     interactions: tuple[Interaction, ...]
-    asked: tuple[Asked, ...]
+    asked: tuple[RecallQuestion, ...]
 
 
-def history(kind: str, seed: int, held_out: bool = False) -> History:
+def history(kind: str, seed: int, held_out: bool = False) -> RecallHistory:
     """Make one up.
 
     Args:
@@ -75,11 +75,11 @@ class _Maker:
         )
         return str(number)
 
-    def history(self, asked: Sequence[Asked]) -> History:
-        return History(self._kind, tuple(self.made), tuple(asked))
+    def history(self, asked: Sequence[RecallQuestion]) -> RecallHistory:
+        return RecallHistory(self._kind, tuple(self.made), tuple(asked))
 
 
-def _requests(kind: str, rng: random.Random, held_out: bool) -> History:
+def _requests(kind: str, rng: random.Random, held_out: bool) -> RecallHistory:
     """Requests with truths: a few things for many occasions, some asked again, some with a change of mind."""
     things = REQUESTS[held_out::2]
     ways = (
@@ -102,11 +102,11 @@ def _requests(kind: str, rng: random.Random, held_out: bool) -> History:
     for t, w in rng.sample(pairs, 60):
         thing = rng.choice((things[t].thing, things[t].other))
         when = WHENS[w][rng.random() < 0.6]
-        asked.append(Asked(rng.choice(again).format(thing=thing, when=when), frozenset((newest[t, w],))))
+        asked.append(RecallQuestion(rng.choice(again).format(thing=thing, when=when), frozenset((newest[t, w],))))
     return maker.history(asked)
 
 
-def _dialogue(kind: str, rng: random.Random, held_out: bool) -> History:
+def _dialogue(kind: str, rng: random.Random, held_out: bool) -> RecallHistory:
     """Two people talk for months, without truths; what one of them told is asked for in other words."""
     people = PEOPLE[rng.randrange(len(PEOPLE))]
     turns: list[tuple[str, str, tuple[int, int] | None]] = []
@@ -135,14 +135,14 @@ def _dialogue(kind: str, rng: random.Random, held_out: bool) -> History:
         if about is not None:
             told[about] = number
     asked = [
-        Asked(question.format(who=people[p], v=values[s, p]), frozenset((number,)))
+        RecallQuestion(question.format(who=people[p], v=values[s, p]), frozenset((number,)))
         for (s, p), number in told.items()
         for question in (*subjects[s].asked, *rng.sample(NAMED, 2))
     ]
     return maker.history(asked)
 
 
-def _bundles(kind: str, rng: random.Random, held_out: bool) -> History:
+def _bundles(kind: str, rng: random.Random, held_out: bool) -> RecallHistory:
     """A program puts the same documents before (or behind) every question."""
     maker = _Maker(kind)
     asked = []
@@ -153,8 +153,8 @@ def _bundles(kind: str, rng: random.Random, held_out: bool) -> History:
             first, second = (question.format(who=who) for question in rng.sample(subject.asked, 2))
             front = rng.random() < 0.25
             number = frozenset((maker.add(_bundled(documents, first, front)),))
-            asked.append(Asked(_bundled(documents, second, front), number))
-            asked.append(Asked(second, number))
+            asked.append(RecallQuestion(_bundled(documents, second, front), number))
+            asked.append(RecallQuestion(second, number))
     return maker.history(asked)
 
 
@@ -162,7 +162,7 @@ def _bundled(documents: str, question: str, front: bool) -> str:
     return f"{question}\n\n{documents}" if front else TEMPLATE.format(documents=documents, question=question)
 
 
-def _stories(kind: str, rng: random.Random, held_out: bool) -> History:
+def _stories(kind: str, rng: random.Random, held_out: bool) -> RecallHistory:
     """Long messages, of which some come to something at their end; that is asked for in other words."""
     maker = _Maker(kind)
     asked = []
@@ -175,12 +175,14 @@ def _stories(kind: str, rng: random.Random, held_out: bool) -> History:
             story.append(rng.choice(subject.told).format(v=rng.choice(subject.values)))
         number = maker.add(" ".join(story))
         if subject in subjects:
-            asked += [Asked(question.format(who="the writer"), frozenset((number,))) for question in subject.asked]
+            asked += [
+                RecallQuestion(question.format(who="the writer"), frozenset((number,))) for question in subject.asked
+            ]
     return maker.history(asked)
 
 
-def _language(language: Language) -> Callable[[str, random.Random, bool], History]:
-    def made(kind: str, rng: random.Random, held_out: bool) -> History:
+def _language(language: Language) -> Callable[[str, random.Random, bool], RecallHistory]:
+    def made(kind: str, rng: random.Random, held_out: bool) -> RecallHistory:
         """Requests with truths in one language, asked again in the same words and in others."""
         maker = _Maker(kind)
         pairs = [(t, w) for t in language.things for w in language.whens]
@@ -191,7 +193,7 @@ def _language(language: Language) -> Callable[[str, random.Random, bool], Histor
         chosen = rng.sample(pairs, len(pairs))
         return maker.history(
             [
-                Asked(language.asked[n % 2].format(thing=t, when=w), frozenset((number[t, w],)))
+                RecallQuestion(language.asked[n % 2].format(thing=t, when=w), frozenset((number[t, w],)))
                 for n, (t, w) in enumerate(chosen)
             ]
         )
@@ -199,7 +201,7 @@ def _language(language: Language) -> Callable[[str, random.Random, bool], Histor
     return made
 
 
-KINDS: dict[str, Callable[[str, random.Random, bool], History]] = {
+KINDS: dict[str, Callable[[str, random.Random, bool], RecallHistory]] = {
     "requests": _requests,
     "dialogues": _dialogue,
     "bundles": _bundles,

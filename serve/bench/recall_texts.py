@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["DOCUMENTS", "LANGUAGES", "REQUESTS", "SMALL_TALK", "SUBJECTS", "WHENS", "Language", "Request", "Subject"]
+__all__ = [
+    "DOCUMENTS",
+    "LANGUAGES",
+    "REQUESTS",
+    "SMALL_TALK",
+    "SUBJECTS",
+    "WHENS",
+    "Language",
+    "RequestText",
+    "Subject",
+]
 
 
 class Subject(NamedTuple):
@@ -19,7 +29,7 @@ class Subject(NamedTuple):
     values: tuple[str, ...]
 
 
-class Request(NamedTuple):
+class RequestText(NamedTuple):
     """A thing that people ask to choose for them, and what they want."""
 
     thing: str
@@ -302,23 +312,23 @@ SMALL_TALK: tuple[str, ...] = (
     "Same here, some days are just like that.",
 )
 
-REQUESTS: tuple[Request, ...] = (
-    Request("tea", "hot drink of leaves", ("mint tea", "black tea with milk", "green tea", "rooibos")),
-    Request("wine", "bottle", ("a dry red", "a light white", "a rosé", "no wine at all")),
-    Request("music", "playlist", ("piano jazz", "old soul", "string quartets", "silence")),
-    Request("film", "movie", ("a western", "a documentary", "a comedy", "a silent classic")),
-    Request("shoes", "footwear", ("trail shoes", "brown boots", "sandals", "white trainers")),
-    Request("jacket", "coat", ("the blue parka", "a denim jacket", "a raincoat", "the wool cape")),
-    Request("seat", "place", ("an aisle seat", "a window seat", "the last row", "near the door")),
-    Request("hotel", "place to stay", ("a small guesthouse", "a business hotel", "a hostel", "a cabin")),
-    Request("bread", "loaf", ("rye bread", "a baguette", "sourdough", "crispbread")),
-    Request("cheese", "dairy board", ("goat cheese", "an old gouda", "blue cheese", "feta")),
-    Request("game", "pastime", ("chess", "a card game", "charades", "a crossword")),
-    Request("gift", "present", ("a book", "flowers", "a voucher", "homemade jam")),
-    Request("route", "way", ("along the river", "the motorway", "through the forest", "the shortest one")),
-    Request("lamp", "light", ("the dim floor lamp", "candles", "the bright desk lamp", "fairy lights")),
-    Request("pillow", "cushion", ("the flat one", "a feather pillow", "a neck roll", "none")),
-    Request("soup", "broth", ("tomato soup", "miso", "pea soup", "chicken broth")),
+REQUESTS: tuple[RequestText, ...] = (
+    RequestText("tea", "hot drink of leaves", ("mint tea", "black tea with milk", "green tea", "rooibos")),
+    RequestText("wine", "bottle", ("a dry red", "a light white", "a rosé", "no wine at all")),
+    RequestText("music", "playlist", ("piano jazz", "old soul", "string quartets", "silence")),
+    RequestText("film", "movie", ("a western", "a documentary", "a comedy", "a silent classic")),
+    RequestText("shoes", "footwear", ("trail shoes", "brown boots", "sandals", "white trainers")),
+    RequestText("jacket", "coat", ("the blue parka", "a denim jacket", "a raincoat", "the wool cape")),
+    RequestText("seat", "place", ("an aisle seat", "a window seat", "the last row", "near the door")),
+    RequestText("hotel", "place to stay", ("a small guesthouse", "a business hotel", "a hostel", "a cabin")),
+    RequestText("bread", "loaf", ("rye bread", "a baguette", "sourdough", "crispbread")),
+    RequestText("cheese", "dairy board", ("goat cheese", "an old gouda", "blue cheese", "feta")),
+    RequestText("game", "pastime", ("chess", "a card game", "charades", "a crossword")),
+    RequestText("gift", "present", ("a book", "flowers", "a voucher", "homemade jam")),
+    RequestText("route", "way", ("along the river", "the motorway", "through the forest", "the shortest one")),
+    RequestText("lamp", "light", ("the dim floor lamp", "candles", "the bright desk lamp", "fairy lights")),
+    RequestText("pillow", "cushion", ("the flat one", "a feather pillow", "a neck roll", "none")),
+    RequestText("soup", "broth", ("tomato soup", "miso", "pea soup", "chicken broth")),
 )
 
 WHENS: tuple[tuple[str, str], ...] = (

@@ -34,18 +34,18 @@ async def scripted(users: int, settings: AlignmentSettings) -> dict[str, float]:
 
 
 def _work(job: dict[str, Any]) -> dict[str, float]:
-    from actors.jobs.aligner_actor import Parts
-    from actors.jobs.population import Progress, run_population
+    from actors.jobs.aligner_actor import AlignerParts
+    from actors.jobs.population import RunProgress, run_population
     from serve.runtime import ray_cluster as cluster
 
     settings = AlignmentSettings.model_validate(job["settings"])
     embedder = ScriptedEmbedder(DIMENSIONS)
     memory = MadeUpMemory(made_up_length(settings), embedder)
-    parts = Parts(ScriptedEngine(), embedder, memory, AgentSettings(), settings)
+    parts = AlignerParts(ScriptedEngine(), embedder, memory, AgentSettings(), settings)
     names = [made_up_name(n) for n in range(job["users"])]
     marks: list[tuple[int, float]] = []
 
-    def note(progress: Progress) -> None:
+    def note(progress: RunProgress) -> None:
         marks.append((progress.done, time.perf_counter()))
 
     mark = uuid.uuid4().hex

@@ -16,7 +16,7 @@ from serve.cli.output import check_report, number
 from serve.cli.runner import EXIT_ERROR, Json, Run, command
 
 if TYPE_CHECKING:
-    from actors.jobs.population import Estimate, Progress
+    from actors.jobs.population import CostEstimate, RunProgress
     from actors.jobs.run_folder import RunFolder
     from personaagent.types import AlignmentResult
     from serve.runtime.system import System
@@ -84,17 +84,17 @@ async def align(
 async def _population(
     run: Run, system: System, users: Sequence[str], name: str, everybody: Sequence[str], held: RunFolder | None
 ) -> list[AlignmentResult]:
-    from actors.jobs.aligner_actor import Parts
+    from actors.jobs.aligner_actor import AlignerParts
     from actors.jobs.population import learn_commons, run_population
 
-    parts = Parts(system.llm, system.embedder, system.memory, system.settings.agent, system.settings.alignment)
+    parts = AlignerParts(system.llm, system.embedder, system.memory, system.settings.agent, system.settings.alignment)
     run.output.note(f"run {name}; if it is interrupted, `personaagent align --run-id {name}` goes on")
     if everybody and (learned := await learn_commons(parts, everybody, name, system.settings.home, held)) is not None:
         common = f"learned what {learned.users} people have in common"
         run.output.note(common if learned.foretells else "people have nothing in common that predicts what they choose")
     with run.output.progress("aligning", len(users)) as tell:
 
-        def on_progress(p: Progress) -> None:
+        def on_progress(p: RunProgress) -> None:
             left = "" if p.eta_s is None else f", {p.eta_s:.0f} s left"
             rates = f"{p.users_per_s:.2f} users/s, {p.tokens_per_s:,.0f} tokens/s{left}"
             tell("aligning", p.done, p.total, f"{p.accepted_share:.0%} accepted, {rates}")
@@ -103,7 +103,7 @@ async def _population(
         return await run.in_thread(lambda: run_population(parts, users, name, home, on_progress, held))
 
 
-def _estimate(run: Run, plan: Estimate) -> None:
+def _estimate(run: Run, plan: CostEstimate) -> None:
     run.output.result({"users": plan.users, "llm_calls": plan.calls, "tokens": plan.tokens, "seconds": plan.seconds})
     if plan.tokens is None or plan.seconds is None:
         more = "tokens and time are known once a run has been measured in this home"

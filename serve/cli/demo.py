@@ -44,7 +44,7 @@ SAMPLES = 4  # of a written answer: the one that the persona makes likelier and 
 
 
 @dataclass(frozen=True)
-class Request:
+class DemoRequest:
     """A request that two users make, and between what, if it is a closed choice."""
 
     text: str
@@ -53,12 +53,12 @@ class Request:
 
 
 REQUESTS = (
-    Request(
+    DemoRequest(
         "I'm starving. What shall I order for lunch?",
         ("bruno", "elif"),
         ("falafel bowl", "grilled steak", "miso soup", "pizza"),
     ),
-    Request("Robin invites me to a picnic on Sunday. Write my reply.", ("farid", "hugo")),
+    DemoRequest("Robin invites me to a picnic on Sunday. Write my reply.", ("farid", "hugo")),
 )
 
 
@@ -68,7 +68,7 @@ class Story:
 
     model: str = ""
     imported: Imported = field(default_factory=Imported)
-    answers: list[tuple[Request, list[Reply]]] = field(default_factory=list)  # before alignment
+    answers: list[tuple[DemoRequest, list[Reply]]] = field(default_factory=list)  # before alignment
     later: list[list[Reply]] = field(default_factory=list)  # and after it, in the same order
     effect: Effect | None = None  # None: the model's server does not tell likelihoods
     results: list[AlignmentResult] = field(default_factory=list)
@@ -177,12 +177,12 @@ async def _answer(run: Run, system: System) -> list[list[Reply]]:
 
 
 async def _align(run: Run, system: System, story: Story) -> None:
-    from actors.jobs.aligner_actor import Parts, align_users
+    from actors.jobs.aligner_actor import AlignerParts, align_users
     from personaagent.types import Outcome
 
     users = sorted(story.imported.users)
     settings = system.settings
-    parts = Parts(system.llm, system.embedder, system.memory, settings.agent, settings.alignment)
+    parts = AlignerParts(system.llm, system.embedder, system.memory, settings.agent, settings.alignment)
     run.output.show()
     started = time.perf_counter()
     with run.output.progress("aligning", len(users)) as tell:

@@ -243,7 +243,7 @@ async def bench(
     long the others wait, and how soon after it a single chat is as quick as before.
     """
     if what is Bench.ALIGNMENT:
-        from serve.bench import alignment_load as bench_alignment
+        from serve.bench import alignment as bench_alignment
 
         run.output.divert()
         with run.output.progress(what.value) as tell:

@@ -100,7 +100,7 @@ async def expire(
     json: Json = False,
 ) -> None:
     """Delete interactions older than memory.retention_days now; a running server does so by itself."""
-    from actors.memory.retention import expire as remove
+    from actors.upkeep.retention import expire as remove
 
     settings = run.settings()
     gone = await _upkeep(run, settings, "expiring", functools.partial(remove, settings, days))

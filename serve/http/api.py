@@ -47,7 +47,7 @@ from serve.http.admission import CHATS, Admission, Load
 from serve.http.alignments import Alignments
 from serve.http.chat_fields import header_names
 from serve.http.health import Health
-from serve.http.middleware import Gate, JsonRoute, checked, decoded, error_response, failure, install_errors
+from serve.http.middleware import JsonRoute, RequestGuard, checked, decoded, error_response, failure, install_errors
 from serve.http.openapi import describe
 from serve.http.schemas import (
     RESPONSE,
@@ -157,7 +157,7 @@ def create_api(services: Services) -> FastAPI:
     _add_health(app, services, health, load)
     describe(app, keyed=bool(settings.serve.api_key))
     app.add_middleware(Admission, load=load, settings=settings.serve)
-    app.add_middleware(Gate, config=settings.serve)
+    app.add_middleware(RequestGuard, config=settings.serve)
     return app
 
 

@@ -27,7 +27,16 @@ from personaagent.settings import ServeSettings
 from personaagent.strict_json import JsonFault, NotUnicode, loads
 from serve.http.sites import Sites, deliberate, media_type, vary
 
-__all__ = ["Gate", "JsonRoute", "checked", "decoded", "error_response", "failure", "install_errors", "retry_after"]
+__all__ = [
+    "JsonRoute",
+    "RequestGuard",
+    "checked",
+    "decoded",
+    "error_response",
+    "failure",
+    "install_errors",
+    "retry_after",
+]
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +64,7 @@ _TYPE_NAMES = (
 NOT_MEANT = "a request that changes something needs the header Content-Type: application/json, or X-PersonaAgent: 1"
 
 
-class Gate:
+class RequestGuard:
     """ASGI middleware in front of everything else.
 
     Paths: servers hand over a decoded path, in which a slash of a user id looks like a separator. The path is taken from

@@ -7,14 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.gate import Gate, Table, clearly_better
+from alignment.gate import Gate, ScoreTable, clearly_better
 
 
-def table(hard: Sequence[float], soft: Sequence[float] | None = None, kept: Sequence[float] | None = None) -> Table:
+def table(
+    hard: Sequence[float], soft: Sequence[float] | None = None, kept: Sequence[float] | None = None
+) -> ScoreTable:
     def column(values: Sequence[float]) -> np.ndarray:
         return np.asarray(values, dtype=np.float32)[:, None]
 
-    return Table(
+    return ScoreTable(
         column(hard), column(hard if soft is None else soft), column([0.0] * len(hard) if kept is None else kept)
     )
 
@@ -84,7 +86,7 @@ def test_sure_candidates_rank_before_lucky_ones() -> None:
     incumbent = table([0.5] * 6)
     steady, lucky = [0.7] * 6, [1.0, 1.0, 0.5, 0.5, 0.5, 0.5]
     values = np.asarray([steady, lucky], dtype=np.float32).T
-    both = Table(values, values, np.zeros((6, 2), np.float32))
+    both = ScoreTable(values, values, np.zeros((6, 2), np.float32))
     sure = clearly_better(both, incumbent, 0.0)
     assert sure.argmax() == 0
     assert (sure > 0).all()

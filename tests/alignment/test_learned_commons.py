@@ -11,7 +11,7 @@ import pytest
 
 from alignment.evaluation.synthetic import synthetic
 from alignment.learned_commons import LEAST_USERS, learn, learn_into
-from alignment.memory_views import View
+from alignment.memory_views import MemoryView
 from personaagent.errors import ConflictError, InvalidInput
 from personaagent.evidence.commons import BINS, SIZE, Commons, Population, places
 from personaagent.memory.local import LocalMemory
@@ -191,7 +191,7 @@ async def test_learning_again_counts_up_and_drops_what_no_longer_holds() -> None
 
 async def test_a_view_reads_it_and_cannot_replace_it() -> None:
     memory = LocalMemory(HashEmbedder())
-    view = View(memory)
+    view = MemoryView(memory)
     assert await view.population() is None
     population = learned(drinkers(20))
     await memory.commit_population(population)
@@ -200,7 +200,7 @@ async def test_a_view_reads_it_and_cannot_replace_it() -> None:
         await view.commit_population(population.model_copy(update={"number": 2}))
     query = RecallQuery(text="Which one?", k=0, choices=TEA, decisions=(Decision(),))
     assert (await view.recall("new", query)).evidence == (await memory.recall("new", query)).evidence
-    hidden = (await View(memory, episodes="none").recall("new", query)).evidence[0]
+    hidden = (await MemoryView(memory, episodes="none").recall("new", query)).evidence[0]
     assert len(set(hidden)) == 1
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from alignment.aligner import Aligner
 from alignment.likelihoods import Likelihoods
-from alignment.pooled import Estimate, Place, Pool
+from alignment.pooled import Place, Pool, PooledEstimate
 from alignment.rewording import HARMFUL, Rewording, anytime, judges
 from alignment.wording import Wordings
 from personaagent.agent.agent import Agent
@@ -160,17 +160,17 @@ class Rising:
 class Told(Place):
     """A gate that knows already."""
 
-    def __init__(self, found: dict[str, Estimate]) -> None:
+    def __init__(self, found: dict[str, PooledEstimate]) -> None:
         super().__init__(Pool(1))
         self.found = found
 
-    async def join(self, user: str, gains: Mapping[str, object], shared: object = None) -> dict[str, Estimate]:
+    async def join(self, user: str, gains: Mapping[str, object], shared: object = None) -> dict[str, PooledEstimate]:
         return self.found
 
 
 @pytest.mark.parametrize("denied", [None, "gain", "served", "personal"])
 async def test_what_helps_the_others_is_not_forced_on_whom_it_harms(denied: str | None) -> None:
-    clear = Estimate(mean=1.0, error=0.01, items=6, users=8, own=1.0, own_error=0.1, freedom=30)
+    clear = PooledEstimate(mean=1.0, error=0.01, items=6, users=8, own=1.0, own_error=0.1, freedom=30)
     found = dict.fromkeys(("gain", "served", "personal", "general"), clear)
     if denied is not None:
         found[denied] = replace(clear, own=-1.0)
@@ -229,7 +229,7 @@ def test_gains_of_nothing_seldom_pass_however_often_one_looks() -> None:
 
 async def test_what_claims_are_worth_is_kept_where_the_words_stay() -> None:
     """A refused wording was measured all the same, and people ask what their claims are worth."""
-    worse = Estimate(mean=1.0, error=0.01, items=6, users=8, own=-1.0, own_error=0.1, freedom=30)
+    worse = PooledEstimate(mean=1.0, error=0.01, items=6, users=8, own=-1.0, own_error=0.1, freedom=30)
     found = dict.fromkeys(("gain", "served", "personal", "general"), worse)
     history = [said("ann", n, STYLES["ann"]) for n in range(8)]
     persona = made(counted_claims(history), Decision(), Origin.INITIAL, budget=None)
@@ -242,8 +242,8 @@ async def test_what_claims_are_worth_is_kept_where_the_words_stay() -> None:
 
 def test_harm_to_one_user_is_not_hidden_by_others() -> None:
     search = Rewording(cast(Likelihoods, None), 0.0, 0.05, 300)
-    fine = Estimate(0.5, 0.05, 6, 7, own=0.5, own_error=0.05, freedom=5)
-    drowned = Estimate(-0.1, 0.05, 2, 7, own=-1.5, own_error=0.2, freedom=1)
+    fine = PooledEstimate(0.5, 0.05, 6, 7, own=0.5, own_error=0.05, freedom=5)
+    drowned = PooledEstimate(-0.1, 0.05, 2, 7, own=-1.5, own_error=0.2, freedom=1)
     found = {"gain": fine, "served": fine, "personal": fine, "general": drowned}
     assert (search._refusal(found, 2.8) or ("",))[0] == HARMFUL
     assert search._refusal({**found, "general": fine}, 2.8) is None

@@ -20,14 +20,14 @@ from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
 import actors.memory.active_users
 import actors.memory.client
-import actors.memory.retention
+import actors.memory.expiry
 import actors.memory.shard
 import actors.milvus.connection
 import actors.milvus.lite
 import actors.milvus.milvus_store
 import actors.milvus.rows
 import personaagent.memory.changes
-from actors.memory.audit import Entry
+from actors.memory.audit import AuditEntry
 from actors.memory.client import ShardedMemory
 from actors.memory.shard import MemoryShard
 from actors.milvus.counts import UserCounts
@@ -155,9 +155,9 @@ class Audit:
         self._world = world
 
     def write(self, action: str, user_key: str, by: str, details: Mapping[str, Any], *, sync: bool = False) -> None:
-        self.write_all([Entry(action, user_key, by, details)], sync=sync)
+        self.write_all([AuditEntry(action, user_key, by, details)], sync=sync)
 
-    def write_all(self, entries: Sequence[Entry], *, sync: bool = False) -> None:
+    def write_all(self, entries: Sequence[AuditEntry], *, sync: bool = False) -> None:
         kernel = self._world.kernel
         if sync and kernel.worker is not None:
             kernel.sleep(0.0005)
@@ -187,7 +187,7 @@ class World:
         random = kernel.random
         self.embedder = embedder
         self.weather = Weather(kernel)
-        self.audit: list[tuple[float, Entry]] = []
+        self.audit: list[tuple[float, AuditEntry]] = []
         self.audit_broken = False
         self.skews: dict[int, float] = {}
         self.lite = random.random() < 0.3
@@ -296,7 +296,7 @@ class World:
             (actors.milvus.connection, "check_disk", check_disk),
             (actors.milvus.rows, "BODY_BYTES", self.body_bytes),
             (actors.milvus.milvus_store, "UserCounts", partial(UserCounts, clock=monotonic)),
-            (actors.memory.retention, "utc_now", lambda: Clock.now()),
+            (actors.memory.expiry, "utc_now", lambda: Clock.now()),
             (personaagent.memory.changes, "time", time),
             (personaagent.memory.changes, "datetime", Clock),
             (uuid, "uuid4", lambda: uuid.UUID(int=kernel.random.getrandbits(128), version=4)),

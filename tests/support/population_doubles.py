@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from actors.jobs.aligner_actor import Parts
+from actors.jobs.aligner_actor import AlignerParts
 from personaagent.memory.local import LocalMemory
 from personaagent.settings import AgentSettings, AlignmentSettings
 from personaagent.types import ChatRequest, ChatResult
@@ -74,8 +74,8 @@ def host(name: str) -> Any:
     return ray.remote(MemoryHost).options(name=name, get_if_exists=True, max_concurrency=1000, num_cpus=0).remote()
 
 
-def parts(memory: Any, folder: Path, pause_s: float = 0.0, **settings: Any) -> Parts:
-    return Parts(
+def parts(memory: Any, folder: Path, pause_s: float = 0.0, **settings: Any) -> AlignerParts:
+    return AlignerParts(
         llm=SlowLLM(folder, pause_s),
         embedder=HashEmbedder(),
         memory=RemoteMemory(memory),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.jobs.aligner_actor import AlignmentActor, Parts
+from actors.jobs.aligner_actor import AlignerParts, AlignmentActor
 from actors.jobs.online import DueQueue, OnlineAligner
 from personaagent.errors import StoreError, UnavailableError
 from personaagent.settings import AlignmentSettings
@@ -244,7 +244,9 @@ class TestOnlineAligner:
     async def test_with_a_real_aligner_and_memory(self) -> None:
         world = World()
         await world.add([drink("ann", i) for i in range(27)])
-        actor = AlignmentActor(Parts(world.llm, world.embedder, world.memory, world.agent.settings, world.settings))
+        actor = AlignmentActor(
+            AlignerParts(world.llm, world.embedder, world.memory, world.agent.settings, world.settings)
+        )
         aligner = online(world.memory, actor)
         await aligner.round()
         await aligner.round()

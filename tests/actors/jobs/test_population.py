@@ -17,8 +17,8 @@ import ray
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.jobs.aligner_actor import AlignmentActor, AlignmentPool, Parts, align_users, aligned_earlier
-from actors.jobs.population import Progress, estimate, learn_commons, read_users, run_population, select_users
+from actors.jobs.aligner_actor import AlignerParts, AlignmentActor, AlignmentPool, align_users, aligned_earlier
+from actors.jobs.population import RunProgress, estimate, learn_commons, read_users, run_population, select_users
 from actors.jobs.run_folder import RunFolder, erase_user, from_table, read_results, to_table
 from actors.memory.client import start_memory
 from alignment.plan import calls_of
@@ -162,7 +162,7 @@ class TestCommons:
         users = [f"user {n}" for n in range(6)]
         for user in users:
             await world.add([drink(user, i) for i in range(7)])
-        parts = Parts(world.llm, world.embedder, world.memory, world.agent.settings, world.settings)
+        parts = AlignerParts(world.llm, world.embedder, world.memory, world.agent.settings, world.settings)
         off = replace(parts, alignment=parts.alignment.model_copy(update={"population": False}))
         assert await learn_commons(off, users, "run-0", tmp_path) is None
         assert await world.memory.population() is None
@@ -183,7 +183,7 @@ class TestActor:
         world = World()
         await world.add([drink("ann", i) for i in range(27)])
         await world.add([drink("bob", i) for i in range(27)])
-        parts = Parts(world.llm, world.embedder, world.memory, world.agent.settings, world.settings)
+        parts = AlignerParts(world.llm, world.embedder, world.memory, world.agent.settings, world.settings)
         first = await AlignmentActor(parts).align(["ann"], "run-7")
         calls = len(world.llm.order)
         again = await AlignmentActor(parts).align(["ann"], "run-7")
@@ -199,7 +199,7 @@ class TestActor:
         world = World()
         alignment = AlignmentSettings(teacher=TeacherSettings(base_url="http://127.0.0.1:1/v1"))
         with pytest.raises(InvalidInput, match="teacher"):
-            Parts(world.llm, world.embedder, world.memory, AgentSettings(decision=BLIND), alignment).aligner()
+            AlignerParts(world.llm, world.embedder, world.memory, AgentSettings(decision=BLIND), alignment).aligner()
 
 
 @pytest.fixture(scope="module")
@@ -233,11 +233,11 @@ class TestCluster:
         assert ray.get(memory.versions.remote()) == {u: [run] for u in self.USERS}
 
     def test_a_killed_actor_costs_nothing_but_time(self, cluster: str, tmp_path: Path) -> None:
-        memory, seen = self.filled("one"), list[Progress]()
+        memory, seen = self.filled("one"), list[RunProgress]()
         pids = tmp_path / "pids"
         pids.mkdir()
 
-        def kill_once(progress: Progress) -> None:
+        def kill_once(progress: RunProgress) -> None:
             seen.append(progress)
             if len(seen) == 2:
                 for pid in pids.iterdir():

@@ -17,7 +17,8 @@ from actors.milvus.store_identity import shard_of
 from actors.milvus.tenure import Owner, Tenure
 from actors.milvus.upkeep_store import UpkeepStore
 from actors.upkeep import move as moving
-from actors.upkeep.store_upkeep import expire, migrate, reshard
+from actors.upkeep.move import migrate, reshard
+from actors.upkeep.retention import expire
 from personaagent.errors import StoreError
 from personaagent.memory.store import Row, Tombstone
 from personaagent.settings import Settings

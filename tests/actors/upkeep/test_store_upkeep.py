@@ -24,8 +24,9 @@ from actors.milvus.store_identity import shard_of
 from actors.milvus.upkeep_store import UpkeepStore
 from actors.upkeep import move as moving
 from actors.upkeep.closed_stores import open_stores
-from actors.upkeep.move import checksum
-from actors.upkeep.store_upkeep import doctor, expire, migrate, reshard
+from actors.upkeep.doctor import doctor
+from actors.upkeep.move import checksum, migrate, reshard
+from actors.upkeep.retention import expire
 from personaagent.claims import Claim, Exemplar
 from personaagent.errors import InvalidInput, StoreError
 from personaagent.memory.privacy import Redactor

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from alignment.evaluation.baselines import BASELINES, MODEL_FREE, baseline
-from alignment.memory_views import Recalled, View
+from alignment.memory_views import MemoryView, Recalled
 from personaagent import prompts
 from personaagent.errors import ConflictError, InvalidInput
 from personaagent.evidence.evidence import uniform
@@ -170,7 +170,7 @@ async def test_nothing_is_remembered() -> None:
 
 
 async def test_a_view_refuses_writes() -> None:
-    view = View(await memory())
+    view = MemoryView(await memory())
     with pytest.raises(InvalidInput):
         await view.append("ann", [QUESTION])
     with pytest.raises(InvalidInput):
@@ -181,7 +181,7 @@ async def test_a_view_refuses_writes() -> None:
 
 async def test_a_view_keeps_its_own_personas() -> None:
     held = await memory()
-    one, two = View(held), View(held)
+    one, two = MemoryView(held), MemoryView(held)
     draft = PersonaDraft(text="likes tea", origin=Origin.INITIAL)
     assert (await one.commit_persona("ann", draft, None)).number == 1
     with pytest.raises(ConflictError):
@@ -195,7 +195,7 @@ async def test_a_view_keeps_its_own_personas() -> None:
     with pytest.raises(ConflictError):
         await one.commit_profile("ann", profile, profile.version)
     assert await two.profile("ann") == profile == await held.profile("ann")
-    heir = View(held, personas_of=one, text="nothing")
+    heir = MemoryView(held, personas_of=one, text="nothing")
     found = await heir.persona("ann")
     assert found is not None
     assert (found.number, found.text) == (2, "nothing")
@@ -203,10 +203,10 @@ async def test_a_view_keeps_its_own_personas() -> None:
 
 async def test_a_view_can_read_another_users_memory_and_persona() -> None:
     held = await memory()
-    own = View(held)
+    own = MemoryView(held)
     await own.commit_persona("bob", PersonaDraft(text="likes rum", origin=Origin.INITIAL), None)
     other = {"ann": "bob", "bob": "ann"}
-    view = View(held, personas_of=own, memory_as=other, persona_as=other)
+    view = MemoryView(held, personas_of=own, memory_as=other, persona_as=other)
     persona = await view.persona("ann")
     assert persona is not None
     assert persona.text == "likes rum"
@@ -220,13 +220,13 @@ async def test_a_view_can_read_another_users_memory_and_persona() -> None:
 
 async def test_what_a_view_hides_gives_no_evidence() -> None:
     for episodes in ("latest", "none"):
-        view = View(await memory(), episodes=episodes)
+        view = MemoryView(await memory(), episodes=episodes)
         query = RecallQuery(text=QUESTION.query, choices=OPTIONS, decisions=(Decision(), Decision()))
         assert (await view.recall("ann", query)).evidence == (uniform(OPTIONS),) * 2
 
 
 async def test_the_newest_episodes_keep_to_the_token_budget() -> None:
-    view = View(await memory(), episodes="latest")
+    view = MemoryView(await memory(), episodes="latest")
     found = await view.recall("ann", RecallQuery(text="x", k=4, max_tokens=16))
     assert [e.interaction.id for e in found.episodes] == ["ann3", "ann2"]
 
@@ -241,7 +241,12 @@ async def test_many_requests_are_recalled_as_they_are_one_by_one() -> None:
     ]
     plain = [await held.recall("ann", query) for query in queries]
     assert await held.recall_many("ann", queries) == tuple(plain)
-    for view in (View(held), View(held, episodes="latest"), View(held, episodes="none"), Recalled(held)):
+    for view in (
+        MemoryView(held),
+        MemoryView(held, episodes="latest"),
+        MemoryView(held, episodes="none"),
+        Recalled(held),
+    ):
         assert await view.recall_many("ann", queries) == tuple([await view.recall("ann", q) for q in queries])
         assert await view.recall_many("ann", []) == ()
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from alignment.evaluation.baselines import BASELINES, METHODS, MODEL_FREE, baseline
+from alignment.evaluation.benchmark import Benchmark
 from alignment.evaluation.choice_baselines import CHOICE_BASELINES, choice_baseline
-from alignment.evaluation.datasets import Benchmark
 from alignment.evaluation.methods import Answer, softmax
 from alignment.evaluation.rules import evidence
 from alignment.evaluation.synthetic import synthetic

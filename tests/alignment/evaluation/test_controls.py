@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alignment.evaluation.benchmark import Benchmark, Phase
 from alignment.evaluation.controls import SHUFFLES, Shuffle, randomised, shuffled
-from alignment.evaluation.datasets import Benchmark, Phase
 from personaagent.errors import InvalidInput
 from personaagent.types import Interaction, Kind
 

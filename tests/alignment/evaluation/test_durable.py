@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from alignment.evaluation.journal import Entry, Journal, Place
+from alignment.evaluation.journal import Journal, JournalEntry, Place
 from alignment.evaluation.metrics import Scored
 from alignment.evaluation.records import Answered, Records
 from alignment.evaluation.run import (
@@ -55,7 +55,7 @@ class Dying(Journal):
         self._folder_of = folder
         self._left = after
 
-    def write(self, place: Place, value: Mapping[str, Any]) -> Entry:
+    def write(self, place: Place, value: Mapping[str, Any]) -> JournalEntry:
         if self._left <= 0:  # nothing is written after the end
             raise Killed
         entry = super().write(place, value)

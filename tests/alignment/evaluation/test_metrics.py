@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.evaluation.datasets import Benchmark
+from alignment.evaluation.benchmark import Benchmark
 from alignment.evaluation.metrics import Scored, summary
 from alignment.evaluation.synthetic import synthetic
 from personaagent.types import Interaction, Kind

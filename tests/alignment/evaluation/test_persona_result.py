@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from alignment.evaluation.persona_arms import Row
+from alignment.evaluation.persona_arms import ArmRow
 from alignment.evaluation.persona_result import (
     Stage,
     alignment_of,
@@ -21,9 +21,9 @@ from alignment.rewording import HARMFUL, LUCK, Reworded
 from personaagent.types import AlignmentResult, Kind, Origin, Outcome, Persona, Usage, utc_now
 
 
-def text(user: str, item: str, aligned: float, first: float) -> Row:
+def text(user: str, item: str, aligned: float, first: float) -> ArmRow:
     values = {("aligned", "alone"): {"nats": aligned}, ("first", "alone"): {"nats": first}}
-    return Row(user, item, Kind.TEXT, values)  # type: ignore[arg-type]
+    return ArmRow(user, item, Kind.TEXT, values)  # type: ignore[arg-type]
 
 
 def persona(text: str, number: int) -> Persona:
@@ -53,7 +53,7 @@ def test_of_one_user_there_is_no_interval_and_of_nobody_no_mean() -> None:
 def test_differences_are_paired_by_item() -> None:
     rows = [text("ann", "a", -1.0, -2.0), text("ben", "b", -3.0, -3.5)]
     # Measured under one of the two alone: in its mean, but in no difference.
-    rows.append(Row("cem", "c", Kind.TEXT, {("aligned", "alone"): {"nats": -8.0}}))
+    rows.append(ArmRow("cem", "c", Kind.TEXT, {("aligned", "alone"): {"nats": -8.0}}))
     cell = measured(rows)["text"]
     assert cell["items"] == 3
     assert cell["means"]["aligned"]["alone"]["nats"]["mean"] == -4.0
@@ -64,13 +64,13 @@ def test_differences_are_paired_by_item() -> None:
 
 
 def test_more_is_better_in_what_users_gained() -> None:
-    rated = Row(
+    rated = ArmRow(
         "ann",
         "a",
         Kind.RATING,
         {("aligned", "evidence"): {"error": 1.0}, ("first", "evidence"): {"error": 2.0}},
     )
-    said = Row("ann", "b", Kind.TEXT, {("aligned", "served"): {"nats": -1.0}, ("first", "served"): {"nats": -2.5}})
+    said = ArmRow("ann", "b", Kind.TEXT, {("aligned", "served"): {"nats": -1.0}, ("first", "served"): {"nats": -2.5}})
     assert user_gains([rated, said]) == {"ann": {"rating": 1.0, "text": 1.5}}
 
 

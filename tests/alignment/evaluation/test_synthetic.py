@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment.evaluation.datasets import Benchmark
+from alignment.evaluation.benchmark import Benchmark
 from alignment.evaluation.synthetic import WORLDS, synthetic
 from alignment.evaluation.synthetic_bundles import TESTED
 from alignment.evaluation.synthetic_texts import CONTEXTS, DOMAINS, FORMS, Domain, render

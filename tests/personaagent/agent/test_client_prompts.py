@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from actors.upkeep.store_upkeep import doctor
+from actors.upkeep.doctor import doctor
 from personaagent.agent.client_prompts import Housekeeping
 from personaagent.settings import MemorySettings, ServeSettings, Settings
 from personaagent.types import Message, user_key

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from personaagent.errors import InvalidInput
 from personaagent.memory.incoming import blank, label
 from personaagent.readers import FORMATS, Record, lamp_tests, movielens_split, pahf_phase, read
-from personaagent.readers.base import json_items
 from personaagent.readers.lamp import CATEGORIES, TAGS, lamp_label
 from personaagent.readers.movielens import Movie, split_newest
+from personaagent.readers.read_result import json_items
 from personaagent.types import Interaction, Kind, Origin, Persona, Profile
 
 

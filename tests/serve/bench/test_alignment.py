@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
-import sys
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from alignment.evaluation import peers
-from alignment.memory_views import View
+from alignment.memory_views import MemoryView
 from alignment.rewording import judged_on
 from alignment.splits import window
 from alignment.stages import OTHER
@@ -31,7 +29,7 @@ from personaagent.types import (
     Outcome,
     Usage,
 )
-from serve.bench import alignment_load as bench
+from serve.bench import alignment as system_bench
 from serve.bench.alignment_load import Measured, align_all, fill, probe, report
 from serve.bench.workload import ScriptedEmbedder, ScriptedEngine, made_up_length, made_up_user
 
@@ -110,7 +108,7 @@ async def test_words_are_judged_by_likelihoods_or_by_simulated_answers() -> None
 
 async def test_a_probe_chats_until_the_work_beside_it_is_done() -> None:
     memory, names = await filled(2)
-    agent = Agent(ScriptedEngine(), View(memory), SETTINGS.agent)
+    agent = Agent(ScriptedEngine(), MemoryView(memory), SETTINGS.agent)
     assert len(await probe(agent, names, 5)) == 5
     work = asyncio.create_task(asyncio.sleep(0.05))
     assert len(await probe(agent, names, 0, until=work)) >= 1
@@ -169,12 +167,10 @@ async def test_the_bench_measures_the_system_then_scripted_users(monkeypatch: py
     async def few(users: int, settings: AlignmentSettings) -> dict[str, float]:
         return {"ms_per_user": 1.234, "rss_mb": 50.0, "failed": 0.0}
 
-    module = ModuleType("serve.bench.alignment")
-    module.measure = measure  # type: ignore[attr-defined]
-    module.scripted = few  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "serve.bench.alignment", module)
+    monkeypatch.setattr(system_bench, "measure", measure)
+    monkeypatch.setattr(system_bench, "scripted", few)
     said: list[str] = []
-    result = await bench.run(
+    result = await system_bench.run(
         SETTINGS, 5, scripted_users=(10, 20), peers=False, progress=lambda what, done, total: said.append(what)
     )
     assert result["users"] == 5
@@ -185,8 +181,6 @@ async def test_the_bench_measures_the_system_then_scripted_users(monkeypatch: py
 
 
 async def test_the_system_is_measured_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    from serve.bench import alignment as system_bench
-
     class System:
         """The parts of a running system, scripted."""
 

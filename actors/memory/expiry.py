@@ -12,14 +12,11 @@ from datetime import UTC, datetime, timedelta
 
 from actors.memory.audit import AuditLog
 from actors.milvus.upkeep_store import UpkeepStore
-from actors.upkeep.closed_stores import Tell, open_stores, silent
-from personaagent.errors import InvalidInput
 from personaagent.memory.store import microseconds, row_key
 from personaagent.persona.persona import relinked, resting
-from personaagent.settings import Settings
 from personaagent.types import Persona, Profile, user_key, utc_now
 
-__all__ = ["cutoff", "expire", "expire_user", "without_evidence", "without_sources"]
+__all__ = ["cutoff", "expire_user", "without_evidence", "without_sources"]
 
 
 def cutoff(days: float) -> int:
@@ -89,36 +86,3 @@ def without_sources(persona: Persona, lost: Collection[str]) -> Persona | None:
     """A persona version that does not rest on these ids, see `relinked`; None if nothing changes."""
     amended = relinked(persona, lambda i: None if i in lost else i)
     return None if amended is persona else amended
-
-
-def expire(settings: Settings, days: float | None = None, tell: Tell = silent) -> dict[str, int | str]:
-    """Delete what is older than `days` (default: `memory.retention_days`) from a store that no service uses.
-
-    Returns:
-        `users` concerned, `interactions` deleted, and a `note` on what remains on the disk until when.
-
-    Raises:
-        InvalidInput: no number of days is given.
-        StoreError: there is no store, or it is in use.
-    """
-    days = settings.memory.retention_days if days is None else days
-    if days is None:
-        raise InvalidInput("nothing expires: set memory.retention_days, or say --days")
-    audit = AuditLog(settings.home / "audit", f"memory-{settings.memory.tenant}-upkeep")
-    users = interactions = 0
-    note = ""
-    with open_stores(settings) as stores:
-        if settings.memory.uri is not None:  # one store, but it lists only its own shard's users
-            stores = [store.alone() for store in stores]
-        for store in stores:
-            expired = store.expired(cutoff(days))
-            keys = {user_key(user) for user in expired} | store.intended()
-            store.intend(keys)
-            for done, (user, digests) in enumerate(expired.items(), start=1):
-                expire_user(store, user, digests, audit, "operator")
-                users += 1
-                interactions += len(digests)
-                tell("expiring", done, len(expired))
-            if keys:
-                note = store.scrub(keys)
-    return {"users": users, "interactions": interactions, "note": note}
