@@ -16,7 +16,12 @@ from personaagent.settings import Settings
 from serve.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "requirements" / "README.md"]
+DOCS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "requirements" / "README.md",
+    ROOT / "personaagent" / "sample" / "README.md",
+]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -67,8 +72,11 @@ def test_documented_commands_parse(arguments: list[str]) -> None:
 def test_documented_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for doc in DOCS:
-        used = re.findall(r"`make ([a-z]+)|^make ([a-z]+)", doc.read_text(encoding="utf-8"), re.MULTILINE)
-        assert {a or b for a, b in used} <= targets, doc
+        text = doc.read_text(encoding="utf-8")
+        used = re.findall(r"`make ([a-z]+)", text)
+        for block in blocks(text, "bash"):
+            used += re.findall(r"^make ([a-z]+)", block, re.MULTILINE)
+        assert set(used) <= targets, doc
 
 
 @pytest.mark.parametrize("doc", DOCS, ids=lambda d: str(d.relative_to(ROOT)))
@@ -122,7 +130,10 @@ def test_settings_named_in_the_docs_exist() -> None:
 
 def test_readme_defaults_are_the_settings_defaults() -> None:
     tree = Settings.model_construct()
-    for name, default in re.findall(r"^\| `([\w.]+)` \| (.*?) \|", README, re.MULTILINE):
+    section = README.split("## Settings that matter")[1].split("\n## ")[0]
+    found = re.findall(r"^\| `([\w.]+)` \| (.*?) \|", section, re.MULTILINE)
+    assert found
+    for name, default in found:
         value: object = tree
         for part in name.split("."):
             value = getattr(value, part)
