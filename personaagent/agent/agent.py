@@ -25,7 +25,6 @@ from personaagent.base import readable
 from personaagent.errors import (
     ConflictError,
     ContextLengthExceeded,
-    ForgottenError,
     StoreError,
     TooLarge,
     UnavailableError,

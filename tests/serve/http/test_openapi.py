@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from serve.http.schemas import InteractionsBody
+from serve.http.interaction_bodies import InteractionsBody
 from tests.serve.http.test_api import World
 
 
