@@ -21,7 +21,8 @@ from serve.http import (
 )
 from serve.http.admission import Admission
 from serve.http.dependencies import Shared
-from serve.http.middleware import RequestGuard, install_errors
+from serve.http.failures import install_errors
+from serve.http.middleware import RequestGuard
 from serve.http.openapi import describe
 from serve.http.services import Services
 

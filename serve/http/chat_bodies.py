@@ -152,31 +152,13 @@ class ChatBody(Body):
         refuse(self.model_extra or {})
         messages, _ = conversation(self.messages)
         asked = any(m.role == "user" for m in messages)
-        if not asked:
-            said = [place for place, m in enumerate(messages) if m.role in ("system", "developer") and m.text.strip()]
-            if said:
-                as_user = messages[said[-1]].model_copy(update={"role": "user"})
-                messages = (*messages[: said[-1]], as_user, *messages[said[-1] + 1 :])
-        constraint = self.structured_outputs
-        if constraint is not None and constraint.choice:
-            refuse_beside_choice(constraint.model_extra or {}, self.response_format, self.tool_choice)
-        extra = {name: value for name in _PASSED if (value := getattr(self, name)) is not None}
-        extra |= tools_of(self.tools, self.tool_choice, self.parallel_tool_calls)
-        rest = {
-            "response_format": formatted(self.response_format),
-            "logit_bias": self.logit_bias,
-            "chat_template_kwargs": template_arguments(self.chat_template_kwargs),
-            "structured_outputs": constraint.model_dump(exclude_none=True)
-            if constraint and not constraint.choice
-            else None,
-        }
-        extra |= {name: value for name, value in rest.items() if value}
+        extra = self._extra()
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
         temperature = self.temperature or 0.0
         return Turn(
             user=who.user if who is not None else self.user or "",
-            messages=messages,
-            choices=constraint.choice if constraint is not None else None,
+            messages=messages if asked else _as_asked(messages),
+            choices=self._choices(),
             max_tokens=self.limit,
             temperature=temperature if temperature >= _GREEDY else 0.0,
             top_p=1.0 if self.top_p is None else self.top_p,
@@ -198,12 +180,32 @@ class ChatBody(Body):
         ]
         if self.parallel_tool_calls is not None and not self.tools:
             unused.append("parallel_tool_calls")
-        if self.tools and self.structured_outputs is not None and self.structured_outputs.choice:
+        if self.tools and self._choices():
             unused.append("tools")
         options = self.stream_options.model_extra or {} if self.stream_options is not None else {}
         nested = [f"stream_options.{name}" for name in options]
         unknown = [name for name in self.model_extra or {} if not asks_nothing(name)]
         return (*unknown, *unused, *nested, *conversation(self.messages)[1])
+
+    def _choices(self) -> tuple[str, ...] | None:
+        return None if self.structured_outputs is None else self.structured_outputs.choice
+
+    def _extra(self) -> dict[str, Any]:
+        """What goes to the model as it is. Raises UnsupportedError as `turn` does."""
+        constraint = self.structured_outputs
+        if constraint is not None and constraint.choice:
+            refuse_beside_choice(constraint.model_extra or {}, self.response_format, self.tool_choice)
+        extra = {name: value for name in _PASSED if (value := getattr(self, name)) is not None}
+        extra |= tools_of(self.tools, self.tool_choice, self.parallel_tool_calls)
+        rest = {
+            "response_format": formatted(self.response_format),
+            "logit_bias": self.logit_bias,
+            "chat_template_kwargs": template_arguments(self.chat_template_kwargs),
+            "structured_outputs": constraint.model_dump(exclude_none=True)
+            if constraint and not constraint.choice
+            else None,
+        }
+        return extra | {name: value for name, value in rest.items() if value}
 
     def _samples(self) -> int | None:
         """Answers to choose from. Who says temperature 0 wants the one likeliest answer, whatever the server's settings."""
@@ -212,3 +214,12 @@ class ChatBody(Body):
             if self.personaagent.samples is None and self.temperature is not None and self.temperature < _GREEDY
             else self.personaagent.samples
         )
+
+
+def _as_asked(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """A conversation in which no user speaks, with the last system message that says something as the user's."""
+    said = [place for place, m in enumerate(messages) if m.role in ("system", "developer") and m.text.strip()]
+    if not said:
+        return messages
+    as_user = messages[said[-1]].model_copy(update={"role": "user"})
+    return (*messages[: said[-1]], as_user, *messages[said[-1] + 1 :])

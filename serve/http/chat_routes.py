@@ -21,7 +21,8 @@ from serve.http.chat_answers import ChunkWriter, completion, sse
 from serve.http.chat_bodies import ChatBody
 from serve.http.chat_fields import header_names
 from serve.http.dependencies import AppShared, Shared
-from serve.http.middleware import JsonRoute, checked, failure
+from serve.http.failures import checked, failure
+from serve.http.middleware import JsonRoute
 from serve.http.model_routes import unknown_model
 
 __all__ = ["router"]

@@ -15,8 +15,9 @@ from personaagent.protocols import Memory
 from personaagent.types import UserId
 from serve.http.admission import Load
 from serve.http.alignments import Alignments
+from serve.http.failures import checked
 from serve.http.health import Health
-from serve.http.middleware import checked, decoded
+from serve.http.middleware import decoded
 from serve.http.services import Services
 
 __all__ = ["AppMemory", "AppPersonas", "AppServices", "AppShared", "KnownUser", "NamedInteraction", "Shared", "User"]

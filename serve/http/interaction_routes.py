@@ -11,8 +11,9 @@ from personaagent.protocols import Memory
 from personaagent.types import Interaction
 from serve.http.chat_answers import RESPONSE
 from serve.http.dependencies import AppServices, NamedInteraction, User
+from serve.http.failures import checked
 from serve.http.interaction_bodies import FeedbackBody, InteractionsBody
-from serve.http.middleware import JsonRoute, checked
+from serve.http.middleware import JsonRoute
 
 __all__ = ["router"]
 

@@ -8,7 +8,8 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from serve.http.dependencies import AppServices
-from serve.http.middleware import JsonRoute, decoded, error_response
+from serve.http.failures import error_response
+from serve.http.middleware import JsonRoute, decoded
 
 __all__ = ["router", "unknown_model"]
 
