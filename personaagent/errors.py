@@ -20,6 +20,7 @@ __all__ = [
     "StoreError",
     "TooLarge",
     "UnavailableError",
+    "UnknownUserError",
     "UnsupportedError",
 ]
 
@@ -98,6 +99,10 @@ class NotFoundError(PersonaAgentError):
     status = 404
     code = "not_found"
     type = "invalid_request_error"
+
+
+class UnknownUserError(NotFoundError):
+    """Nothing is stored of this user."""
 
 
 class ConflictError(PersonaAgentError):

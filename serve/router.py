@@ -15,7 +15,8 @@ from personaagent.settings import Settings
 from serve.accelerator import on_gpu
 from serve.clients.parts import connect
 from serve.http.admission import CHATS
-from serve.http.api import Services, create_api
+from serve.http.api import create_api
+from serve.http.services import Services
 from serve.loopback import stay_local
 from serve.online_alignment import HandleOnline
 

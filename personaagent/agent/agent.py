@@ -25,15 +25,13 @@ from personaagent.base import readable
 from personaagent.errors import (
     ConflictError,
     ContextLengthExceeded,
-    ForgottenError,
     StoreError,
     TooLarge,
     UnavailableError,
 )
 from personaagent.memory.changes import same_question
 from personaagent.memory.rounds import RECENT, Rounds
-from personaagent.persona.first import first_draft
-from personaagent.persona.profile import build_profile
+from personaagent.persona.versions import PersonaVersions
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AgentSettings
 from personaagent.types import (
@@ -150,46 +148,14 @@ class Agent:
 
     def __init__(self, llm: LLM, memory: Memory, settings: AgentSettings, embedder: Embedder | None = None) -> None:
         """`embedder`: lets the first persona of a user with a history be made from it."""
-        self._embedder = embedder
         self.llm = llm
         self.memory = memory
         self.settings = settings
+        self.personas = PersonaVersions(memory, settings, embedder)
 
     async def ensure_persona(self, user: str, incarnation: int | None = None) -> Persona:
-        """The user's current persona; the first one is made from what counting and the profile find, and committed.
-
-        `incarnation` is that of longer work that this is part of, see `Memory`. Raises ForgottenError.
-        """
-        if incarnation is None:
-            incarnation = await self.memory.incarnation(user)
-        persona = await self.memory.persona(user)
-        if persona is not None:
-            return persona
-        draft = await self._first_persona(user, incarnation, commit=True)
-        try:
-            return await self.memory.commit_persona(user, draft, None, incarnation)
-        except ForgottenError:
-            raise
-        except ConflictError:  # another replica was first
-            persona = await self.memory.persona(user)
-            if persona is None:
-                raise
-            return persona
-
-    async def _first_persona(self, user: str, incarnation: int, commit: bool) -> PersonaDraft:
-        """The persona that a user without one gets. `commit`: whether the profile that it takes is stored, if there was none."""
-        profile = await self.memory.profile(user)
-        if profile.version == 0 and self._embedder is not None:
-            try:  # without the model, so that a first turn does not wait for it
-                built = await build_profile(
-                    self.memory, self._embedder, user, pages=1, incarnation=incarnation, commit=commit
-                )
-                profile = built.profile
-            except ForgottenError:
-                raise
-            except ConflictError:  # another replica was first
-                profile = await self.memory.profile(user)
-        return await first_draft(self.memory, user, profile, self.settings)
+        """The user's current persona; see `PersonaVersions.ensured`."""
+        return await self.personas.ensured(user, incarnation)
 
     async def placed(self, turn: Turn) -> Turn:
         """The turn with the id that it will be remembered by.
@@ -323,7 +289,7 @@ class Agent:
         turn = await self.placed(turn)
         stored = await self.memory.persona(turn.user)
         # A first persona is committed when the answer is: a turn that fails, or is not remembered, leaves nothing behind.
-        persona = stored or await self._first_persona(turn.user, incarnation, commit=False)
+        persona = stored or await self.personas.first(turn.user, incarnation, commit=False)
         number = 0 if stored is None else stored.number
         decision = persona.decision
         asking = self._query(query, turn.choices, decision)

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from personaagent.claims import ClaimKind
-from personaagent.errors import InvalidInput, NotFoundError
+from personaagent.errors import InvalidInput, NotFoundError, UnknownUserError
 from serve.cli.explaining import looked_up, shown
 from serve.cli.output import number
 from serve.cli.persona_view import reading, show_claim, show_persona
 from serve.cli.runner import Json, Run, command
 
 if TYPE_CHECKING:
-    from personaagent.types import Decision, Interaction, Persona, PersonaDraft, PersonaPage
+    from personaagent.persona.versions import PersonaVersions
+    from personaagent.types import Interaction, Persona, PersonaPage
 
 __all__ = ["register"]
 
@@ -62,23 +63,9 @@ async def persona(
         raise InvalidInput("--kind is for add, as in: persona USER add TEXT --kind prefers")
     text = _new_text(action, value) if action in (Action.ADD, Action.SET) else ""
     which = _number(action, value)
-    settings = run.settings()
-
-    async with run.system(settings, llm=False) as system:
-        memory = system.memory
-        incarnation = await memory.incarnation(user)
-        current = await memory.persona(user)
-        if current is None and action is not Action.SET:
-            if await memory.summary(user) is None:
-                raise NotFoundError("this user is unknown; `personaagent users` lists those there are")
-            current = await system.agent.ensure_persona(user, incarnation)  # imported, but never spoken to
-        older = await memory.persona(user, which) if action is Action.ROLLBACK and which is not None else None
-        changed = _changed(current, older, action, text, which, kind or ClaimKind.FACT, settings.agent.decision)
-        if changed is not None:
-            expected = current.number if current else None
-            current = await memory.commit_persona(user, changed, expected, incarnation)
-        assert current is not None  # there is one, or it was just set
-        page = await memory.persona_page(user, before, limit + 1) if history else None
+    async with run.system(run.settings(), llm=False) as system:
+        current = await _done(system.agent.personas, user, action, text, which, kind or ClaimKind.FACT)
+        page = await system.memory.persona_page(user, before, limit + 1) if history else None
         about: dict[str, Interaction] | None = None
         if why or action is Action.WHY:
             about = await looked_up(system, user, _behind(current, which if action is Action.WHY else None))
@@ -88,6 +75,27 @@ async def persona(
         _show_history(run, current, page, limit)
     else:
         _show(run, current, about)
+
+
+async def _done(
+    personas: PersonaVersions, user: str, action: Action, text: str, which: int | None, kind: ClaimKind
+) -> Persona:
+    """Do what is asked, with a new text or with what has a number; the version that is current then."""
+    try:
+        if action is Action.SET:
+            return await personas.write(user, text)
+        if action is Action.ADD:
+            return await personas.add_claim(user, text, kind)
+        if action is Action.STRIKE and which is not None:
+            return await personas.strike_claim(user, which)
+        if action is Action.ROLLBACK and which is not None:
+            return await personas.roll_back(user, which)
+        if action in (Action.PIN, Action.UNPIN):
+            pinned = action is Action.PIN
+            return await (personas.pin(user, pinned) if which is None else personas.pin_claim(user, which, pinned))
+        return await personas.current(user)
+    except UnknownUserError as e:
+        raise NotFoundError(f"{e.message}; `personaagent users` lists those there are") from e
 
 
 def _show(run: Run, current: Persona, about: Mapping[str, Interaction] | None) -> None:
@@ -160,47 +168,6 @@ def _heading(persona: Persona) -> str:
     if persona.pinned:
         parts.append("pinned")
     return ", ".join(parts)
-
-
-def _changed(
-    current: Persona | None,
-    older: Persona | None,
-    action: Action,
-    text: str,
-    which: int | None,
-    kind: ClaimKind,
-    default: Decision,
-) -> PersonaDraft | None:
-    """The version to commit; None if nothing would change.
-
-    Args:
-        current: what is to be changed; without one only `set` is possible.
-        older: the one to go back to.
-        action, text, which, kind: what to do.
-        default: the decision of a user's first persona.
-    """
-    from personaagent.persona.persona import add, again, pin_claim, strike, written
-    from personaagent.types import Origin
-
-    if action is Action.SET:
-        return written(text, current.decision, current, current.pinned) if current else written(text, default)
-    if current is None:
-        return None
-    if action is Action.ADD:
-        return add(current, text, kind)
-    if action is Action.STRIKE and which is not None:
-        return strike(current, which)
-    if action is Action.ROLLBACK:
-        if older is None:
-            raise NotFoundError(f"version {which} does not exist; there are 1 to {current.number}")
-        return again(older, Origin.ROLLBACK, current.pinned, current.struck)
-    if action not in (Action.PIN, Action.UNPIN):
-        return None
-    pinned = action is Action.PIN
-    if which is None:
-        return None if current.pinned == pinned else again(current, Origin.MANUAL, pinned)
-    changed = pin_claim(current, which, pinned)
-    return None if changed is current else changed
 
 
 def _number(action: Action, value: str | None) -> int | None:

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from personaagent import deadline
 from personaagent.errors import DeadlineExceeded, OverloadedError, PersonaAgentError
 from personaagent.settings import ServeSettings
-from serve.http.middleware import error_response, retry_after
+from serve.http.failures import error_response, retry_after
 from serve.http.turnover import Turnover
 
 __all__ = ["CHATS", "PLACES", "Admission", "Load", "is_chat"]

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from personaagent.errors import OverloadedError
 from serve.http.admission import PLACES, is_chat
-from serve.http.middleware import error_body, error_response
+from serve.http.failures import error_body, error_response
 from serve.http.shedding import Shedding
 
 __all__ = ["CALLBACK", "VARIABLE", "Edge", "answer_malformed", "middlewares"]

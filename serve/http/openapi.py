@@ -12,8 +12,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from personaagent.types import MAX_TEXT
+from serve.http.interaction_bodies import MAX_INTERACTIONS, InteractionsBody
 from serve.http.middleware import OPEN_PATHS
-from serve.http.schemas import MAX_INTERACTIONS, InteractionsBody
 from serve.http.sites import SAFE_METHODS
 
 __all__ = ["describe"]

@@ -19,7 +19,7 @@ from personaagent.memory.incoming import resolved
 from personaagent.memory.local import LocalMemory
 from personaagent.readers import read
 from personaagent.types import Interaction
-from serve.http.schemas import InteractionsBody
+from serve.http.interaction_bodies import InteractionsBody
 from tests.support.doubles import HashEmbedder
 
 odd = st.one_of(

@@ -407,7 +407,9 @@ def test_forget_gives_a_receipt(invoke: Invoke, system: type[FakeSystem], tmp_pa
 
 
 def test_persona_history_rollback_and_pin(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:
-    assert invoke("persona", "anna").exit_code == 2
+    unknown = invoke("persona", "anna")
+    assert unknown.exit_code == 2
+    assert "`personaagent users` lists those there are" in unknown.stderr
     assert json.loads(invoke("persona", "anna", "set", "likes soup", "--json").stdout)["number"] == 1
     (tmp_path / "p.txt").write_text("likes salad\n")
     invoke("persona", "anna", "set", f"@{tmp_path / 'p.txt'}")

@@ -32,9 +32,10 @@ from personaagent.types import (
     UserSummary,
     user_key,
 )
-from serve.http.api import Online, Services, create_api
+from serve.http.api import create_api
+from serve.http.chat_bodies import ChatBody
 from serve.http.middleware import canonical, decoded
-from serve.http.schemas import ChatBody
+from serve.http.services import Online, Services
 from tests.support.doubles import HashEmbedder
 
 USERS = [

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from personaagent.errors import ContextLengthExceeded
 from personaagent.settings import ServeSettings
 from personaagent.types import ChatRequest, ChatResult
-from serve.http.schemas import ChatBody
+from serve.http.chat_bodies import ChatBody
 from tests.serve.http.test_api import JSON, EchoLLM, World, assert_error
 
 HI = [{"role": "user", "content": "hi"}]

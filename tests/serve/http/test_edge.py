@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.http.edge import CALLBACK, VARIABLE, Edge, answer_malformed
-from serve.http.middleware import error_body
+from serve.http.failures import error_body
 
 
 @asynccontextmanager

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from fastapi.routing import APIRoute
 from pydantic import SecretStr
 
-from serve.http.schemas import InteractionsBody
+from serve.http.interaction_bodies import InteractionsBody
+from serve.http.middleware import JsonRoute
 from tests.serve.http.test_api import World
 
 
@@ -102,3 +104,40 @@ async def test_what_validators_refuse_the_document_refuses_and_null_is_as_good_a
     assert {"type": "null"} in schemas["ClaimBody"]["properties"]["kind"]["anyOf"]
     for _, _, operation in operations(document):
         assert not any("null" in str(p["schema"].get("type", p["schema"])) for p in operation.get("parameters", []))
+
+
+async def test_operations_keep_their_names_and_their_order() -> None:
+    """Generated clients name their functions after these."""
+    ids = [o["operationId"] for _, _, o in operations(await described())]
+    assert ids == [
+        "list_models_v1_models_get",
+        "get_model_v1_models__model__get",
+        "chat_v1_chat_completions_post",
+        "list_users_v1_users_get",
+        "summary_v1_users__user__get",
+        "forget_v1_users__user__delete",
+        "export_v1_users__user__export_get",
+        "profile_v1_users__user__profile_get",
+        "recall_v1_users__user__memory_get",
+        "explain_choice_v1_users__user__explain_post",
+        "append_v1_users__user__interactions_post",
+        "feedback_v1_users__user__interactions__interaction__feedback_post",
+        "align_v1_users__user__align_post",
+        "get_persona_v1_users__user__persona_get",
+        "put_persona_v1_users__user__persona_put",
+        "versions_v1_users__user__persona_versions_get",
+        "rollback_v1_users__user__persona_rollback_post",
+        "pin_v1_users__user__persona_pin_post",
+        "add_claim_v1_users__user__persona_claims_post",
+        "strike_claim_v1_users__user__persona_claims__number__delete",
+        "pin_one_v1_users__user__persona_claims__number__pin_post",
+        "healthz_healthz_get",
+        "alignment_v1_alignment_get",
+        "readyz_readyz_get",
+    ]
+
+
+async def test_every_endpoint_reads_json_strictly() -> None:
+    routes = [route for route in World().app.routes if isinstance(route, APIRoute)]
+    assert routes
+    assert [route.path for route in routes if not isinstance(route, JsonRoute)] == []
