@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from personaagent.readers import read
 from personaagent.settings import Settings
-from serve.cli import command as app
+from serve.cli.command import app
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "requirements" / "README.md"]
@@ -65,9 +65,9 @@ def test_documented_commands_parse(arguments: list[str]) -> None:
 
 
 def test_documented_make_targets_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for doc in DOCS:
-        used = re.findall(r"`make ([a-z]+)|^make ([a-z]+)", doc.read_text(encoding="utf-8"), re.MULTILINE)
+        used = re.findall(r"`make ([a-z-]+)|^make ([a-z-]+)", doc.read_text(encoding="utf-8"), re.MULTILINE)
         assert {a or b for a, b in used} <= targets, doc
 
 

@@ -13,8 +13,8 @@ from personaagent.memory.local import LocalMemory
 from personaagent.persona.persona import made
 from personaagent.settings import AgentSettings
 from personaagent.types import ChatRequest, ChatResult, Decision, Interaction, Message, Origin, PersonaDraft
-from tests.support.agent_doubles import FakeLLM
 from tests.support.doubles import HashEmbedder
+from tests.support.fake_llm import FakeLLM
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -12,8 +12,8 @@ from personaagent.memory.local import LocalMemory
 from personaagent.persona.persona import initial_persona, tokens
 from personaagent.persona.profile import BATCH, build_profile, parse_facts, trim
 from personaagent.types import ChatRequest, ChatResult, Decision, Fact, Interaction, Profile
-from tests.support.agent_doubles import FakeLLM
 from tests.support.doubles import HashEmbedder
+from tests.support.fake_llm import FakeLLM
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from serve.http.schemas import InteractionsBody
-from tests.serve.http.test_api import World
+from tests.support.api_world import World
 
 
 async def described(**serve: Any) -> dict[str, Any]:
