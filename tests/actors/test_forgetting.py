@@ -47,10 +47,10 @@ from personaagent.types import (
     user_key,
 )
 from serve.cli.importing import Imported, import_export, import_interactions
-from tests.actors.memory.test_shard import EMBEDDER, START, batch, config, interaction
 from tests.support.direct_memory import DirectMemory
 from tests.support.fake_llm import FakeLLM
 from tests.support.milvus_servers import LiteServer, StandaloneServer
+from tests.support.shards import EMBEDDER, START, batch, config, interaction
 
 SECRET = "SECRET"
 
