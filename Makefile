@@ -34,9 +34,8 @@ demo: $(STAMP) ## the whole loop on bundled histories, with a report
 serve: $(STAMP) ## the OpenAI-compatible server; GPU: make serve EXTRA=gpu MODEL=<Hugging Face id>
 	$(BIN)/personaagent serve --model "$(MODEL)" --set serve.default_user=me $(ARGS)
 
-# Pure tests wait for servers and killed processes now and then, so three processes keep two cores busy.
-test: $(STAMP) ## all tests: pure ones in three processes, then those with the real models or a real Ray cluster
-	$(call TESTS,-n 3 --dist loadgroup -m "not cluster and not model")
+test: $(STAMP) ## all tests: pure ones in two processes, then those with the real models or a real Ray cluster
+	$(call TESTS,-n 2 --dist loadgroup -m "not cluster and not model")
 	$(call TESTS,-m "cluster or model")
 
 test-quick: $(STAMP) ## while you work: pure tests that need no Milvus server and are not slow
