@@ -18,11 +18,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 COMPILE := uv pip compile pyproject.toml --extra cpu --extra dev --python-version 3.11 \
   --python-platform x86_64-manylinux_2_28 --override requirements/overrides.txt --no-annotate --no-header
 
-.PHONY: help setup demo serve test check format lock clean
+.PHONY: help setup demo serve test test-quick check format lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "  variables: EXTRA=cpu|gpu  MODEL=embedded|<Hugging Face id>|<path>  ARGS=\"...\"  PYTHON=python3.11  VENV=.venv"
 
 setup: $(STAMP) ## install into the venv; instant when nothing changed
@@ -37,6 +37,9 @@ serve: $(STAMP) ## the OpenAI-compatible server; GPU: make serve EXTRA=gpu MODEL
 test: $(STAMP) ## all tests: pure ones in two processes, then those with the real models or a real Ray cluster
 	$(call TESTS,-n 2 --dist loadgroup -m "not cluster and not model")
 	$(call TESTS,-m "cluster or model")
+
+test-quick: $(STAMP) ## while you work: pure tests that need no Milvus server and are not slow
+	$(call TESTS,-n 2 --dist loadgroup -m "not cluster and not model and not milvus and not slow")
 
 check: $(STAMP) ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.support.milvus_servers import StandaloneServer, standalone_reason
+from tests.support.milvus_servers import LiteServer, StandaloneServer, standalone_reason
 
 # No test says how fast a machine is.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+MILVUS_FIXTURES = {"milvus", "milvus_lite", "own_server", "killed"}  # a test with one of them starts or uses a server
 
 
 @pytest.fixture(scope="session")
@@ -34,10 +37,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     items.sort(key=tier)
     for item in items:
-        if "milvus" in getattr(
-            item, "fixturenames", ()
-        ):  # one server for them all, also where tests run in two processes
+        used = set(getattr(item, "fixturenames", ()))
+        if used & MILVUS_FIXTURES:
+            item.add_marker(pytest.mark.milvus)
+        if "milvus" in used:  # one server for them all, also where tests run in several processes
             item.add_marker(pytest.mark.xdist_group("milvus"))
+
+
+def pytest_collection_finish() -> None:
+    """What all modules brought along stays for good, so the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +56,14 @@ def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandaloneServe
     if (reason := standalone_reason()) is not None:
         pytest.skip(reason)
     server = StandaloneServer(tmp_path_factory.mktemp("standalone"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def milvus_lite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiteServer]:
+    """A `milvus-lite server` for the tests of one module."""
+    server = LiteServer(tmp_path_factory.mktemp("milvus") / "data")
     yield server
     server.stop()
 

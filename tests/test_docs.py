@@ -22,8 +22,8 @@ from starlette.testclient import TestClient
 
 from cluster import render
 from personaagent.settings import Settings
-from tests.serve.http.test_api import World
 from tests.simulation import __main__ as simulation
+from tests.support.api_world import World
 from tests.test_readme import DOCS, ROOT
 
 # Programs of others: their command lines are read by the shell alone.

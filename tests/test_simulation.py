@@ -29,6 +29,7 @@ def replay(seed: int) -> str:
     return f"replay it with: python -m tests.simulation {seed} --trace"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", range(0, 250, 50))
 def test_histories_are_right_whatever_happens(simulator: Simulator, first: int) -> None:
     for seed in range(first, first + 50):
@@ -42,6 +43,7 @@ def test_seeds_that_once_failed(simulator: Simulator) -> None:
         assert simulator.run(seed).violations == [], replay(seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_without_a_mechanism_something_goes_wrong(simulator: Simulator, mutant: Mutant) -> None:
     with mutant.applied():
@@ -49,6 +51,7 @@ def test_without_a_mechanism_something_goes_wrong(simulator: Simulator, mutant: 
     assert caught, "the checker notices nothing; look for another seed with: python -m tests.simulation --mutants"
 
 
+@pytest.mark.slow
 def test_a_seed_plays_the_same_everywhere() -> None:
     """Also in another process, with other hashes of strings, after other seeds."""
     traces = []

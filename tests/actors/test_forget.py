@@ -16,8 +16,8 @@ from actors.jobs.run_folder import RunFolder, erase_user, read_results
 from personaagent.errors import NotFoundError, StoreError
 from personaagent.memory.local import LocalMemory
 from personaagent.types import AlignmentResult, ForgetReceipt, Outcome, UserSummary, user_key
-from tests.actors.memory.test_shard import interaction
 from tests.support.doubles import HashEmbedder
+from tests.support.shards import interaction
 
 
 def result(user: str) -> AlignmentResult:

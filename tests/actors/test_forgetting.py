@@ -47,9 +47,10 @@ from personaagent.types import (
     user_key,
 )
 from serve.cli.importing import Imported, import_export, import_interactions
-from tests.actors.memory.test_shard import EMBEDDER, START, batch, config, interaction
 from tests.support.direct_memory import DirectMemory
+from tests.support.fake_llm import FakeLLM
 from tests.support.milvus_servers import LiteServer, StandaloneServer
+from tests.support.shards import EMBEDDER, START, batch, config, interaction
 
 SECRET = "SECRET"
 
@@ -132,6 +133,7 @@ def kill_at(patch: pytest.MonkeyPatch, number: int, after: bool) -> list[str]:
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("number", range(6))
 async def test_a_kill_at_any_step_leaves_nothing_in_the_end(
@@ -168,6 +170,7 @@ async def test_a_kill_at_any_step_leaves_nothing_in_the_end(
     assert found(tmp_path / "store") == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_a_kill_at_any_step_leaves_nothing_on_a_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, milvus: StandaloneServer
@@ -235,6 +238,7 @@ async def test_a_full_disk_leaves_no_receipt_and_the_next_call_finishes(
     await shard.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("versions", range(2, 10))
 async def test_no_replaced_version_survives_in_any_segment(tmp_path: Path, versions: int) -> None:
     shard = MemoryShard(config(tmp_path, flush_s=1000))
@@ -277,7 +281,7 @@ def stored(where: str, folder: Path, request: pytest.FixtureRequest) -> ShardCon
     return config(folder, uri=server.uri)
 
 
-@pytest.mark.parametrize("where", ["lite", "server"])
+@pytest.mark.parametrize("where", ["lite", pytest.param("server", marks=pytest.mark.milvus)])
 async def test_a_forgetting_that_broke_off_holds_up_nobody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, request: pytest.FixtureRequest
 ) -> None:
@@ -342,6 +346,7 @@ def failing_once(patch: pytest.MonkeyPatch, owner: Any, name: str, done: bool) -
     return failed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("done", [False, True])
 @pytest.mark.parametrize(
     ("owner", "name"), [(Manifest, "save"), (os, "remove"), (compaction, "write_data_file"), (Path, "unlink")]
@@ -375,6 +380,7 @@ async def test_a_disk_that_is_full_once_does_not_hold_up_the_next_call(
     await shard.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["", "recover", "scrub", "note_looked_through"])
 async def test_what_a_version_before_left_in_the_files_goes_at_the_first_opening(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
@@ -513,24 +519,23 @@ async def test_work_that_began_between_two_tries_of_forgetting_is_refused(
 # Work under way
 
 
-class SlowLLM:
-    """Waits with every answer until it may go on."""
-
-    context_length = 4096
+class WaitingLLM(FakeLLM):
+    """Waits with every answer until it may go on; a stream has begun before."""
 
     def __init__(self) -> None:
+        answer = ChatResult(text=f"- wants {SECRET} tea [1]", usage=Usage(calls=1))
+        super().__init__(lambda _: answer, context_length=4096)
         self.started, self.go = asyncio.Event(), asyncio.Event()
+        self.before = self._wait
 
-    async def chat(self, request: ChatRequest) -> ChatResult:
+    async def _wait(self, request: ChatRequest) -> None:
         self.started.set()
         await self.go.wait()
-        return ChatResult(text=f"- wants {SECRET} tea [1]", usage=Usage(calls=1))
 
     async def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
         yield "- "
-        result = await self.chat(request)
-        yield result.text
-        yield result
+        async for piece in super().stream(request):
+            yield piece
 
 
 @pytest.fixture
@@ -559,7 +564,7 @@ async def gone(memory: DirectMemory) -> None:
 async def test_a_turn_that_ends_after_the_receipt_is_not_remembered(
     memory: DirectMemory, streamed: bool, back: bool
 ) -> None:
-    llm = SlowLLM()
+    llm = WaitingLLM()
     agent = Agent(llm, memory, AgentSettings(tools=False))
     await known(memory)
     turn = Turn(user="ann", messages=(Message(role="user", content=f"my {SECRET} question"),))
@@ -586,7 +591,7 @@ async def test_a_turn_that_ends_after_the_receipt_is_not_remembered(
 
 
 async def test_who_comes_back_is_welcome(memory: DirectMemory) -> None:
-    llm = SlowLLM()
+    llm = WaitingLLM()
     llm.go.set()
     agent = Agent(llm, memory, AgentSettings(tools=False), EMBEDDER)
     for _ in range(2):
@@ -599,7 +604,7 @@ async def test_who_comes_back_is_welcome(memory: DirectMemory) -> None:
 
 
 async def test_a_first_profile_under_way_is_not_committed(memory: DirectMemory) -> None:
-    llm = SlowLLM()
+    llm = WaitingLLM()
     await known(memory)
     built = asyncio.create_task(build_profile(memory, EMBEDDER, "ann", llm))
     await llm.started.wait()
@@ -623,12 +628,12 @@ async def test_a_first_persona_under_way_is_not_committed(
 
     monkeypatch.setattr(memory, "latest", forgotten_meanwhile)
     with pytest.raises(ForgottenError):
-        await Agent(SlowLLM(), memory, AgentSettings()).ensure_persona("ann")
+        await Agent(WaitingLLM(), memory, AgentSettings()).ensure_persona("ann")
     await gone(memory)
 
 
 async def test_an_alignment_under_way_stores_nothing(memory: DirectMemory) -> None:
-    llm = SlowLLM()
+    llm = WaitingLLM()
     await known(memory)
     agent = Agent(llm, memory, AgentSettings(tools=False))
     aligner = Aligner(agent, memory, EMBEDDER, AlignmentSettings(paper=True, retry_s=0))
@@ -754,6 +759,7 @@ async def test_what_a_failed_first_write_left_is_forgotten_too(tmp_path: Path, m
     await shard.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encrypted", [False, True])
 @pytest.mark.parametrize("kind", ["persona", "profile", "user", "part", "episode"])
 async def test_who_has_damaged_records_can_be_forgotten(tmp_path: Path, kind: str, encrypted: bool) -> None:
@@ -786,7 +792,7 @@ async def test_who_has_damaged_records_can_be_forgotten(tmp_path: Path, kind: st
     await shard.close()
 
 
-@pytest.mark.parametrize("where", ["lite", "server"])
+@pytest.mark.parametrize("where", ["lite", pytest.param("server", marks=pytest.mark.milvus)])
 async def test_who_has_nothing_left_after_retention_leaves_no_name(
     tmp_path: Path, where: str, request: pytest.FixtureRequest
 ) -> None:

@@ -401,6 +401,7 @@ class TestManyUsers:
             await task
         assert world.llm.now == 0
 
+    @pytest.mark.slow
     async def test_a_thousand_users_share_the_slots(self) -> None:
         world = World(batch=1, held_out=1, in_flight=64)
         users = [f"user {u}" for u in range(1000)]

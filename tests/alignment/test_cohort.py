@@ -71,8 +71,8 @@ async def test_who_comes_back_is_fitted_anew_and_counts_once() -> None:
 class Fading(SecretLLM):
     """A model without any idea, so that memory alone answers."""
 
-    def _answer(self, request: ChatRequest) -> Any:
-        result = super()._answer(request)
+    def result(self, request: ChatRequest) -> Any:
+        result = super().result(request)
         if request.choices:
             return result.model_copy(update={"first_logprobs": tuple((c, -1.0) for c in request.choices)})
         return result
@@ -94,6 +94,7 @@ def moods(user: str, count: int = 18) -> list[Interaction]:
     ]
 
 
+@pytest.mark.slow
 async def test_a_reading_that_predicts_better_is_a_new_version_without_anything_else() -> None:
     world = World(Fading(teach=lambda r: ""), decision=Decision(episodes=0, prior_scale=100.0))
     users = [f"u{n}" for n in range(5)]
@@ -114,6 +115,7 @@ async def test_a_reading_that_predicts_better_is_a_new_version_without_anything_
     assert not any("predicts" in r.reason and r.outcome is Outcome.ACCEPTED for r in again)
 
 
+@pytest.mark.slow
 async def test_the_fit_takes_no_model_calls_and_survives_a_search_without_budget() -> None:
     decision = Decision(episodes=0, prior_scale=100.0)
     world = World(Fading(teach=lambda r: ""), decision=decision, max_calls=16)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,6 +19,7 @@ from personaagent.errors import BudgetExceeded, ContextLengthExceeded
 from personaagent.persona.persona import tokens
 from personaagent.types import ChatRequest, ChatResult, Usage
 from tests.support.alignment_doubles import drink, note
+from tests.support.fake_llm import FakeLLM
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 TIMES = {f"i{n}": START + timedelta(days=n) for n in range(9)}
@@ -31,21 +32,15 @@ PINNED = Claim(text="Writes short letters.", kind=ClaimKind.WRITES, sources=("i7
 CLAIMS = (COFFEE, BERLIN, RULE, PINNED)
 
 
-class EditLLM:
+class EditLLM(FakeLLM):
     """Answers each case with what `answer` makes of the prompt."""
 
     def __init__(self, answer: Callable[[str], str], context_length: int = 4096) -> None:
-        self.context_length = context_length
-        self.requests: list[ChatRequest] = []
-        self._answer = answer
+        super().__init__(lambda request: answer(request.messages[-1].text), context_length=context_length)
 
-    async def chat(self, request: ChatRequest) -> ChatResult:
-        self.requests.append(request)
-        text = self._answer(request.messages[-1].text)
-        return ChatResult(text=text, usage=Usage(calls=1, prompt_tokens=100, completion_tokens=40))
-
-    async def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
-        yield await self.chat(request)
+    def result(self, request: ChatRequest) -> ChatResult:
+        usage = Usage(calls=1, prompt_tokens=100, completion_tokens=40)
+        return super().result(request).model_copy(update={"usage": usage})
 
 
 def said(action: str = "add", text: str = "Prefers mint tea.", number: Any = 0, kind: str = "prefers") -> str:

@@ -38,8 +38,8 @@ from personaagent.types import (
     PersonaDraft,
     Usage,
 )
-from tests.support.agent_doubles import FakeLLM
 from tests.support.doubles import HashEmbedder
+from tests.support.fake_llm import FakeLLM
 
 START = datetime(2025, 2, 3, 9, tzinfo=UTC)
 THINGS = (

@@ -163,7 +163,7 @@ async def test_free_text_is_scored_by_similarity_and_nothing_by_zero() -> None:
 
 
 class Judge(SecretLLM):
-    def _answer(self, request: ChatRequest) -> ChatResult:
+    def result(self, request: ChatRequest) -> ChatResult:
         self.answers.append(request)
         return ChatResult(text="4", usage=Usage(calls=1, prompt_tokens=5, completion_tokens=1))
 

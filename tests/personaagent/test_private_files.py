@@ -18,7 +18,7 @@ from alignment.evaluation.journal import Journal
 from personaagent.errors import StoreError
 from personaagent.private_files import private_folder, tighten
 from serve.runtime.home_lock import HomeLock
-from tests.actors.memory.test_shard import batch, config, interaction
+from tests.support.shards import batch, config, interaction
 
 
 @pytest.fixture(autouse=True)

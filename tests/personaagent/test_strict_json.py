@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from personaagent.base import readable, repaired
 from personaagent.strict_json import MAX_DEPTH, finite, loads
 from personaagent.types import Interaction, utc_now
-from tests.serve.http.test_api import JSON, World, assert_error
+from tests.support.api_world import JSON, World, assert_error
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

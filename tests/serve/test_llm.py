@@ -28,7 +28,7 @@ from personaagent.types import ChatRequest, ChatResult, Likelihood, LikelihoodRe
 from serve.calls import EngineStats
 from serve.runtime import ray_cluster as cluster
 from serve.runtime.system import System
-from tests.serve.http.test_api import USERS, assert_error, segment
+from tests.support.api_world import USERS, assert_error, segment
 from tests.support.scripted_words import END, script, unigram
 
 pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="module")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 from alignment.aligner import Aligner
@@ -14,6 +14,7 @@ from personaagent.memory.local import LocalMemory
 from personaagent.settings import AgentSettings, AlignmentSettings
 from personaagent.types import ChatRequest, ChatResult, Decision, Interaction, Usage
 from tests.support.doubles import HashEmbedder
+from tests.support.fake_llm import FakeLLM
 
 START = datetime(2024, 5, 1, tzinfo=UTC)
 DRINKS = ("apple juice", "black coffee", "mint tea", "water")
@@ -39,7 +40,7 @@ def note(user: str, i: int, truth: str = "short notes in green ink") -> Interact
     )
 
 
-class SecretLLM:
+class SecretLLM(FakeLLM):
     """Answers with what the persona says the user likes ("likes X."), otherwise with nonsense.
 
     As a teacher it reads the truth out of the loss prompt, and writes it into the persona. `teach` replaces what it writes
@@ -47,9 +48,8 @@ class SecretLLM:
     """
 
     def __init__(self, teach: Callable[[ChatRequest], str] | None = None, context_length: int = 4096) -> None:
-        self.context_length = context_length
+        super().__init__(context_length=context_length)
         self.teach = teach
-        self.before: Callable[[ChatRequest], object] | None = None
         self.answers: list[ChatRequest] = []
         self.losses: list[ChatRequest] = []
         self.updates: list[ChatRequest] = []
@@ -62,20 +62,14 @@ class SecretLLM:
         self.most = max(self.most, self.now)
         try:
             await asyncio.sleep(0)
-            if self.before is not None:
-                result = self.before(request)
-                if asyncio.iscoroutine(result):
-                    await result
-            return self._answer(request)
+            return await super().chat(request)
         finally:
             self.now -= 1
 
-    async def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
-        result = await self.chat(request)
+    def pieces(self, result: ChatResult) -> Iterator[str]:
         yield result.text
-        yield result
 
-    def _answer(self, request: ChatRequest) -> ChatResult:
+    def result(self, request: ChatRequest) -> ChatResult:
         usage = Usage(calls=1, prompt_tokens=100, completion_tokens=10)
         system, prompt = request.messages[0].text, request.messages[-1].text
         if system == prompts.ALIGN_SYSTEM:

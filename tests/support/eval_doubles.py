@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from personaagent.types import ChatRequest, ChatResult, Usage
+from tests.support.fake_llm import FakeLLM
 
 OPTIONS = ("amber", "basil", "cedar", "dune")
 SUBJECTS = ("paint", "tea", "incense", "carpet")
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
 
-class CopyingLLM:
+class CopyingLLM(FakeLLM):
     """Prefers options that stand in the conversation before the request; the later, the more.
 
     `fail` may raise for a request. Free text gets the last assistant message, or "nothing".
     """
 
-    context_length = 8192
-
     def __init__(self, fail: Callable[[ChatRequest], None] | None = None) -> None:
-        self.requests: list[ChatRequest] = []
-        self._fail = fail
+        super().__init__(context_length=8192)
+        self.before = fail
 
-    async def chat(self, request: ChatRequest) -> ChatResult:
-        self.requests.append(request)
-        if self._fail is not None:
-            self._fail(request)
+    def result(self, request: ChatRequest) -> ChatResult:
         said = [m.text for m in request.messages if m.role == "assistant"]
         usage = Usage(calls=1, prompt_tokens=sum(len(m.text) for m in request.messages) // 4, completion_tokens=1)
         if request.choices:
@@ -39,10 +35,8 @@ class CopyingLLM:
             return ChatResult(text=request.choices[0], usage=usage, first_logprobs=_normalised(first))
         return ChatResult(text=said[-1] if said else "nothing", usage=usage)
 
-    async def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
-        result = await self.chat(request)
+    def pieces(self, result: ChatResult) -> Iterator[str]:
         yield result.text
-        yield result
 
 
 def taste(user: int, subject: str) -> str:

@@ -58,6 +58,7 @@ def results_of_any_kind() -> st.SearchStrategy[AlignmentResult]:
 
 
 class TestRuns:
+    @pytest.mark.slow
     @given(st.lists(results_of_any_kind()))
     @settings(deadline=None)
     def test_results_survive_the_table(self, results: list[AlignmentResult]) -> None:
@@ -310,7 +311,7 @@ import sys
 from pathlib import Path
 import ray
 from actors.jobs.population import run_population
-from tests import population_doubles as doubles
+from tests.support import population_doubles as doubles
 from tests.actors.jobs.test_population import TestCluster
 ray.init(address=sys.argv[1], namespace="test-population", log_to_driver=False)
 home = Path(sys.argv[2])

@@ -15,7 +15,7 @@ from actors.memory.shard import MemoryShard
 from personaagent.errors import StoreError
 from personaagent.memory.export import parse_export
 from personaagent.types import Origin, PersonaDraft, Profile
-from tests.actors.memory.test_shard import EMBEDDER, batch, config, interaction
+from tests.support.shards import EMBEDDER, batch, config, interaction
 
 
 def test_a_line_that_did_not_fit_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,7 @@ def told(recall: Any) -> Any:
     return episodes, recall.known, Near(recall.evidence)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 async def test_whatever_happens_both_say_the_same(seed: int) -> None:
     r = random.Random(seed)

@@ -7,7 +7,7 @@ import pickle
 import signal
 import uuid
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -15,41 +15,15 @@ import pytest
 
 from actors.memory.client import ShardedMemory, start_memory
 from actors.memory.shard import MemoryShard
-from actors.memory.wire import Batch
-from actors.milvus.open import ShardConfig
 from personaagent.errors import ConflictError, InvalidInput, NotFoundError, StoreError, UnavailableError
 from personaagent.evidence.commons import SIZE, Population, packed, places
-from personaagent.memory.changes import embed_interactions
 from personaagent.memory.export import parse_export
 from personaagent.memory.local import LocalMemory
 from personaagent.memory.store import quantised
 from personaagent.settings import MemorySettings, Settings
-from personaagent.types import Decision, Interaction, Origin, PersonaDraft, Profile, RecallQuery
+from personaagent.types import Decision, Origin, PersonaDraft, Profile, RecallQuery
 from tests.support.doubles import HashEmbedder
-
-START = datetime(2024, 5, 1, tzinfo=UTC)
-EMBEDDER = HashEmbedder(16)
-NONE = np.zeros((0, 16), dtype=np.float32)
-
-
-def interaction(id: str, user: str = "ann", query: str = "", minute: int = 0, **fields: object) -> Interaction:
-    time = START + timedelta(minutes=minute)
-    return Interaction(id=id, user=user, time=time, query=query or f"query {id}", **fields)  # type: ignore[arg-type]
-
-
-async def batch(*interactions: Interaction) -> Batch:
-    return Batch.of(await embed_interactions(EMBEDDER, interactions))
-
-
-def config(folder: Path, **settings: object) -> ShardConfig:
-    return ShardConfig(
-        memory=MemorySettings(**{"shards": 1, **settings}),  # type: ignore[arg-type]
-        store_dir=folder / "store",
-        audit_dir=folder / "audit",
-        embedder="test",
-        dim=16,
-        shard=0,
-    )
+from tests.support.shards import EMBEDDER, NONE, START, batch, config, interaction
 
 
 @pytest.fixture

@@ -294,6 +294,7 @@ class Memory(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
+@pytest.mark.slow
 def test_the_shard_agrees_with_a_model_through_crashes() -> None:
     run_state_machine_as_test(
         Memory,

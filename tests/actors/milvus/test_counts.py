@@ -32,11 +32,9 @@ from tests.support.store_contract import make_persona, make_row
 USERS = [f"user {n}" for n in range(12)]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiteServer]:
-    server = LiteServer(tmp_path_factory.mktemp("milvus") / "data")
-    yield server
-    server.stop()
+@pytest.fixture
+def server(milvus_lite: LiteServer) -> LiteServer:
+    return milvus_lite
 
 
 class Opened:
@@ -156,6 +154,7 @@ def tell(action: str, key: str, tombstone: Tombstone) -> None:
     """Would write the audit log."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settled", "change"),
     [
@@ -353,6 +352,7 @@ class ManyUsers:
         return {**names, "number": number, "parts": 0, "body": json.dumps(body)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("users", [1_000, 100_000])
 def test_a_page_reads_as_many_rows_as_it_has_users(users: int) -> None:
     server = ManyUsers(users, 16)
@@ -369,6 +369,7 @@ def test_a_page_reads_as_many_rows_as_it_has_users(users: int) -> None:
     assert server.sent == len(expected)
 
 
+@pytest.mark.slow
 def test_a_real_server_lists_the_same_whatever_became_of_its_collections(milvus: StandaloneServer) -> None:
     opened = Opened(milvus.uri)
     store = opened()
@@ -397,6 +398,7 @@ def test_a_real_server_lists_the_same_whatever_became_of_its_collections(milvus:
         store.close()
 
 
+@pytest.mark.slow
 def test_a_server_knows_what_arrived_ahead_of_a_clock_that_was_put_back(opened: Opened) -> None:
     now = clock()
     hour = 3_600_000_000

@@ -64,6 +64,7 @@ class Writer(threading.Thread):
             time.sleep(0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_what_was_acknowledged_survives_a_server_that_is_killed(killed: StandaloneServer) -> None:
     store = MilvusStore(killed.uri, IDENTITY, timeout=10)

@@ -24,14 +24,14 @@ from personaagent.types import user_key
 from tests.support.milvus_servers import LiteServer, StandaloneServer
 from tests.support.store_contract import ALWAYS, DIM, EMBEDDER, StoreContract, assert_same, make_persona, make_row
 
+# For tests that ask for the real server by name: they run where the others of it do, so that one is started for them all.
+REAL = (pytest.mark.milvus, pytest.mark.xdist_group("milvus"))
 IDENTITY = StoreIdentity(embedder="test", dim=DIM, shards=1, tenant="default", shard=0)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiteServer]:
-    server = LiteServer(tmp_path_factory.mktemp("milvus") / "data")
-    yield server
-    server.stop()
+@pytest.fixture
+def server(milvus_lite: LiteServer) -> LiteServer:
+    return milvus_lite
 
 
 def on_server(server: LiteServer | StandaloneServer, **changes: object) -> MilvusStore:
@@ -130,6 +130,7 @@ for i in range(10_000):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("acknowledged", [1, 23, 60])
 def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, acknowledged: int) -> None:
     path = tmp_path / "memory-00.db"
@@ -381,6 +382,7 @@ def own_server(tmp_path: Path) -> Iterator[LiteServer]:
     server.stop()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_is_named_and_comes_back(own_server: LiteServer) -> None:
     store = on_server(own_server, collection="away")
     store.put([make_row("ann", "1")])
@@ -463,8 +465,13 @@ def test_partitions_that_a_server_gets_wrong_are_refused(server: LiteServer, mon
         on_server(server, collection="partitioned")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(  # a real server takes long for many small pages, and need not halve any
-    ("where", "size"), [*(("lite", size) for size in (2, 3, 10, 60, 200)), *(("real", size) for size in (10, 60, 200))]
+    ("where", "size"),
+    [
+        *(pytest.param("lite", size, marks=pytest.mark.milvus) for size in (2, 3, 10, 60, 200)),
+        *(pytest.param("real", size, marks=REAL) for size in (10, 60, 200)),
+    ],
 )
 def test_pages_hold_every_row_once(where: str, size: int, request: pytest.FixtureRequest) -> None:
     """Milvus Lite's server sends the first rows that were written, a real one the first by primary key."""

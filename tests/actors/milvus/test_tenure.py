@@ -12,7 +12,7 @@ from actors.memory.shard import MemoryShard
 from actors.milvus.tenure import DeposedError, Owner, Tenure
 from personaagent.errors import PersonaAgentError, UnavailableError
 from personaagent.types import Origin, PersonaDraft, Profile
-from tests.actors.memory.test_shard import EMBEDDER, batch, config, interaction
+from tests.support.shards import EMBEDDER, batch, config, interaction
 
 LEASE = 10.0
 

@@ -105,6 +105,7 @@ def test_forgetting_that_broke_off_is_finished_before_anything_is_moved(
     assert served(home(tmp_path, shards=2)) == {"bob": 1}
 
 
+@pytest.mark.slow
 def test_a_migrate_erases_nobody_who_lives_on_the_server(tmp_path: Path, server: LiteServer) -> None:
     settings = home(tmp_path, shards=2, collection="lived")
     there = home(tmp_path, shards=2, collection="lived", uri=server.uri)
@@ -171,6 +172,7 @@ async def test_a_receipt_is_true_after_a_reshard_that_broke_off(
     assert served(home(tmp_path, shards=2)) == {"bob": 1}
 
 
+@pytest.mark.slow
 async def test_a_receipt_names_an_old_store_that_was_kept(tmp_path: Path) -> None:
     settings = home(tmp_path, shards=1)
     with stores(settings) as (store,):

@@ -135,6 +135,7 @@ class Killed(BaseException):
     """Like SIGKILL, in that no `except Exception` sees it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["copy", "rename 1", "rename 2", "clean"])
 def test_an_interrupted_reshard_loses_nothing_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
@@ -195,6 +196,7 @@ def test_a_store_in_use_or_absent_is_refused(tmp_path: Path) -> None:
                 call()
 
 
+@pytest.mark.slow
 def test_a_store_migrates_to_a_server(tmp_path: Path, server: LiteServer, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = home(tmp_path, shards=2, collection="migrated")
     before = fill(settings)
@@ -442,6 +444,7 @@ async def test_a_shard_expires_by_itself(tmp_path: Path) -> None:
 # What users have in common
 
 
+@pytest.mark.slow
 def test_what_users_have_in_common_moves_and_stays_in_order(tmp_path: Path, server: LiteServer) -> None:
     settings = home(tmp_path, shards=2, collection="commons")
     fill(settings)

@@ -16,8 +16,8 @@ from personaagent.memory.local import LocalMemory
 from personaagent.persona.profile import build_profile
 from personaagent.settings import AgentSettings
 from personaagent.types import ChatRequest, Decision, Interaction, Origin, PersonaDraft, RecallQuery
-from tests.support.agent_doubles import FakeLLM
 from tests.support.doubles import HashEmbedder
+from tests.support.fake_llm import FakeLLM
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 OPTIONS = ("tea", "milk", "rum")

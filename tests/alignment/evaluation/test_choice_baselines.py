@@ -15,8 +15,8 @@ from alignment.evaluation.synthetic import synthetic
 from personaagent.memory.local import LocalMemory
 from personaagent.settings import AgentSettings
 from personaagent.types import Interaction, Kind
-from tests.support.agent_doubles import FakeLLM
 from tests.support.doubles import HashEmbedder
+from tests.support.fake_llm import FakeLLM
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 DRINKS = ("green tea", "espresso", "orange juice")

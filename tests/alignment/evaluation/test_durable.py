@@ -88,6 +88,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "journal"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [7, 40, 101])
 async def test_cut_short_again_and_again_it_ends_as_if_never(tmp_path: Path, folder: Path, every: int) -> None:
     plan = planned("pahf", pahf_folder(tmp_path), ALL, ablate=("persona", "memory"))
@@ -107,6 +108,7 @@ async def test_cut_short_again_and_again_it_ends_as_if_never(tmp_path: Path, fol
     assert json.loads(json.dumps(result)) == result
 
 
+@pytest.mark.slow
 async def test_a_cut_anywhere_while_it_learns_ends_well(tmp_path: Path, folder: Path) -> None:
     """The cohorts of alignment differ then, so results may; but everything is asked, and nothing twice in the paper's loop,
     which has no cohorts and so gives the same result."""
@@ -180,6 +182,7 @@ async def test_a_missing_answer_does_not_stop_a_run_that_asks_for_it_alone(tmp_p
         assert result["missing"] == {"rag": 1}
 
 
+@pytest.mark.slow
 async def test_a_model_that_goes_down_stops_the_run_and_keeps_the_answers(tmp_path: Path, folder: Path) -> None:
     path = history_file(tmp_path, users=20, interactions=20)
     plan = planned("history", path, ("none", "rag"))
@@ -201,6 +204,7 @@ async def test_a_model_that_goes_down_stops_the_run_and_keeps_the_answers(tmp_pa
     assert len(mended.requests) == len(plan.benchmark.phases[0].test) * 2 - 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("methods", [("persona",), ("personaagent",), ("none",)])
 async def test_a_model_that_is_down_from_the_start(tmp_path: Path, folder: Path, methods: tuple[str, ...]) -> None:
     def fail(_: ChatRequest) -> None:

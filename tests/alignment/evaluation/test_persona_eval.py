@@ -18,8 +18,8 @@ from personaagent.errors import InvalidInput, LLMError
 from personaagent.settings import AgentSettings, AlignmentSettings, Settings
 from personaagent.types import ChatRequest, ChatResult, Decision, Kind, Likelihood, LikelihoodRequest
 from tests.alignment.test_rewording import STYLES, THINGS, LikelyLLM, said
-from tests.support.agent_doubles import FakeLLM
 from tests.support.doubles import HashEmbedder
+from tests.support.fake_llm import FakeLLM
 
 OPTIONS = ("amber", "basil", "cedar")
 LEARNED = 9

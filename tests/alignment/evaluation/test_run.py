@@ -48,6 +48,7 @@ def value(result: dict[str, Any], phase: str, method: str, name: str = "accuracy
     return float(result["results"][phase][method][name]["value"])
 
 
+@pytest.mark.slow
 async def test_every_method_is_scored_and_the_result_is_json(tmp_path: Path) -> None:
     result = await evaluate(
         "history",
@@ -292,6 +293,7 @@ def test_tastes_differ_between_neighbours() -> None:
     assert all(taste(0, s) != taste(1, s) for s in SUBJECTS)
 
 
+@pytest.mark.slow
 async def test_a_result_becomes_markdown_html_and_a_plot(tmp_path: Path) -> None:
     methods = ("none", "persona", "personaagent")
     result = await evaluate(

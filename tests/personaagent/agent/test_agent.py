@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -12,21 +11,14 @@ from personaagent.errors import ConflictError, ContextLengthExceeded, InvalidInp
 from personaagent.memory.local import LocalMemory
 from personaagent.persona.persona import made
 from personaagent.settings import AgentSettings
-from personaagent.types import ChatRequest, ChatResult, Decision, Interaction, Message, Origin, PersonaDraft
-from tests.support.agent_doubles import FakeLLM
+from personaagent.types import ChatRequest, ChatResult, Decision, Message, Origin, PersonaDraft
 from tests.support.doubles import HashEmbedder
-
-START = datetime(2026, 1, 1, tzinfo=UTC)
+from tests.support.fake_llm import FakeLLM
+from tests.support.interactions import settled
 
 
 def turn(text: str, **more: object) -> Turn:
     return Turn(user="ada", messages=(Message(role="user", content=text),), **more)  # type: ignore[arg-type]
-
-
-def settled(n: int, query: str, truth: str, choices: tuple[str, ...] | None = None) -> Interaction:
-    return Interaction(
-        id=f"i{n}", user="ada", time=START + timedelta(hours=n), query=query, truth=truth, choices=choices
-    )
 
 
 @pytest.fixture

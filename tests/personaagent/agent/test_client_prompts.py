@@ -12,7 +12,7 @@ from personaagent.agent.client_prompts import Housekeeping
 from personaagent.settings import MemorySettings, ServeSettings, Settings
 from personaagent.types import Message, user_key
 from tests.actors.upkeep.test_store_upkeep import stores
-from tests.serve.http.test_api import World
+from tests.support.api_world import World
 from tests.support.store_contract import make_row
 
 HISTORY = "<chat_history>\nUSER: What goes with figs?\nASSISTANT: Cheese.\n</chat_history>"

@@ -29,8 +29,8 @@ from personaagent.types import (
     Origin,
     Usage,
 )
-from tests.support.agent_doubles import FakeLLM
 from tests.support.doubles import HashEmbedder
+from tests.support.fake_llm import FakeLLM
 
 OLD = "Dear Noor, I shall come and admire every cupboard."
 NEW = "Robin invites me to a picnic. Write my reply."
@@ -225,7 +225,8 @@ async def test_too_long_to_be_compared_is_said(memory: LocalMemory) -> None:
 
 async def test_samples_fit_by_showing_less(memory: LocalMemory) -> None:
     llm = Sampler("one", "two", two=1)
-    llm._limit = len(prompts.INSTRUCTIONS) + len(prompts.TOOLS) + 150
+    llm.limit = len(prompts.INSTRUCTIONS) + len(prompts.TOOLS) + 150
+    llm.context_length = llm.limit // 4
     reply = await answer(llm, memory, samples=2)
     assert reply.text == "two"
     assert reply.saw is not None

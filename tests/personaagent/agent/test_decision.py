@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from personaagent.agent.decision import combined, decide, median_grade, score_options
 from personaagent.types import ChatRequest, Decision, Message, PersonaDraft
-from tests.support.agent_doubles import FakeLLM
+from tests.support.fake_llm import FakeLLM
 
 ASK = [Message(role="user", content="drink?")]
 

@@ -241,6 +241,7 @@ TEXTS = st.one_of(
 OFFERS = st.lists(TEXTS, min_size=2, max_size=6, unique=True).filter(lambda c: choice_kind(c) is Kind.CHOICE)
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None)
 @given(st.lists(st.tuples(TEXTS, OFFERS, st.integers(0, 9)), max_size=14), OFFERS, TEXTS, st.randoms())
 def test_any_history_gives_a_distribution_whatever_the_order_of_options(

@@ -25,11 +25,11 @@ from personaagent.persona.profile import build_profile
 from personaagent.readers import read
 from personaagent.settings import MemorySettings
 from personaagent.types import Fact, Interaction, Origin, Outcome, Profile, utc_now
-from tests.actors.memory.test_shard import config
-from tests.serve.http.test_api import World as Served
 from tests.support.alignment_doubles import SecretLLM, World, drink
+from tests.support.api_world import World as Served
 from tests.support.direct_memory import DirectMemory
 from tests.support.doubles import HashEmbedder
+from tests.support.shards import config
 from tests.support.store_contract import make_persona, make_row
 
 START = datetime(2024, 5, 1, tzinfo=UTC)

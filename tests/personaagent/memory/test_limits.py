@@ -26,9 +26,9 @@ from personaagent.protocols import export_pages
 from personaagent.settings import LimitsSettings, MemorySettings
 from personaagent.types import Interaction, Origin, Persona, PersonaDraft, RecallQuery
 from serve.cli.importing import Imported, import_export, import_interactions
-from tests.actors.memory.test_shard import EMBEDDER, NONE, START, batch, config, interaction
 from tests.support.direct_memory import DirectMemory
 from tests.support.doubles import HashEmbedder
+from tests.support.shards import EMBEDDER, NONE, START, batch, config, interaction
 
 KB = 1_000
 ROOMY = {"metadata_kb": 1e5, "interaction_kb": 1e5}  # what a version without limits would have taken in

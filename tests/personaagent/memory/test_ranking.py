@@ -194,6 +194,7 @@ class Life:
         return RecallQuery(**asked, **{k: v for k, v in optional.items() if self._rng.random() < 0.15})
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=40, deadline=None)
 def test_recall_returns_what_sorting_everything_does(seed: int) -> None:

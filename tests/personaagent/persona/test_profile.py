@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,17 +11,10 @@ from personaagent.claims import Claim, ClaimKind
 from personaagent.memory.local import LocalMemory
 from personaagent.persona.persona import initial_persona, tokens
 from personaagent.persona.profile import BATCH, build_profile, parse_facts, trim
-from personaagent.types import ChatRequest, ChatResult, Decision, Fact, Interaction, Profile
-from tests.support.agent_doubles import FakeLLM
+from personaagent.types import ChatRequest, ChatResult, Decision, Fact, Profile
 from tests.support.doubles import HashEmbedder
-
-START = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def settled(n: int, query: str, truth: str, choices: tuple[str, ...] | None = None) -> Interaction:
-    return Interaction(
-        id=f"i{n}", user="ada", time=START + timedelta(hours=n), query=query, truth=truth, choices=choices
-    )
+from tests.support.fake_llm import FakeLLM
+from tests.support.interactions import START, settled
 
 
 async def test_a_changed_preference_supersedes_and_stays_in_history() -> None:

@@ -112,6 +112,7 @@ def test_texts_stay_texts_wherever_they_stand(tmp_path: Path, evil: str):
     assert harmless.count("<svg") == html.count("<svg") == 4
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(st.characters(exclude_characters="\r"), max_size=60), min_size=2, max_size=4))
 @settings(max_examples=15, deadline=None)
 def test_any_text_makes_a_well_formed_report(tmp_path_factory: pytest.TempPathFactory, texts: list[str]):

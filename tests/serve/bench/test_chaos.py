@@ -27,7 +27,7 @@ from serve.bench.chaos_record import History
 from serve.bench.chaos_report import result, said
 from serve.runtime import ray_cluster as cluster
 from serve.runtime.system import System
-from tests.serve.http.test_api import EchoLLM, World
+from tests.support.api_world import EchoLLM, World
 
 
 class Calls:

@@ -35,9 +35,9 @@ from serve.cli import app
 from serve.cli.output import Output
 from serve.cli.serving import _split
 from serve.cli.shared_options import parse_assignment
-from tests.support.agent_doubles import FakeLLM
 from tests.support.doubles import HashEmbedder
 from tests.support.eval_doubles import history_file
+from tests.support.fake_llm import FakeLLM
 
 Invoke = Callable[..., Result]
 
@@ -628,6 +628,7 @@ def test_an_evaluation_without_a_model_starts_none(invoke: Invoke, system: type[
     assert (folder / "journal.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_personas_are_evaluated(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:
     data, page = history_file(tmp_path), tmp_path / "page.html"
     args = ("eval-personas", "history", "--data", data, "--shuffle", "users", "--report", page)

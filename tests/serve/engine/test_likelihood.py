@@ -22,7 +22,7 @@ from serve.bench.workload import ScriptedEngine
 from serve.calls import AnswerCall, Refusal
 from serve.clients.model_client import HandleLLM
 from serve.runtime.system import NoLLM
-from tests.support.agent_doubles import FakeLLM
+from tests.support.fake_llm import FakeLLM
 
 BUSY = Refusal(503, "no room", busy=True)
 

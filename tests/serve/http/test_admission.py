@@ -22,7 +22,7 @@ from serve.http import health
 from serve.http.alignments import Alignments
 from serve.http.health import UNSEEN, Health
 from serve.router import chats_of
-from tests.serve.http.test_api import EchoLLM, World, assert_error
+from tests.support.api_world import EchoLLM, World, assert_error
 from tests.support.slow_parts import Part
 
 CHAT = "/v1/chat/completions"

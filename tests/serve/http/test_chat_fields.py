@@ -17,7 +17,7 @@ from personaagent.errors import ContextLengthExceeded
 from personaagent.settings import ServeSettings
 from personaagent.types import ChatRequest, ChatResult
 from serve.http.chat_bodies import ChatBody
-from tests.serve.http.test_api import JSON, EchoLLM, World, assert_error
+from tests.support.api_world import JSON, EchoLLM, World, assert_error
 
 HI = [{"role": "user", "content": "hi"}]
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "default": None}}}

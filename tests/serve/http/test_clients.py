@@ -20,7 +20,7 @@ import openai
 import pytest
 import uvicorn
 
-from tests.serve.http.test_api import World
+from tests.support.api_world import World
 
 ROOT = Path(__file__).resolve().parents[3]
 HEADER = "X-OpenWebUI-User-Id"

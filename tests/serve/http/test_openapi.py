@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from serve.http.interaction_bodies import InteractionsBody
 from serve.http.middleware import JsonRoute
-from tests.serve.http.test_api import World
+from tests.support.api_world import World
 
 
 async def described(**serve: Any) -> dict[str, Any]:

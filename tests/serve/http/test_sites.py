@@ -11,7 +11,7 @@ from pydantic import SecretStr, ValidationError
 from personaagent.errors import InvalidInput
 from personaagent.settings import ServeSettings
 from serve.http.sites import Sites, check_exposure
-from tests.serve.http.test_api import JSON, World, assert_error
+from tests.support.api_world import JSON, World, assert_error
 
 PAGE = "https://evil.example"
 
