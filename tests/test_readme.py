@@ -16,7 +16,12 @@ from personaagent.settings import Settings
 from serve.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "requirements" / "README.md"]
+DOCS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "requirements" / "README.md",
+]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

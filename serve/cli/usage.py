@@ -35,6 +35,7 @@ _VALUES = {
     "datetime_parsing": "is not a date and time; write it like 2025-03-01 or 2025-03-01T08:30:00",
 }
 
+
 class CommandLine(TyperGroup):
     """The command group whose mistakes in use are one line on stderr, with exit code 2."""
 

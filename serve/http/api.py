@@ -16,7 +16,7 @@ from fastapi import Body, Depends, FastAPI, Header, Path, Query, Request, Respon
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import AfterValidator, BeforeValidator, TypeAdapter
 
-from personaagent import deadline
+from personaagent import __version__, deadline
 from personaagent.agent.agent import Agent, Reply
 from personaagent.agent.client_prompts import Housekeeping
 from personaagent.agent.explanation import Question, explain
@@ -147,7 +147,7 @@ def create_api(services: Services) -> FastAPI:
         yield
         health.close()
 
-    app = FastAPI(title="PersonaAgent on Ray", redirect_slashes=False, lifespan=life)
+    app = FastAPI(title="PersonaAgent on Ray", version=__version__, redirect_slashes=False, lifespan=life)
     app.router.route_class = JsonRoute
     app.state.memory = services.memory
     install_errors(app)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from personaagent import __version__
 from serve.http.schemas import InteractionsBody
 from tests.serve.http.test_api import World
 
@@ -92,3 +93,7 @@ async def test_the_three_forms_of_interactions_are_described_and_taken(body: Any
     assert not validator.is_valid({"question": "q"})
     InteractionsBody.model_validate(body)
     assert (await World().post("anna", "/interactions", body)).status_code == 200
+
+
+async def test_the_version_is_the_programs() -> None:
+    assert (await described())["info"]["version"] == __version__
