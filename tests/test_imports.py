@@ -20,7 +20,7 @@ HEAVY = ("ray", "torch", "vllm", "transformers", "pymilvus", "milvus_lite")
 LIGHT = ("personaagent", "alignment", "cluster", "serve.cli")
 
 # Runs in a process of its own. What other people's libraries read while they are imported is theirs, so an opened file counts
-# if the nearest code that is not Python's own is ours; sockets and processes count whoever opens them.
+# if the nearest code that is not Python's own is ours; connections and processes count whoever makes them.
 LOOK = """
 import importlib, json, logging, sys, sysconfig, threading
 
@@ -38,20 +38,28 @@ def ours(frame):
     return False
 
 def look(event, args):
-    if event in ("socket.connect", "socket.bind", "subprocess.Popen", "os.fork", "os.posix_spawn"):
+    if event in ("socket.connect", "subprocess.Popen", "os.fork", "os.posix_spawn"):
+        seen.append(f"{module}: {event} {args[-1]!r}")
+    elif event == "socket.bind" and ours(sys._getframe(1)):  # urllib3 tries whether this machine has IPv6
         seen.append(f"{module}: {event} {args[-1]!r}")
     elif event == "open" and isinstance(args[0], str) and not args[0].endswith((".py", ".pyc", ".so")):
         if ours(sys._getframe(1)):
             seen.append(f"{module}: opens {args[0]}")
 
-logger = logging.getLogger()
+def state():
+    logger = logging.getLogger()
+    return {
+        "threads": [t.name for t in threading.enumerate()],
+        "handlers of the root logger": list(logger.handlers),
+        "its level": logger.level,
+    }
+
 sys.addaudithook(look)
 loaded = {}
 for module in names:
-    before = threading.active_count(), list(logger.handlers), logger.level, sys.excepthook
+    before = state()
     importlib.import_module(module)
-    if before != (threading.active_count(), list(logger.handlers), logger.level, sys.excepthook):
-        seen.append(f"{module}: threads, the root logger or the hook of exceptions changed")
+    seen += [f"{module}: {what} was {old}, is {new}" for (what, old), new in zip(before.items(), state().values()) if old != new]
     loaded[module] = sorted(heavy & set(sys.modules))
 print(json.dumps({"seen": seen, "loaded": loaded, "threads": [t.name for t in threading.enumerate()]}))
 """
