@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from personaagent.errors import InvalidInput
+from personaagent.setting_names import check_environment, fault
 from personaagent.types import Decision, UserId
 
 __all__ = ["Settings", "default_home", "load_settings"]
@@ -319,14 +320,11 @@ def load_settings(file: Path | None = None, **flags: Any) -> Settings:
                 layers.append(YamlConfigSettingsSource(settings_cls, yaml_file=path))
             return tuple(layers)
 
+    check_environment(os.environ, Settings, ("config", "cache", "data"))
     try:
         layered = _Layered(**flags)
     except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "settings"
-        said = str(first["msg"]).removeprefix("Value error, ")
-        reason = "there is no such setting" if first["type"] == "extra_forbidden" else said
-        raise InvalidInput(f"setting {where}: {reason}") from e
+        raise InvalidInput(fault(e, Settings)) from e
     except Exception as e:  # YAML and file errors come as several unrelated types
         raise InvalidInput(f"settings file {path}: {e}".replace("\n", " ")) from e
     return Settings.model_construct(**{name: getattr(layered, name) for name in Settings.model_fields})

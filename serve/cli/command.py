@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
 
+from personaagent import __version__
 from serve.cli import aligning, demo, eval_personas, evaluating, explaining, importing, personas, serving
 from serve.cli import upkeep as maintenance
 from serve.cli import users as memory
 from serve.cli.runner import Assignments, Config, Home, Model, Verbose
 from serve.cli.shared_options import Options
+from serve.cli.usage import CommandLine
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="personaagent",
+    cls=CommandLine,
     help="Personal agents for every user: memory, personas and their alignment, on Ray and vLLM.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -27,10 +28,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        try:
-            typer.echo(version("personaagent"))
-        except PackageNotFoundError:
-            typer.echo("not installed")
+        typer.echo(__version__)
         raise typer.Exit
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from personaagent.errors import InvalidInput
+from personaagent.nearest import likely
 from serve.cli.output import check_report
 from serve.cli.runner import EXIT_ERROR, Json, Run, command
 
@@ -186,7 +187,7 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _names(what: str, given: str, known: Sequence[str]) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
     if unknown := [name for name in names if name not in known]:
-        raise InvalidInput(f"unknown {what} {unknown[0]!r}; there are {', '.join(known)}")
+        raise InvalidInput(f"unknown {what} {unknown[0]!r}{likely(unknown[0], known)}")
     return names
 
 

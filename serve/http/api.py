@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from personaagent import __version__
 from serve.http import (
     alignment_routes,
     chat_routes,
@@ -51,7 +52,7 @@ def create_api(services: Services) -> FastAPI:
         yield
         shared.health.close()
 
-    app = FastAPI(title="PersonaAgent on Ray", redirect_slashes=False, lifespan=life)
+    app = FastAPI(title="PersonaAgent on Ray", version=__version__, redirect_slashes=False, lifespan=life)
     app.state.shared = shared
     install_errors(app)
     for resource in RESOURCES:

@@ -23,6 +23,7 @@ import serve.http.edge
 from cluster import render
 from cluster.options import ClusterOptions, cluster_options, load_deployment
 from cluster.secrets import public_tree, secret_variables
+from personaagent import __version__
 from personaagent.errors import InvalidInput
 from personaagent.settings import Settings, load_settings
 
@@ -183,6 +184,12 @@ def test_manifests_are_what_render_gives() -> None:
     expected = render.examples()
     found = {file.name: file.read_text(encoding="utf-8") for file in MANIFESTS.glob("*.yaml")}
     assert found == expected, "run: python -m cluster.render examples"
+
+
+def test_image_tags_are_the_version_of_the_program() -> None:
+    for name in ("cluster/deployments/gpu.yaml", "cluster/Dockerfile.gpu", "docs/kubernetes.md"):
+        tags = re.findall(r"personaagent:(\d\S*?)-gpu", (REPO / name).read_text(encoding="utf-8"))
+        assert set(tags) == {__version__}, name
 
 
 def test_versions_agree() -> None:

@@ -8,6 +8,7 @@ import pytest
 from fastapi.routing import APIRoute
 from pydantic import SecretStr
 
+from personaagent import __version__
 from serve.http.interaction_bodies import InteractionsBody
 from serve.http.middleware import JsonRoute
 from tests.support.api_world import World
@@ -141,3 +142,7 @@ async def test_every_endpoint_reads_json_strictly() -> None:
     routes = [route for route in World().app.routes if isinstance(route, APIRoute)]
     assert routes
     assert [route.path for route in routes if not isinstance(route, JsonRoute)] == []
+
+
+async def test_the_version_is_the_programs() -> None:
+    assert (await described())["info"]["version"] == __version__
