@@ -10,11 +10,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import actors.memory.large_user
 import actors.memory.shard
 import actors.milvus.counts
 import personaagent.memory.changes
-import personaagent.memory.user_memory
+import personaagent.memory.one_user
 from actors.memory.shard import MemoryShard
 from actors.memory.writer import Writer
 from actors.milvus.connection import MilvusConnection
@@ -167,10 +166,7 @@ def appends_that_know_no_ids() -> list[Patch]:
     def blind(user: str, items: Any, existing: Any, *rest: Any, **options: Any) -> Change:
         return plan(user, items, lambda _: None, *rest, **options)
 
-    return [
-        (owner, "plan_append", blind)
-        for owner in (personaagent.memory.user_memory, actors.memory.shard, actors.memory.large_user)
-    ]
+    return [(owner, "plan_append", blind) for owner in (personaagent.memory.one_user, actors.memory.shard)]
 
 
 def no_compare_and_set_of_personas() -> list[Patch]:
@@ -179,7 +175,7 @@ def no_compare_and_set_of_personas() -> list[Patch]:
     def forced(current: Any, draft: Any, expected: Any, limits: Any) -> Any:
         return plan(current, draft, current.number if current else None, limits)
 
-    return [(personaagent.memory.user_memory, "plan_persona", forced)]
+    return [(personaagent.memory.one_user, "plan_persona", forced)]
 
 
 def no_compare_and_set_of_profiles() -> list[Patch]:
@@ -192,7 +188,7 @@ def no_compare_and_set_of_profiles() -> list[Patch]:
     def put_forced(self: MilvusStore, user: str, profile: Any, expected: int, token: str) -> None:
         put(self, user, profile, profile.version - 1, token)
 
-    return [(personaagent.memory.user_memory, "plan_profile", forced), (MilvusStore, "put_profile", put_forced)]
+    return [(personaagent.memory.one_user, "plan_profile", forced), (MilvusStore, "put_profile", put_forced)]
 
 
 def claims_without_a_second_look() -> list[Patch]:
