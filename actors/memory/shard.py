@@ -82,7 +82,7 @@ class MemoryShard:
     """
 
     def __init__(self, config: ShardConfig) -> None:
-        self._config = config
+        self.config = config
         self._settings = config.memory
         self._audit = AuditLog(config.audit_dir, config.actor_name)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
@@ -110,7 +110,7 @@ class MemoryShard:
         Raises:
             StoreError: this shard was created for another store than `config` says.
         """
-        if config.place != self._config.place:
+        if config.place != self.config.place:
             raise StoreError(
                 f"this cluster already runs a memory service of tenant {self._settings.tenant!r} on another store; stop it or"
                 " set another memory.tenant"
@@ -122,7 +122,7 @@ class MemoryShard:
         """Numbers for health checks and dashboards; no user's name or text."""
         store = self._store
         return {
-            "shard": self._config.shard,
+            "shard": self.config.shard,
             "pid": os.getpid(),
             "open": store is not None,
             "broken": store.broken if store else None,
@@ -414,7 +414,7 @@ class MemoryShard:
             return store
 
     def _open(self) -> tuple[UpkeepStore, Commons | None]:
-        store = open_store(self._config)
+        store = open_store(self.config)
         try:
             population = store.population()
         except BaseException:
@@ -581,7 +581,7 @@ class MemoryShard:
         try:
             await self._run(lambda: self._writer(store).shorten(memory.user, memory.chain))
         except PersonaAgentError as e:
-            logger.warning("memory shard %d could not shorten a user's versions: %s", self._config.shard, e.message)
+            logger.warning("memory shard %d could not shorten a user's versions: %s", self.config.shard, e.message)
 
     @staticmethod
     def _written(
@@ -686,7 +686,7 @@ class MemoryShard:
                 try:
                     await self._run(store.flush)
                 except PersonaAgentError as e:
-                    logger.warning("memory shard %d could not flush: %s", self._config.shard, e.message)
+                    logger.warning("memory shard %d could not flush: %s", self.config.shard, e.message)
                 flushed = time.monotonic()
 
     async def _renew(self, tenure: Tenure) -> None:
@@ -699,9 +699,9 @@ class MemoryShard:
             self._doubted -= doubted
         except DeposedError as e:
             self._active.clear()
-            logger.error("memory shard %d: %s", self._config.shard, e.message)
+            logger.error("memory shard %d: %s", self.config.shard, e.message)
         except PersonaAgentError as e:  # the next tick tries again; when the lease is over, reads say what is wrong
-            logger.debug("memory shard %d cannot tell whether it is still in charge: %s", self._config.shard, e.message)
+            logger.debug("memory shard %d cannot tell whether it is still in charge: %s", self.config.shard, e.message)
 
     async def expire(self, days: float) -> int:
         """Delete interactions older than `days`, and what points to them; returns how many."""
@@ -730,16 +730,16 @@ class MemoryShard:
             try:
                 await self.expire(days)
             except PersonaAgentError as e:
-                logger.warning("memory shard %d could not expire interactions: %s", self._config.shard, e.message)
+                logger.warning("memory shard %d could not expire interactions: %s", self.config.shard, e.message)
             await asyncio.sleep(EXPIRE_S)
 
     async def _reopen(self, store: UpkeepStore) -> bool:
         """Close a broken store once the disk has room again; the next call opens it, and it recovers from its log."""
         try:
-            check_disk(self._config.store_dir)
+            check_disk(self.config.store_dir)
         except StoreError:
             return False
-        logger.error("memory shard %d opens its store again: %s", self._config.shard, store.broken)
+        logger.error("memory shard %d opens its store again: %s", self.config.shard, store.broken)
         async with self._opening:
             self._store = self._tenure = None
             await self._run(store.close)
@@ -762,9 +762,9 @@ class MemoryShard:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             if isinstance(error, PersonaAgentError):
-                logger.debug("memory shard %d: %s", self._config.shard, error.message)
+                logger.debug("memory shard %d: %s", self.config.shard, error.message)
             else:
-                logger.error("memory shard %d failed", self._config.shard, exc_info=error)
+                logger.error("memory shard %d failed", self.config.shard, exc_info=error)
 
 
 def _append(

@@ -19,8 +19,8 @@ from typing import Any
 from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
 import actors.memory.active_users
-import actors.memory.client
 import actors.memory.expiry
+import actors.memory.remote_shard
 import actors.memory.shard
 import actors.milvus.connection
 import actors.milvus.lite
@@ -288,7 +288,7 @@ class World:
             (actors.memory.shard, "check_disk", check_disk),
             (actors.memory.shard, "Tenure", partial(Tenure, clock=monotonic)),
             (actors.memory.active_users, "time", time),
-            (actors.memory.client, "time", time),
+            (actors.memory.remote_shard, "time", time),
             (actors.milvus.lite, "threading", locks),
             (actors.milvus.connection, "threading", locks),
             (actors.milvus.connection, "MilvusClient", client),

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.memory.client import ShardedMemory, start_memory
+from actors.memory.client import ShardedMemory
 from actors.memory.shard import MemoryShard
+from actors.memory.startup import start_memory
 from actors.memory.wire import Batch
 from actors.milvus.open import ShardConfig
 from personaagent.errors import ConflictError, InvalidInput, NotFoundError, StoreError, UnavailableError
