@@ -16,17 +16,7 @@ from personaagent.evidence.commons import Commons
 from personaagent.memory.changes import Change, Clock, Incoming, clock
 from personaagent.memory.index import EpisodeIndex
 from personaagent.memory.one_user import OneUser
-from personaagent.memory.store import (
-    Ledger,
-    Row,
-    RowKey,
-    Store,
-    Vector,
-    fitting,
-    microseconds,
-    ordering,
-    row_key,
-)
+from personaagent.memory.store import Ledger, Row, RowKey, Store, Vector, fitting, microseconds, ordering, row_key
 from personaagent.protocols import Matrix
 from personaagent.settings import MemorySettings
 from personaagent.types import Interaction, Recall, RecallQuery, Truths

@@ -25,7 +25,7 @@ from personaagent.memory.changes import (
 from personaagent.memory.export import EPOCH, Exported
 from personaagent.memory.limits import persona_fault
 from personaagent.memory.persona_chain import PersonaChain, Versions
-from personaagent.memory.store import Arrivals, Row, StoredUser, Vector, row_key, summarise
+from personaagent.memory.store import EpisodeCounts, Row, StoredUser, Vector, row_key, summarise
 from personaagent.protocols import Matrix
 from personaagent.settings import MemorySettings
 from personaagent.types import Interaction, Persona, PersonaDraft, Profile, Recall, RecallQuery, Truths, UserSummary
@@ -42,7 +42,7 @@ class OneUser(ABC):
     def __init__(
         self,
         user: str,
-        episodes: Arrivals,
+        episodes: EpisodeCounts,
         stored: StoredUser,
         settings: MemorySettings,
         clock: Clock = clock,

@@ -25,7 +25,7 @@ from personaagent.evidence.commons import Population
 from personaagent.types import AHEAD, Interaction, Origin, Persona, Profile, UserSummary
 
 __all__ = [
-    "Arrivals",
+    "EpisodeCounts",
     "Erased",
     "Held",
     "Ledger",
@@ -504,7 +504,7 @@ class Store(Protocol):
         ...
 
 
-class Arrivals(Protocol):
+class EpisodeCounts(Protocol):
     """A user's episodes, as a summary counts them."""
 
     def __len__(self) -> int: ...
@@ -548,7 +548,7 @@ def fitting(rows: Iterable[Row], most: int | None) -> list[Row]:
     return found
 
 
-def summarise(user: str, rows: Arrivals, personas: Sequence[Persona], seen: int | None) -> UserSummary:
+def summarise(user: str, rows: EpisodeCounts, personas: Sequence[Persona], seen: int | None) -> UserSummary:
     """A user's summary. Truths count as unaligned if they arrived after alignment last looked, up to `seen`.
 
     Stores of the version before have no `seen`. There the newest aligned persona tells when that was, unless the clock was
