@@ -30,7 +30,7 @@ from personaagent.agent.agent import Agent
 from personaagent.aio import together
 from personaagent.claims import MAX_SOURCES
 from personaagent.errors import BudgetExceeded, ConflictError, ForgottenError, NotFoundError, PersonaAgentError
-from personaagent.models.wrapper import Wrapping
+from personaagent.models.wrapper import Wrapping, telling
 from personaagent.persona.persona import initial_persona, ranked, stated
 from personaagent.persona.profile import build_profile
 from personaagent.persona.safety import danger
@@ -539,7 +539,7 @@ class _Charged(Wrapping):
     async def likelihoods(self, requests: Sequence[LikelihoodRequest]) -> tuple[Likelihood, ...]:
         if not requests:
             return ()
-        together = partial(self._telling.likelihoods, requests)
+        together = partial(telling(self._llm).likelihoods, requests)
         return await self._caller.call(together, lambda rs: sum((r.usage for r in rs), Usage()), len(requests))
 
     def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:

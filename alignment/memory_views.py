@@ -11,14 +11,13 @@ from typing import Literal, NoReturn
 from personaagent.errors import ConflictError, InvalidInput
 from personaagent.evidence.commons import Population
 from personaagent.evidence.evidence import uniform
+from personaagent.memory.forwarding import ForwardingMemory
 from personaagent.memory.index import episode_tokens
 from personaagent.memory.persona_chain import PersonaChain
 from personaagent.protocols import Memory
 from personaagent.types import (
     AppendResult,
     Episode,
-    ExportCursor,
-    ExportPage,
     ForgetReceipt,
     Interaction,
     Persona,
@@ -27,16 +26,14 @@ from personaagent.types import (
     Profile,
     Recall,
     RecallQuery,
-    Truths,
-    UserSummary,
     utc_now,
 )
 
 __all__ = ["MemoryView", "Recalled"]
 
 
-class MemoryView:
-    """`protocols.Memory` that reads another memory and never writes to it; personas and profiles are kept in the view.
+class MemoryView(ForwardingMemory):
+    """A memory that reads another memory and never writes to it; personas and profiles are kept in the view.
 
     Args:
         base: the memory that is read.
@@ -61,7 +58,7 @@ class MemoryView:
         memory_as: Mapping[str, str] | None = None,
         persona_as: Mapping[str, str] | None = None,
     ) -> None:
-        self._base = base
+        super().__init__(base)
         self._episodes = episodes
         self._profile = profile
         self._fixed = fixed
@@ -72,12 +69,11 @@ class MemoryView:
         self._personas: dict[str, list[Persona]] = {}
         self._profiles: dict[str, Profile] = {}
 
-    async def recall(self, user: str, query: RecallQuery) -> Recall:
-        """See `Memory`; what the view hides is not found, and gives no evidence."""
-        return (await self.recall_many(user, [query]))[0]
+    async def _behind(self, user: str) -> tuple[Memory, str]:
+        return self._base, self._memory_as.get(user, user)
 
     async def recall_many(self, user: str, queries: Sequence[RecallQuery]) -> tuple[Recall, ...]:
-        """See `Memory` and `recall`."""
+        """See `Memory`; what the view hides is not found, and gives no evidence."""
         whose = self._memory_as.get(user, user)
         # Of a query that asks for nothing the text need not even be embedded.
         asked = [query for query in queries if query.k or query.choices]
@@ -102,18 +98,6 @@ class MemoryView:
             newest.append(Episode(interaction=past, similarity=0.0, score=0.0, age=age))
         return Recall(episodes=tuple(newest), evidence=nothing, known=len(newest))
 
-    async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
-        """See `Memory`."""
-        return await self._base.latest(self._memory_as.get(user, user), n, with_truth)
-
-    async def interactions(self, user: str, ids: Sequence[str]) -> tuple[Interaction, ...]:
-        """See `Memory`."""
-        return await self._base.interactions(self._memory_as.get(user, user), ids)
-
-    async def truths(self, user: str, after: int, n: int) -> Truths:
-        """See `Memory`."""
-        return await self._base.truths(self._memory_as.get(user, user), after, n)
-
     async def persona(self, user: str, number: int | None = None) -> Persona | None:
         """See `Memory`."""
         versions = await self.personas(user)
@@ -136,10 +120,6 @@ class MemoryView:
     async def persona_page(self, user: str, before: int | None, limit: int) -> PersonaPage:
         """See `Memory`."""
         return PersonaChain(await self.personas(user)).page(before, limit)
-
-    async def incarnation(self, user: str) -> int:
-        """See `Memory`."""
-        return await self._base.incarnation(self._memory_as.get(user, user))
 
     async def commit_persona(
         self, user: str, draft: PersonaDraft, expected: int | None, incarnation: int | None = None
@@ -181,26 +161,6 @@ class MemoryView:
 
     async def note_alignment(self, user: str, seen: int, incarnation: int | None = None) -> None:
         """See `Memory`; an alignment within a view is none of the memory behind it."""
-
-    async def summary(self, user: str) -> UserSummary | None:
-        """See `Memory`."""
-        return await self._base.summary(self._memory_as.get(user, user))
-
-    async def users(self, after: str = "", limit: int | None = None) -> tuple[UserSummary, ...]:
-        """See `Memory`."""
-        return await self._base.users(after, limit)
-
-    async def population(self) -> Population | None:
-        """See `Memory`."""
-        return await self._base.population()
-
-    async def export_page(self, user: str, cursor: ExportCursor | None = None) -> ExportPage:
-        """See `Memory`."""
-        return await self._base.export_page(user, cursor)
-
-    async def export(self, user: str) -> tuple[str, ...]:
-        """See `Memory`."""
-        return await self._base.export(user)
 
     async def append(
         self, user: str, interactions: Sequence[Interaction], incarnation: int | None = None

@@ -5,16 +5,16 @@ from __future__ import annotations
 import inspect
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from alignment.stages import current_stage
-from personaagent.models.wrapper import Wrapping
+from personaagent.models.wrapper import WholeAnswers, telling
 from personaagent.protocols import LLM
 from personaagent.types import ChatRequest, ChatResult, Likelihood, LikelihoodRequest, Usage
 
-__all__ = ["OWN", "WAITING", "ChatOnly", "Recorder", "Timed", "WallClock"]
+__all__ = ["OWN", "WAITING", "Recorder", "Timed", "WallClock"]
 
 OWN = "own code"
 WAITING = "waiting"
@@ -77,7 +77,7 @@ class WallClock:
         _divide(self._between, self._beside if self._beside.total() else {WAITING: 1}, passed - own)
 
 
-class Recorder(Wrapping):
+class Recorder(WholeAnswers):
     """An `LLM` that passes calls on, counts them by stage of alignment and keeps the requests for a replay.
 
     It tells likelihoods if the model inside does.
@@ -116,7 +116,7 @@ class Recorder(Wrapping):
 
     async def likelihoods(self, requests: Sequence[LikelihoodRequest]) -> tuple[Likelihood, ...]:
         """See `Likely`. TypeError if the model tells none (`protocols.likely`)."""
-        model = self._telling
+        model = telling(self._llm)
         found: list[Likelihood] = []
         size = 1 if self._singly else max(1, len(requests))
         for start in range(0, len(requests), size):
@@ -126,36 +126,10 @@ class Recorder(Wrapping):
         self._count(requests, sum((f.usage for f in found), Usage()))
         return tuple(found)
 
-    async def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
-        """The whole answer as one piece; alignment does not stream."""
-        result = await self.chat(request)
-        yield result.text
-        yield result
-
     def _count(self, requests: Sequence[ChatRequest | LikelihoodRequest], usage: Usage) -> None:
         self.requests += requests
         name = current_stage()
         self.stages[name] = self.stages.get(name, Usage()) + usage
-
-
-class ChatOnly:
-    """A model that tells no likelihoods, whatever the one inside does: words are judged by simulated answers then."""
-
-    def __init__(self, llm: LLM) -> None:
-        self._llm = llm
-
-    @property
-    def context_length(self) -> int:
-        """See `LLM`."""
-        return self._llm.context_length
-
-    async def chat(self, request: ChatRequest) -> ChatResult:
-        """See `LLM`."""
-        return await self._llm.chat(request)
-
-    def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
-        """See `LLM`."""
-        return self._llm.stream(request)
 
 
 class Timed:

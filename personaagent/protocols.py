@@ -125,6 +125,9 @@ class Memory(Protocol):
 
     Work that reads first and writes later (a turn, a build, an alignment) asks for `incarnation` before it reads anything, and
     gives it to its writes. They raise ForgottenError if the user was forgotten since, even if the user has come back.
+
+    Who implements it inherits from it, and so has the verbs that rest on others. Who only forwards inherits from
+    `personaagent.memory.forwarding.ForwardingMemory`.
     """
 
     async def incarnation(self, user: str) -> int:
@@ -162,7 +165,7 @@ class Memory(Protocol):
 
     async def recall(self, user: str, query: RecallQuery) -> Recall:
         """Episodes for a request, best first; empty for an unknown user."""
-        ...
+        return (await self.recall_many(user, [query]))[0]
 
     async def recall_many(self, user: str, queries: Sequence[RecallQuery]) -> tuple[Recall, ...]:
         """`recall` for many requests of one user, in their order: one round trip where memory is elsewhere."""
@@ -241,7 +244,7 @@ class Memory(Protocol):
 
     async def export(self, user: str) -> tuple[str, ...]:
         """Everything stored of the user as JSON Lines, which `import` reads back. Raises as `export_page`."""
-        ...
+        return tuple([line async for page in export_pages(self, user) for line in page])
 
     async def summary(self, user: str) -> UserSummary | None:
         """Counts of one user, or None for an unknown one."""

@@ -10,20 +10,18 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from actors.memory.large_user import LargeUser
+from personaagent.memory.one_user import OneUser
 from personaagent.memory.user_memory import UserMemory
 from personaagent.settings import MemorySettings
 
-__all__ = ["ActiveUsers", "User"]
-
-User = UserMemory | LargeUser
+__all__ = ["ActiveUsers"]
 
 OUTGROWN = 1_000  # users of whom that is remembered
 
 
 @dataclass
 class _Active:
-    memory: User
+    memory: OneUser
     used: float  # seconds, monotonic
     ram: int  # bytes
 
@@ -38,7 +36,7 @@ class ActiveUsers:
         self._outgrown: OrderedDict[str, int] = OrderedDict()  # episodes of users who needed more than their share
         self._activations = self._passivations = 0
 
-    def get(self, user: str) -> User | None:
+    def get(self, user: str) -> OneUser | None:
         """The user's memory if it is in RAM."""
         active = self._users.get(user)
         if active is None:
@@ -47,7 +45,7 @@ class ActiveUsers:
         self._users.move_to_end(user)
         return active.memory
 
-    def put(self, user: str, memory: User) -> None:
+    def put(self, user: str, memory: OneUser) -> None:
         """Take in a user that was loaded."""
         self._activations += 1
         self._users[user] = _Active(memory, time.monotonic(), 0)

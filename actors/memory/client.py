@@ -1,8 +1,4 @@
-"""`personaagent.protocols.Memory` over the memory shards: embeds texts, and sends each user's calls to the user's shard.
-
-A shard whose process died is started anew by Ray and recovers from its store; calls wait for it and are repeated, which is
-safe because every one of them may be carried out twice.
-"""
+"""`personaagent.protocols.Memory` over the memory shards: embeds texts, and sends each user's calls to the user's shard."""
 
 from __future__ import annotations
 
@@ -16,23 +12,21 @@ from typing import Any, Literal
 
 import numpy as np
 import ray
-from ray.exceptions import ActorDiedError, ActorUnschedulableError, GetTimeoutError, RayActorError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.exceptions import RayActorError
 
 from actors.memory.redaction import Redaction
-from actors.memory.shard_actor import MemoryShardActor
+from actors.memory.remote_shard import remote_shard
+from actors.memory.shard import MemoryShard
 from actors.memory.wire import Batch
 from actors.milvus.open import ShardConfig
 from actors.milvus.store_identity import shard_of
-from personaagent import deadline
-from personaagent.errors import DeadlineExceeded, PersonaAgentError, StoreError, UnavailableError
 from personaagent.evidence.commons import Population
 from personaagent.memory.changes import confirmed, embed_interactions, embed_recalls
 from personaagent.memory.export import parse_export
 from personaagent.memory.incoming import meant_by
 from personaagent.memory.limits import check_interactions, chunks
-from personaagent.protocols import Embedder, export_pages
-from personaagent.settings import LimitsSettings, Settings
+from personaagent.protocols import Embedder, Memory
+from personaagent.settings import LimitsSettings
 from personaagent.types import (
     AppendResult,
     ExportCursor,
@@ -50,20 +44,16 @@ from personaagent.types import (
     user_key,
 )
 
-__all__ = ["NAMESPACE", "ShardedMemory", "start_memory"]
+__all__ = ["ShardedMemory"]
 
 logger = logging.getLogger(__name__)
 
-NAMESPACE = "personaagent"
 CHUNK = 500  # interactions of one call; small enough that a shard stays responsive
 CHUNK_BYTES = 8 * 2**20  # of them
 PAGE = 100  # persona versions of one call
-RESTART_S = 60.0  # wait so long for a shard that is being restarted
-GONE_S = 5.0  # and so long for one that Ray says is dead
-CONCURRENT_CALLS = 2_000  # per shard
 
 
-class ShardedMemory:
+class ShardedMemory(Memory):
     """All users' memories in the cluster. It can be sent to other processes of the cluster.
 
     Every method raises UnavailableError if a shard does not come back, and StoreError if its store cannot be used.
@@ -80,7 +70,8 @@ class ShardedMemory:
         """`shards`: handles of the actors, in order; `by`: who the audit log says made the changes."""
         self._redaction = redaction or Redaction(configs[0].memory.redact if configs else False)
         self._embedder = embedder
-        self._shards = list(shards)
+        self._handles = list(shards)
+        self._shards = [remote_shard(handle, number) for number, handle in enumerate(shards)]
         self._configs = list(configs)
         self._by = by
 
@@ -88,12 +79,11 @@ class ShardedMemory:
 
     async def incarnation(self, user: str) -> int:
         """Where forgetting stands: a number that grows when a user is forgotten."""
-        answer: int = await self._of(user, "incarnation")
-        return answer
+        return await self._of(user).incarnation()
 
     async def incarnations(self) -> tuple[int, ...]:
         """`incarnation` for work on any number of users: one number per shard."""
-        return tuple(await asyncio.gather(*(self._ask(n, "incarnation") for n in range(len(self._shards)))))
+        return tuple(await asyncio.gather(*(shard.incarnation() for shard in self._shards)))
 
     async def append(
         self, user: str, interactions: Sequence[Interaction], incarnation: int | None = None
@@ -108,7 +98,7 @@ class ShardedMemory:
         result = AppendResult(added=0, repeated=0)
         for chunk in _chunks(await self._redaction.interactions(interactions)):
             batch = Batch.of(await embed_interactions(self._embedder, chunk))
-            result += await self._of(user, "append", user, batch, self._by, incarnation)
+            result += await self._of(user).append(user, batch, self._by, incarnation)
         return result
 
     async def append_many(
@@ -127,7 +117,7 @@ class ShardedMemory:
             began = None if incarnations is None else incarnations[shard]
             for chunk in _chunks(by_shard[shard]):
                 batch = Batch.of(await embed_interactions(self._embedder, chunk))
-                result += await self._ask(shard, "append_many", batch, self._by, began)
+                result += await self._shards[shard].append_many(batch, self._by, began)
             return result
 
         return sum(await asyncio.gather(*map(send, by_shard)), AppendResult(added=0, repeated=0))
@@ -144,18 +134,11 @@ class ShardedMemory:
         if truth is not None:
             truth = await meant_by(self, user, interaction, truth)
         if self._redaction.enabled or rating == 1:
-            about: Interaction = await self._of(user, "interaction", user, interaction)
+            about = await self._of(user).interaction(user, interaction)
             truth = None if truth is None else await self._redaction.truth(about, truth)
             truth = confirmed(about, truth, rating)
         vector = None if truth is None else np.asarray(await self._embedder.embed([truth]), dtype=np.float32)[0]
-        answer: Interaction = await self._of(
-            user, "feedback", user, interaction, truth, vector, self._by, incarnation, rating
-        )
-        return answer
-
-    async def recall(self, user: str, query: RecallQuery) -> Recall:
-        """Episodes for a request, best first; empty for an unknown user."""
-        return (await self.recall_many(user, [query]))[0]
+        return await self._of(user).feedback(user, interaction, truth, vector, self._by, incarnation, rating)
 
     async def recall_many(self, user: str, queries: Sequence[RecallQuery]) -> tuple[Recall, ...]:
         """`recall` for many requests of one user, in their order."""
@@ -163,28 +146,24 @@ class ShardedMemory:
         requests = [(query, *needed) for query, needed in zip(queries, vectors, strict=True)]
         # One argument of bytes: Ray serialises each of several by itself, in three times the time.
         asked = pickle.dumps((user, requests, self._by), pickle.HIGHEST_PROTOCOL)
-        answer: tuple[Recall, ...] = pickle.loads(await self._of(user, "recall_packed", asked))
+        answer: tuple[Recall, ...] = pickle.loads(await self._of(user).recall_packed(asked))
         return answer
 
     async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
         """The user's newest n interactions, oldest first; empty for an unknown user."""
-        answer: tuple[Interaction, ...] = await self._of(user, "latest", user, n, with_truth, self._by)
-        return answer
+        return await self._of(user).latest(user, n, with_truth, self._by)
 
     async def truths(self, user: str, after: int, n: int) -> Truths:
         """Interactions whose truth arrived later than `after`, oldest arrival first: a page of at most n."""
-        answer: Truths = await self._of(user, "truths", user, after, n, self._by)
-        return answer
+        return await self._of(user).truths(user, after, n, self._by)
 
     async def interactions(self, user: str, ids: Sequence[str]) -> tuple[Interaction, ...]:
         """Those of these interactions that exist, in the order of their ids."""
-        answer: tuple[Interaction, ...] = await self._of(user, "interactions", user, tuple(ids), self._by)
-        return answer
+        return await self._of(user).interactions(user, tuple(ids), self._by)
 
     async def persona(self, user: str, number: int | None = None) -> Persona | None:
         """The current persona, or version `number`; None if there is none."""
-        answer: Persona | None = await self._of(user, "persona", user, number, self._by)
-        return answer
+        return await self._of(user).persona(user, number, self._by)
 
     async def personas(self, user: str) -> tuple[Persona, ...]:
         """All versions, oldest first."""
@@ -199,50 +178,40 @@ class ShardedMemory:
 
     async def persona_page(self, user: str, before: int | None, limit: int) -> PersonaPage:
         """The newest versions before number `before` (None: of all), at most `limit`, oldest first."""
-        answer: PersonaPage = await self._of(user, "persona_page", user, before, limit, self._by)
-        return answer
+        return await self._of(user).persona_page(user, before, limit, self._by)
 
     async def commit_persona(
         self, user: str, draft: PersonaDraft, expected: int | None, incarnation: int | None = None
     ) -> Persona:
         """Compare-and-set of the persona. Raises ConflictError if the current number is not `expected`."""
         token = uuid.uuid4().hex
-        answer: Persona = await self._of(user, "commit_persona", user, draft, expected, token, self._by, incarnation)
-        return answer
+        return await self._of(user).commit_persona(user, draft, expected, token, self._by, incarnation)
 
     async def profile(self, user: str) -> Profile:
         """The semantic memory; an empty profile of version 0 if there is none."""
-        answer: Profile = await self._of(user, "profile", user, self._by)
-        return answer
+        return await self._of(user).profile(user, self._by)
 
     async def commit_profile(
         self, user: str, profile: Profile, expected: int, incarnation: int | None = None
     ) -> Profile:
         """Compare-and-set of the profile. Raises ConflictError if the current version is not `expected`."""
         token = uuid.uuid4().hex
-        answer: Profile = await self._of(user, "commit_profile", user, profile, expected, token, self._by, incarnation)
-        return answer
+        return await self._of(user).commit_profile(user, profile, expected, token, self._by, incarnation)
 
     async def note_alignment(self, user: str, seen: int, incarnation: int | None = None) -> None:
         """An alignment has come to its end that looked at the truths that arrived up to `seen`."""
-        await self._of(user, "note_alignment", user, seen, self._by, incarnation)
+        await self._of(user).note_alignment(user, seen, self._by, incarnation)
 
     async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
         """Remove every trace of the user from memory; see `actors.forget` for everything else.
 
         After an error the same call goes on where it broke off. Raises NotFoundError for an unknown user.
         """
-        answer: ForgetReceipt = await self._of(user, "forget", user, by, uuid.uuid4().hex)
-        return answer
+        return await self._of(user).forget(user, by, uuid.uuid4().hex)
 
     async def export_page(self, user: str, cursor: ExportCursor | None = None) -> ExportPage:
         """Some of the lines of an export, see `MemoryShard.export_page`. Raises NotFoundError and ForgottenError."""
-        answer: ExportPage = await self._of(user, "export_page", user, cursor, self._by)
-        return answer
-
-    async def export(self, user: str) -> tuple[str, ...]:
-        """Everything stored of the user as JSON Lines, see `personaagent.memory.export`. Raises as `export_page`."""
-        return tuple([line async for page in export_pages(self, user) for line in page])
+        return await self._of(user).export_page(user, cursor, self._by)
 
     async def restore(self, lines: Sequence[str], incarnations: Sequence[int] | None = None) -> AppendResult:
         """Read an export back into a memory equal to the exported one.
@@ -257,13 +226,12 @@ class ShardedMemory:
         result = AppendResult(added=0, repeated=0)
         for part in exported.parts(CHUNK, CHUNK_BYTES):
             batch = Batch.of(await embed_interactions(self._embedder, part.interactions))
-            result += await self._of(exported.user, "restore", part, batch, self._by, began)
+            result += await self._of(exported.user).restore(part, batch, self._by, began)
         return result
 
     async def summary(self, user: str) -> UserSummary | None:
         """Counts of one user, or None for an unknown one."""
-        answer: UserSummary | None = await self._of(user, "summary", user)
-        return answer
+        return await self._of(user).summary(user)
 
     async def users(self, after: str = "", limit: int | None = None) -> tuple[UserSummary, ...]:
         """Counts of users, shard by shard and within each by user key; those after a key and at most `limit`.
@@ -271,7 +239,7 @@ class ShardedMemory:
         A key tells its shard, so that a page is asked of one shard, or of two where one ends.
         """
         if limit is None and not after:
-            listed = await asyncio.gather(*(self._ask(n, "users") for n in range(len(self._shards))))
+            listed = await asyncio.gather(*(shard.users() for shard in self._shards))
             return tuple(summary for users in listed for summary in users)
         first = shard_of(after, len(self._shards)) if after else 0
         found: list[UserSummary] = []
@@ -279,44 +247,42 @@ class ShardedMemory:
             left = None if limit is None else limit - len(found)
             if left is not None and left <= 0:
                 break
-            found += await self._ask(shard, "users", after if shard == first else "", left)
+            found += await self._shards[shard].users(after if shard == first else "", left)
         return tuple(found)
 
     async def population(self) -> Population | None:
         """What users have in common; None if it was never learned."""
-        answer: Population | None = await self._ask(0, "population")
-        return answer
+        return await self._shards[0].population()
 
     async def commit_population(self, population: Population) -> None:
         """Replace what users have in common. Raises ConflictError if its number is not higher than the stored one's."""
-        await self._ask(0, "commit_population", population, self._by)  # whether it may be is decided there
-        others = range(1, len(self._shards))
-        await asyncio.gather(*(self._ask(n, "commit_population", population, self._by) for n in others))
+        await self._shards[0].commit_population(population, self._by)  # whether it may be is decided there
+        await asyncio.gather(*(shard.commit_population(population, self._by) for shard in self._shards[1:]))
 
     # Operation
 
     def with_embedder(self, embedder: Embedder) -> ShardedMemory:
         """The same memories with another embedder in front; its vectors must be of the same kind."""
-        return ShardedMemory(embedder, self._shards, self._configs, self._by, self._redaction)
+        return ShardedMemory(embedder, self._handles, self._configs, self._by, self._redaction)
 
     def acting_as(self, by: str) -> ShardedMemory:
         """The same memories; the audit log names `by` for changes made through it."""
-        return ShardedMemory(self._embedder, self._shards, self._configs, by, self._redaction)
+        return ShardedMemory(self._embedder, self._handles, self._configs, by, self._redaction)
 
     async def stats(self) -> list[dict[str, Any]]:
         """Numbers of every shard, see `MemoryShard.stats`."""
-        return list(await asyncio.gather(*(self._ask(n, "stats") for n in range(len(self._shards)))))
+        return list(await asyncio.gather(*(shard.stats() for shard in self._shards)))
 
     async def flush(self) -> None:
         """Flush all stores now."""
-        await asyncio.gather(*(self._ask(n, "flush") for n in range(len(self._shards))))
+        await asyncio.gather(*(shard.flush() for shard in self._shards))
 
     async def restart_shard(self, shard: int) -> float:
         """Kill a shard's process without warning and wait until it serves again; returns seconds."""
-        former = (await self._ask(shard, "stats"))["pid"]
+        former = (await self._shards[shard].stats())["pid"]
         started = time.monotonic()
-        ray.kill(self._shards[shard], no_restart=False)
-        while (await self._ask(shard, "ready", self._configs[shard]))["pid"] == former:  # noqa: ASYNC110
+        ray.kill(self._handles[shard], no_restart=False)
+        while (await self._shards[shard].ready(self._configs[shard]))["pid"] == former:  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # Ray kills in its own time, and has no event for it
         return time.monotonic() - started
 
@@ -330,7 +296,7 @@ class ShardedMemory:
                 logger.debug("a memory shard was gone already")
             ray.kill(shard, no_restart=True)
 
-        await asyncio.gather(*map(end, self._shards))
+        await asyncio.gather(*map(end, self._handles))
 
     # Inside
 
@@ -341,129 +307,8 @@ class ShardedMemory:
     def _shard(self, user: str) -> int:
         return shard_of(user_key(user), len(self._shards))
 
-    async def _of(self, user: str, method: str, *args: Any) -> Any:
-        return await self._ask(self._shard(user), method, *args)
-
-    async def _ask(self, shard: int, method: str, *args: Any) -> Any:
-        """Call a shard, waiting for it if it is being restarted. Every method may be carried out twice."""
-        started = time.monotonic()
-        while True:
-            try:
-                return await _answer(getattr(self._shards[shard], method), args, shard)
-            except RayTaskError as e:
-                cause = e.cause
-                if isinstance(cause, PersonaAgentError):
-                    raise cause from None
-                raise
-            except ActorUnschedulableError as e:
-                raise UnavailableError(f"the node with the files of memory shard {shard} is gone; bring it back") from e
-            except (RayActorError, GetTimeoutError) as e:
-                patience = GONE_S if isinstance(e, ActorDiedError) else RESTART_S
-                if time.monotonic() - started > patience:
-                    raise UnavailableError(f"memory shard {shard} is not there; restart the service") from e
-                async with deadline.bounded():
-                    await asyncio.sleep(0.1)
-
-
-async def _answer(method: Any, args: tuple[Any, ...], shard: int) -> Any:
-    """One call of a shard, which is cancelled there if nobody waits for it any more. A shard brings writes to their end.
-
-    A call that is part of no request has no bound: what it waits for may be a store that recovers.
-    """
-    deadline.check()
-    called = method.remote(*args)
-    try:
-        async with deadline.bounded():
-            return await called
-    except (asyncio.CancelledError, DeadlineExceeded):
-        if isinstance(called, ray.ObjectRef):
-            ray.cancel(called)
-        elif hasattr(called, "cancel"):  # a future, where a shard is no actor
-            called.cancel()
-        logger.debug("a call of memory shard %d was given up", shard)
-        raise
-
-
-async def start_memory(settings: Settings, embedder: Embedder, by: str = "service") -> ShardedMemory:
-    """The memory of these settings: its shards are found in the cluster, or started. Ray must be running.
-
-    Raises:
-        StoreError: the store is damaged, in use, or not what the settings say; shards started for it are ended.
-        InvalidInput: memory.redact or memory.encryption_key needs the `privacy` extra, or is not a key.
-        UnavailableError: the Milvus server or the embedder is away.
-    """
-    redaction = Redaction(settings.memory.redact)
-    await redaction.ready()
-    # An embedder in this process knows without loading its model; one behind a handle has it loaded anyway.
-    dim = getattr(embedder, "dim", None) or (await embedder.embed(["how long is a vector"])).shape[1]
-    model = settings.embedder.model
-    # The same model may lie elsewhere on another machine: a path is named by its last folder.
-    name = model.rstrip("/").rsplit("/", 1)[-1] if model.startswith(("/", ".", "~")) else model
-    configs = [
-        ShardConfig(
-            memory=settings.memory,
-            store_dir=settings.store_dir,
-            audit_dir=settings.home / "audit",
-            embedder=name,
-            dim=dim,
-            shard=shard,
-        )
-        for shard in range(settings.memory.shards)
-    ]
-    started: list[Any] = []
-    shards: list[Any] = []
-    for config in configs:
-        try:
-            shards.append(ray.get_actor(config.actor_name, namespace=NAMESPACE))
-        except ValueError:
-            shards.append(_create(config))
-            started.append(shards[-1])
-    memory = ShardedMemory(embedder, shards, configs, by, redaction)
-    opened = await asyncio.gather(
-        *(memory._ask(n, "ready", config) for n, config in enumerate(configs)), return_exceptions=True
-    )
-    if errors := [e for e in opened if isinstance(e, BaseException)]:
-        for shard in started:
-            ray.kill(shard, no_restart=True)
-        # The one that says most about the cause: a store's own words before a shard that merely is not there.
-        raise next((e for e in errors if isinstance(e, StoreError)), errors[0])
-    return memory
-
-
-def _create(config: ShardConfig) -> Any:
-    """Start a shard that outlives this process, and that Ray starts anew whenever its process dies.
-
-    Raises:
-        StoreError: its store is a file, and in a cluster of several nodes nobody knows on which of them.
-    """
-    actor = ray.remote(MemoryShardActor).options(
-        name=config.actor_name,
-        namespace=NAMESPACE,
-        lifetime="detached",
-        get_if_exists=True,
-        num_cpus=0.01,  # hardly any, but not 0: nodes that are kept free of work (a cluster's head) offer none
-        max_restarts=-1,
-        max_task_retries=0,  # `_ask` repeats calls
-        max_concurrency=CONCURRENT_CALLS,
-        # Its matrices are small: on two cores several threads made a recall with evidence half as slow again.
-        scheduling_strategy=_where(config),
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}},
-    )
-    return actor.remote(config)
-
-
-def _where(config: ShardConfig) -> Any:
-    """Where a shard may run. Milvus Lite's files are on one node: on any other a shard would begin an empty store."""
-    if config.memory.uri is not None:
-        return "DEFAULT"
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    if len(nodes) > 1:
-        raise StoreError(
-            f"this cluster has {len(nodes)} nodes, and memories in Milvus Lite files are on the disk of one; set memory.uri to"
-            " a Milvus server"
-        )
-    here = ray.get_runtime_context().get_node_id()
-    return NodeAffinitySchedulingStrategy(node_id=here, soft=False)  # also when nodes join later, and it is restarted
+    def _of(self, user: str) -> MemoryShard:
+        return self._shards[self._shard(user)]
 
 
 def _chunks(interactions: Sequence[Interaction]) -> list[Sequence[Interaction]]:

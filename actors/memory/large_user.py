@@ -1,38 +1,25 @@
 """A user who needs more RAM than one user may: searched in the store, with only the times of episodes in RAM.
 
-It has the methods of `personaagent.memory.user_memory.UserMemory`, but they may block on the store. Recall differs in one point:
+It answers as `personaagent.memory.user_memory.UserMemory` does, but may block on the store. Recall differs in one point:
 candidates are the nearest by meaning (`POOL` of them, or as many as take `POOL_BYTES`), and words, recency and metadata
 filters choose among these. However large its rows are, no call holds more of them than that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from actors.memory.stored_size import StoredSize
 from personaagent.errors import NotFoundError
 from personaagent.evidence.commons import Commons
-from personaagent.memory.changes import Change, Clock, Incoming, clock, plan_append, plan_feedback, plan_seen
-from personaagent.memory.export import Exported
+from personaagent.memory.changes import Change, Clock, Incoming, clock
 from personaagent.memory.index import EpisodeIndex
-from personaagent.memory.persona_chain import PersonaChain
-from personaagent.memory.store import (
-    Ledger,
-    Row,
-    RowKey,
-    Store,
-    Vector,
-    fitting,
-    microseconds,
-    ordering,
-    row_key,
-    summarise,
-)
-from personaagent.memory.user_memory import UserMemory
+from personaagent.memory.one_user import OneUser
+from personaagent.memory.store import Ledger, Row, RowKey, Store, Vector, fitting, microseconds, ordering, row_key
 from personaagent.protocols import Matrix
 from personaagent.settings import MemorySettings
-from personaagent.types import Interaction, Persona, PersonaDraft, Profile, Recall, RecallQuery, Truths, UserSummary
+from personaagent.types import Interaction, Recall, RecallQuery, Truths
 
 __all__ = ["LargeUser"]
 
@@ -42,32 +29,21 @@ TOGETHER = 100  # rows read at a time where not all are wanted
 END = (2**62, 0)  # later than any interaction
 
 
-class LargeUser:
+class LargeUser(OneUser):
     """One user on a store. Personas and profile are in RAM as for any other user."""
 
     def __init__(self, user: str, store: Store, settings: MemorySettings | None = None, clock: Clock = clock) -> None:
-        self.user = user
         self._store = store
         self._settings = settings or MemorySettings()
-        self._clock = clock
         self._ledger: Ledger = store.ledger(user)
-        # Everything but the episodes, which its index never holds.
         stored = store.load(user, rows=False, history=False)
-        self._rest = UserMemory(user, store.dim, stored, settings, clock, partial(store.personas, user))
-        self._size = StoredSize(store, user, self._settings.limits, len(self._ledger))
-
-    def __len__(self) -> int:
-        return len(self._ledger)
-
-    @property
-    def exists(self) -> bool:
-        """Whether anything is stored of this user."""
-        return bool(len(self._ledger)) or self._rest.exists
+        super().__init__(user, self._ledger, stored, self._settings, clock, partial(store.personas, user))
+        self._size = StoredSize(store, user, self._limits, len(self._ledger))
 
     @property
     def ram_bytes(self) -> int:
         """Estimated size."""
-        return 180 * len(self._ledger) + self._rest.ram_bytes
+        return 180 * len(self._ledger) + self._own_bytes
 
     def recall(
         self, query: RecallQuery, query_vector: Vector, choice_vectors: Matrix, commons: Commons | None = None
@@ -75,7 +51,7 @@ class LargeUser:
         """Episodes and evidence for a request. Raises NotFoundError if `before` does not exist."""
         end, later = END, 0
         if query.before is not None:
-            anchor = self._store.get([row_key(self.user, query.before)]).get(row_key(self.user, query.before))
+            anchor = self._find([query.before])(query.before)
             if anchor is None:
                 raise NotFoundError(f"interaction {query.before!r} does not exist; `before` must name a stored one")
             end = _moment(anchor)
@@ -133,100 +109,24 @@ class LargeUser:
             newest=self._ledger.last_truth,
         )
 
-    def interaction(self, interaction: str) -> Interaction:
-        """One interaction. Raises NotFoundError if it does not exist."""
-        return self._row(interaction).interaction
-
-    def interactions(self, ids: Sequence[str]) -> tuple[Interaction, ...]:
-        """Those of these interactions that exist, in the order of their ids."""
-        keys = [row_key(self.user, i) for i in ids]
-        rows = self._store.get(keys)
-        return tuple(rows[key].interaction for key in keys if key in rows)
-
-    def persona(self, number: int | None = None) -> Persona | None:
-        """The current persona, or version `number`; None if there is none."""
-        return self._rest.persona(number)
-
-    def personas(self) -> tuple[Persona, ...]:
-        """All versions, oldest first."""
-        return self._rest.personas()
-
-    def profile(self) -> Profile:
-        """The semantic memory; version 0 if there is none."""
-        return self._rest.profile()
-
-    def summary(self) -> UserSummary | None:
-        """Counts, or None if nothing is stored."""
-        if not self.exists:
-            return None
-        head = self.chain.head
-        seen = self.chain.aligned if self.seen is None else self.seen
-        return summarise(self.user, self._ledger, [head] if head else [], seen)
-
-    @property
-    def seen(self) -> int | None:
-        """Alignment has looked at the truths that arrived up to here; None if it never has."""
-        return self._rest.seen
-
-    @property
-    def chain(self) -> PersonaChain:
-        """The persona versions."""
-        return self._rest.chain
-
     def rows_after(self, arrived: int) -> Iterator[Row]:
         """Rows that arrived later than that, oldest arrival first, read a few at a time."""
         return self._in_order([(self.user, digest) for when, digest in self._ledger.arrivals() if when > arrived])
 
-    def append(self, items: Sequence[Incoming], skip: bool = False) -> Change:
-        """Plan to add interactions; `skip` leaves out those that are too large. Raises as `plan_append`."""
-        stored = self._store.get([row_key(self.user, item.interaction.id) for item in items])
-        used = self._size.before(items)
-        return plan_append(
-            self.user,
-            items,
-            lambda i: stored.get(row_key(self.user, i)),
-            self.last_arrived,
-            self._clock(),
-            self._settings.limits,
-            used,
-            skip,
-        )
+    def _find(self, ids: Sequence[str]) -> Callable[[str], Row | None]:
+        stored = self._store.get([row_key(self.user, i) for i in ids])
+        return lambda i: stored.get(row_key(self.user, i))
 
-    def feedback(
-        self, interaction: str, truth: str | None, truth_vector: Vector | None, rating: int | None = None
-    ) -> Change:
-        """Plan to set what the user really answered, or their thumb. Raises NotFoundError for an unknown interaction."""
-        old = self._row(interaction)
-        limits = self._settings.limits
-        return plan_feedback(old, interaction, truth, truth_vector, self.last_arrived, self._clock(), limits, rating)
+    def _bytes_before(self, items: Sequence[Incoming]) -> int:
+        return self._size.before(items)
 
-    def commit_persona(self, draft: PersonaDraft, expected: int | None) -> Change:
-        """Plan a new version if the current number is `expected`. Raises ConflictError otherwise."""
-        return self._rest.commit_persona(draft, expected)
+    def _told(self) -> Iterable[tuple[bytes, int]]:
+        return self._ledger.told(0, len(self._ledger))
 
-    def commit_profile(self, profile: Profile, expected: int) -> Change:
-        """Plan a new profile if the current version is `expected`. Raises ConflictError otherwise."""
-        return self._rest.commit_profile(profile, expected)
-
-    def note_alignment(self, seen: int) -> Change:
-        """Plan to note that alignment has looked at the truths that arrived up to `seen`."""
-        return plan_seen(self.user, self._rest.seen, seen) if self.exists else Change(user=self.user)
-
-    def restore(self, exported: Exported, added: Change) -> Change:
-        """Plan to take over an export beside `added`; see `UserMemory.restore`."""
-        return self._rest.restore(exported, added, self._ledger.told(0, len(self._ledger)))
-
-    def apply(self, change: Change) -> None:
-        """Follow a change that the store has."""
+    def _take(self, change: Change) -> None:
         for row in change.rows:
             self._ledger.put(row.key[1], row.time, row.arrived, row.truth_arrived)
         self._size.grow(change)
-        self._rest.follow(change)
-
-    @property
-    def last_arrived(self) -> int:
-        """When the newest row or truth arrived, or up to where somebody has read if that is later."""
-        return max(self._ledger.last_arrived, self._rest.marked)
 
     def _in_order(self, keys: Sequence[RowKey]) -> Iterator[Row]:
         """Rows in the order of their keys, read a few at a time as they are asked for."""
@@ -234,13 +134,6 @@ class LargeUser:
             chunk = keys[first : first + TOGETHER]
             found = self._store.get(chunk)
             yield from (found[key] for key in chunk if key in found)
-
-    def _row(self, interaction: str) -> Row:
-        key = row_key(self.user, interaction)
-        row = self._store.get([key]).get(key)
-        if row is None:
-            raise NotFoundError(f"interaction {interaction!r} does not exist")
-        return row
 
 
 def _moment(row: Row) -> tuple[int, int]:

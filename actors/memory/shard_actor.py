@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from actors.memory.shard import MemoryShard
 
 if TYPE_CHECKING:
-    from actors.memory.active_users import User
     from actors.milvus.upkeep_store import UpkeepStore
+    from personaagent.memory.one_user import OneUser
 
 __all__ = ["MemoryShardActor"]
 
@@ -29,5 +29,5 @@ class MemoryShardActor(MemoryShard):
             return self._store
         return await self._finish(super()._opened())
 
-    async def _loaded(self, user: str) -> User:
+    async def _loaded(self, user: str) -> OneUser:
         return await self._finish(super()._loaded(user))

@@ -16,6 +16,7 @@ from personaagent import prompts
 from personaagent.agent.agent import Agent, Turn
 from personaagent.agent.decision import decide, score_options
 from personaagent.agent.prompt import question
+from personaagent.models.wrapper import ChatOnly
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AgentSettings
 from personaagent.types import ChatRequest, ChatResult, Interaction, Message, Origin, PersonaDraft, RecallQuery
@@ -115,24 +116,20 @@ class ReAct:
         return Answer(text=made.answer, expected=made.expected, probabilities=tuple(made.probabilities.values()))
 
 
-class _LastRequest:
-    """An `LLM` that keeps the messages of its last request: the agent's trail."""
+class _LastRequest(ChatOnly):
+    """A model that keeps the messages of its last request: the agent's trail."""
 
     def __init__(self, llm: LLM) -> None:
-        self._llm = llm
+        super().__init__(llm)
         self.messages: tuple[Message, ...] = ()
-
-    @property
-    def context_length(self) -> int:
-        return self._llm.context_length
 
     async def chat(self, request: ChatRequest) -> ChatResult:
         self.messages = request.messages
-        return await self._llm.chat(request)
+        return await super().chat(request)
 
     def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
         self.messages = request.messages
-        return self._llm.stream(request)
+        return super().stream(request)
 
 
 def method_of(

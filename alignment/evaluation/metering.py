@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from personaagent.aio import together
-from personaagent.models.wrapper import Wrapping
+from personaagent.models.wrapper import WholeAnswers, telling
 from personaagent.protocols import LLM, Embedder, Matrix
 from personaagent.types import ChatRequest, ChatResult, Likelihood, LikelihoodRequest, Usage
 
@@ -91,7 +91,7 @@ class _EngineClock:
         self._last = now
 
 
-class SharedLLM(Wrapping):
+class SharedLLM:
     """Sends each distinct request once, whoever asks; every asker's `Meter` is charged as if it had asked alone.
 
     Only requests whose answer is determined (temperature 0, or a seed) are shared. Errors are not kept: the next asker
@@ -100,7 +100,7 @@ class SharedLLM(Wrapping):
 
     def __init__(self, llm: LLM, keep: int = 50_000, now: Callable[[], float] = time.perf_counter) -> None:
         """`keep`: answers remembered, the least recently used going first. `now`: a clock in seconds."""
-        super().__init__(llm)
+        self.llm = llm
         self._keep = keep
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._clock = _EngineClock(now)
@@ -115,15 +115,15 @@ class SharedLLM(Wrapping):
 
         async def chat() -> ChatResult:
             # The engine's whole response is large.
-            return (await self._llm.chat(request)).model_copy(update={"raw": {}})
+            return (await self.llm.chat(request)).model_copy(update={"raw": {}})
 
         if request.temperature > 0 and request.seed is None:
-            return await self._send(partial(self._llm.chat, request))
+            return await self._send(partial(self.llm.chat, request))
         return await self._once(request, chat)
 
     async def tell(self, request: LikelihoodRequest) -> tuple[Likelihood, float]:
         """An answer's likelihood, and its share of the engine's time in seconds. Raises as `Likely.likelihoods` does."""
-        llm = self._telling
+        llm = telling(self.llm)
 
         async def read() -> Likelihood:
             (found,) = await llm.likelihoods([request])
@@ -157,11 +157,11 @@ class SharedLLM(Wrapping):
         return result, seconds
 
 
-class Meter(Wrapping):
+class Meter(WholeAnswers):
     """An `LLM` that counts what goes through it: `usage`, and `seconds` of the engine's time."""
 
     def __init__(self, shared: SharedLLM) -> None:
-        super().__init__(shared.inner)
+        super().__init__(shared.llm)
         self._shared = shared
         self.usage = Usage()
         self.seconds = 0.0
@@ -183,12 +183,6 @@ class Meter(Wrapping):
             tally.usage = tally.usage + result.usage
             tally.seconds += seconds
         return result
-
-    async def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
-        """The whole answer as one piece, then the result."""
-        result = await self.chat(request)
-        yield result.text
-        yield result
 
 
 def spent(tallies: Iterable[Tally]) -> dict[str, float]:

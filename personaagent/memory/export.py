@@ -36,7 +36,7 @@ from personaagent.types import (
     utc_now,
 )
 
-__all__ = ["Exported", "export_page", "export_pages", "parse_export"]
+__all__ = ["Exported", "export_page", "parse_export"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BEGINS = re.compile(r'\s*\{\s*"type"\s*:\s*"user"')  # a line that names a user, whatever has become of its end
@@ -123,15 +123,6 @@ def export_page(
     if seen is not None:
         add({"type": "alignment", "seen": seen})
     return ExportPage(lines=tuple(lines))
-
-
-def export_pages(source: Source) -> Iterator[ExportPage]:
-    """All pages of an export, of a memory that does not change meanwhile. Raises as `export_page`."""
-    page = export_page(source, None)
-    yield page
-    while page.next is not None:
-        page = export_page(source, page.next)
-        yield page
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from personaagent.memory.incoming import meant_by
 from personaagent.memory.ram_store import VolatileStore
 from personaagent.memory.store import Store
 from personaagent.memory.user_memory import UserMemory
-from personaagent.protocols import Embedder
+from personaagent.protocols import Embedder, Memory
 from personaagent.settings import MemorySettings
 from personaagent.types import (
     AppendResult,
@@ -41,7 +41,7 @@ from personaagent.types import (
 __all__ = ["LocalMemory"]
 
 
-class LocalMemory:
+class LocalMemory(Memory):
     """`protocols.Memory` in RAM, on a `VolatileStore` unless another store is given.
 
     The vectors' length is the embedder's, seen at the first call.
@@ -115,10 +115,6 @@ class LocalMemory:
             self._apply(memory, memory.feedback(interaction, truth, vector, rating), incarnation)
             return memory.interaction(interaction)
 
-    async def recall(self, user: str, query: RecallQuery) -> Recall:
-        """Episodes for a request, best first; empty for an unknown user."""
-        return (await self.recall_many(user, [query]))[0]
-
     async def recall_many(self, user: str, queries: Sequence[RecallQuery]) -> tuple[Recall, ...]:
         """`recall` for many requests of one user, in their order."""
         vectors = await embed_recalls(self._embedder, queries)
@@ -191,10 +187,6 @@ class LocalMemory:
                 return forget_user(store, user, uuid.uuid4().hex, self._next_incarnation, lambda *_: None)
             finally:
                 self._users.pop(user, None)
-
-    async def export(self, user: str) -> tuple[str, ...]:
-        """Everything stored of the user as JSON Lines. Raises NotFoundError."""
-        return (await self._user(user)).export()
 
     async def export_page(self, user: str, cursor: ExportCursor | None = None) -> ExportPage:
         """Some lines of an export: the first ones, or those from a cursor on. Raises NotFoundError and ForgottenError."""

@@ -25,6 +25,7 @@ from personaagent.evidence.commons import Population
 from personaagent.types import AHEAD, Interaction, Origin, Persona, Profile, UserSummary
 
 __all__ = [
+    "EpisodeCounts",
     "Erased",
     "Held",
     "Ledger",
@@ -503,16 +504,29 @@ class Store(Protocol):
         ...
 
 
-class _Counts(Protocol):
+class EpisodeCounts(Protocol):
+    """A user's episodes, as a summary counts them."""
+
     def __len__(self) -> int: ...
 
     @property
-    def truths(self) -> int: ...
+    def truths(self) -> int:
+        """How many have a truth."""
+        ...
 
     @property
-    def last_time(self) -> int | None: ...
+    def last_time(self) -> int | None:
+        """When the newest happened, microseconds since 1970."""
+        ...
 
-    def truths_after(self, arrived: int) -> int: ...
+    @property
+    def last_arrived(self) -> int:
+        """When the last episode or truth arrived, 0 if there is none."""
+        ...
+
+    def truths_after(self, arrived: int) -> int:
+        """How many truths arrived later than that."""
+        ...
 
 
 def aligned_at(personas: Sequence[Persona]) -> int:
@@ -534,7 +548,7 @@ def fitting(rows: Iterable[Row], most: int | None) -> list[Row]:
     return found
 
 
-def summarise(user: str, rows: _Counts, personas: Sequence[Persona], seen: int | None) -> UserSummary:
+def summarise(user: str, rows: EpisodeCounts, personas: Sequence[Persona], seen: int | None) -> UserSummary:
     """A user's summary. Truths count as unaligned if they arrived after alignment last looked, up to `seen`.
 
     Stores of the version before have no `seen`. There the newest aligned persona tells when that was, unless the clock was

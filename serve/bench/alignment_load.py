@@ -19,8 +19,9 @@ import numpy as np
 
 from alignment.aligner import Aligner
 from alignment.memory_views import MemoryView
-from alignment.recorder import ChatOnly, Recorder, Timed, WallClock
+from alignment.recorder import Recorder, Timed, WallClock
 from personaagent.agent.agent import Agent, Turn
+from personaagent.models.wrapper import ChatOnly
 from personaagent.protocols import LLM, Embedder, Memory, likely
 from personaagent.settings import AlignmentSettings, Settings
 from personaagent.types import AlignmentResult, ChatRequest, LikelihoodRequest, Message, Outcome, Usage

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from actors.memory.client import ShardedMemory, start_memory
+from actors.memory.client import ShardedMemory
+from actors.memory.startup import start_memory
 from personaagent.protocols import Embedder, Matrix
 from personaagent.settings import Settings
 from personaagent.types import Decision, Interaction, RecallQuery

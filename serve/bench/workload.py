@@ -12,32 +12,21 @@ import random
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Literal
 
 import numpy as np
 
 from alignment.splits import window
 from personaagent.evidence.commons import Population
+from personaagent.memory.forwarding import ForwardingMemory
 from personaagent.memory.local import LocalMemory
-from personaagent.protocols import Embedder, Matrix
+from personaagent.protocols import Embedder, Matrix, Memory
 from personaagent.settings import AlignmentSettings
 from personaagent.types import (
-    AppendResult,
     ChatRequest,
     ChatResult,
-    ExportCursor,
-    ExportPage,
-    ForgetReceipt,
     Interaction,
     Likelihood,
     LikelihoodRequest,
-    Persona,
-    PersonaDraft,
-    PersonaPage,
-    Profile,
-    Recall,
-    RecallQuery,
-    Truths,
     Usage,
     UserSummary,
     user_key,
@@ -166,7 +155,7 @@ class ScriptedEmbedder:
         return np.asarray(matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-9), dtype=np.float32)
 
 
-class MadeUpMemory:
+class MadeUpMemory(ForwardingMemory):
     """Memory of made-up users, each invented when first asked for, and forgotten when many others came since.
 
     It stands in for the memory shards, so that what is measured is alignment. It can be sent to other processes.
@@ -174,12 +163,13 @@ class MadeUpMemory:
 
     def __init__(self, interactions: int, embedder: Embedder, keep: int = 512) -> None:
         """`interactions` of each user; `keep`: users held, at least as many as are aligned at a time."""
+        super().__init__(LocalMemory(embedder))  # which stays empty: made-up users have nothing in common
         self._interactions = interactions
         self._embedder = embedder
         self._keep = keep
         self._users: OrderedDict[str, LocalMemory] = OrderedDict()
 
-    async def _of(self, user: str) -> LocalMemory:
+    async def _behind(self, user: str) -> tuple[Memory, str]:
         if user not in self._users:
             memory = LocalMemory(self._embedder)
             await memory.append(user, made_up_user(int(user.removeprefix("bench-")), self._interactions))
@@ -187,106 +177,13 @@ class MadeUpMemory:
             if len(self._users) > self._keep:
                 self._users.popitem(last=False)
         self._users.move_to_end(user)
-        return self._users[user]
-
-    async def incarnation(self, user: str) -> int:
-        """See `Memory`."""
-        return await (await self._of(user)).incarnation(user)
-
-    async def append(
-        self, user: str, interactions: Sequence[Interaction], incarnation: int | None = None
-    ) -> AppendResult:
-        """See `Memory`."""
-        return await (await self._of(user)).append(user, interactions, incarnation)
-
-    async def feedback(
-        self,
-        user: str,
-        interaction: str,
-        truth: str | None,
-        incarnation: int | None = None,
-        rating: Literal[1, -1] | None = None,
-    ) -> Interaction:
-        """See `Memory`."""
-        return await (await self._of(user)).feedback(user, interaction, truth, incarnation, rating)
-
-    async def recall(self, user: str, query: RecallQuery) -> Recall:
-        """See `Memory`."""
-        return await (await self._of(user)).recall(user, query)
-
-    async def recall_many(self, user: str, queries: Sequence[RecallQuery]) -> tuple[Recall, ...]:
-        """See `Memory`."""
-        return await (await self._of(user)).recall_many(user, queries)
-
-    async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
-        """See `Memory`."""
-        return await (await self._of(user)).latest(user, n, with_truth)
-
-    async def interactions(self, user: str, ids: Sequence[str]) -> tuple[Interaction, ...]:
-        """See `Memory`."""
-        return await (await self._of(user)).interactions(user, ids)
-
-    async def truths(self, user: str, after: int, n: int) -> Truths:
-        """See `Memory`."""
-        return await (await self._of(user)).truths(user, after, n)
-
-    async def persona(self, user: str, number: int | None = None) -> Persona | None:
-        """See `Memory`."""
-        return await (await self._of(user)).persona(user, number)
-
-    async def personas(self, user: str) -> tuple[Persona, ...]:
-        """See `Memory`."""
-        return await (await self._of(user)).personas(user)
-
-    async def persona_page(self, user: str, before: int | None, limit: int) -> PersonaPage:
-        """See `Memory`."""
-        return await (await self._of(user)).persona_page(user, before, limit)
-
-    async def commit_persona(
-        self, user: str, draft: PersonaDraft, expected: int | None, incarnation: int | None = None
-    ) -> Persona:
-        """See `Memory`."""
-        return await (await self._of(user)).commit_persona(user, draft, expected, incarnation)
-
-    async def profile(self, user: str) -> Profile:
-        """See `Memory`."""
-        return await (await self._of(user)).profile(user)
-
-    async def commit_profile(
-        self, user: str, profile: Profile, expected: int, incarnation: int | None = None
-    ) -> Profile:
-        """See `Memory`."""
-        return await (await self._of(user)).commit_profile(user, profile, expected, incarnation)
-
-    async def note_alignment(self, user: str, seen: int, incarnation: int | None = None) -> None:
-        """See `Memory`."""
-        await (await self._of(user)).note_alignment(user, seen, incarnation)
-
-    async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
-        """See `Memory`."""
-        return await (await self._of(user)).forget(user, by)
-
-    async def export_page(self, user: str, cursor: ExportCursor | None = None) -> ExportPage:
-        """See `Memory`."""
-        return await (await self._of(user)).export_page(user, cursor)
-
-    async def export(self, user: str) -> tuple[str, ...]:
-        """See `Memory`."""
-        return await (await self._of(user)).export(user)
-
-    async def summary(self, user: str) -> UserSummary | None:
-        """See `Memory`."""
-        return await (await self._of(user)).summary(user)
+        return self._users[user], user
 
     async def users(self, after: str = "", limit: int | None = None) -> tuple[UserSummary, ...]:
         """Of the users held at the moment."""
         held = sorted((user for user in list(self._users) if user_key(user) > after), key=user_key)[:limit]
         found = [await self._users[user].summary(user) for user in held]
         return tuple(s for s in found if s is not None)
-
-    async def population(self) -> Population | None:
-        """Made-up users have nothing in common."""
-        return None
 
     async def commit_population(self, population: Population) -> None:
         """Nothing is kept."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from actors.memory.client import ShardedMemory, start_memory
+from actors.memory.client import ShardedMemory
+from actors.memory.startup import start_memory
 from personaagent.models.files import model_name
 from personaagent.models.openai_client import OpenAILLM, connected_llm
 from personaagent.settings import Settings

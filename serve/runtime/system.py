@@ -291,7 +291,7 @@ class System:
         self._assemble()
 
     async def _connect_memory(self) -> None:
-        from actors.memory.client import start_memory
+        from actors.memory.startup import start_memory
 
         self.memory = await start_memory(self.settings, self.embedder)
 

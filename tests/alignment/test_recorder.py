@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from alignment.recorder import OWN, WAITING, ChatOnly, Recorder, Timed, WallClock
+from alignment.recorder import OWN, WAITING, Recorder, Timed, WallClock
 from alignment.stages import OTHER, current_stage, stage
 from personaagent.aio import together
 from personaagent.memory.local import LocalMemory
+from personaagent.models.wrapper import ChatOnly
 from personaagent.protocols import likely
 from personaagent.types import ChatRequest, ChatResult, Likelihood, LikelihoodRequest, Message
 from serve.bench.workload import ScriptedEmbedder, ScriptedEngine

@@ -10,12 +10,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import actors.memory.large_user
-import actors.memory.shard
+import actors.memory.shard_changes
 import actors.milvus.counts
 import personaagent.memory.changes
-import personaagent.memory.user_memory
-from actors.memory.shard import MemoryShard
+import personaagent.memory.one_user
+from actors.memory.shard_changes import ShardChanges
+from actors.memory.shard_users import ShardUsers
 from actors.memory.writer import Writer
 from actors.milvus.connection import MilvusConnection
 from actors.milvus.counts import UserCounts
@@ -101,12 +101,12 @@ def no_wait_for_the_former_lease() -> list[Patch]:
 
 
 def _without_incarnation(method: str) -> list[Patch]:
-    call = vars(MemoryShard)[method]
+    call = vars(ShardChanges)[method]
 
-    async def unfenced(self: MemoryShard, *args: Any) -> Any:
+    async def unfenced(self: ShardChanges, *args: Any) -> Any:
         return await call(self, *args[:-1], None)
 
-    return [(MemoryShard, method, unfenced)]
+    return [(ShardChanges, method, unfenced)]
 
 
 def no_incarnation_at_appends() -> list[Patch]:
@@ -167,10 +167,7 @@ def appends_that_know_no_ids() -> list[Patch]:
     def blind(user: str, items: Any, existing: Any, *rest: Any, **options: Any) -> Change:
         return plan(user, items, lambda _: None, *rest, **options)
 
-    return [
-        (owner, "plan_append", blind)
-        for owner in (personaagent.memory.user_memory, actors.memory.shard, actors.memory.large_user)
-    ]
+    return [(owner, "plan_append", blind) for owner in (personaagent.memory.one_user, actors.memory.shard_changes)]
 
 
 def no_compare_and_set_of_personas() -> list[Patch]:
@@ -179,7 +176,7 @@ def no_compare_and_set_of_personas() -> list[Patch]:
     def forced(current: Any, draft: Any, expected: Any, limits: Any) -> Any:
         return plan(current, draft, current.number if current else None, limits)
 
-    return [(personaagent.memory.user_memory, "plan_persona", forced)]
+    return [(personaagent.memory.one_user, "plan_persona", forced)]
 
 
 def no_compare_and_set_of_profiles() -> list[Patch]:
@@ -192,7 +189,7 @@ def no_compare_and_set_of_profiles() -> list[Patch]:
     def put_forced(self: MilvusStore, user: str, profile: Any, expected: int, token: str) -> None:
         put(self, user, profile, profile.version - 1, token)
 
-    return [(personaagent.memory.user_memory, "plan_profile", forced), (MilvusStore, "put_profile", put_forced)]
+    return [(personaagent.memory.one_user, "plan_profile", forced), (MilvusStore, "put_profile", put_forced)]
 
 
 def claims_without_a_second_look() -> list[Patch]:
@@ -208,7 +205,7 @@ def claims_without_a_second_look() -> list[Patch]:
 
 
 def ram_before_the_store() -> list[Patch]:
-    written = MemoryShard._written
+    written = ShardChanges._written
 
     def eager(writer: Writer, memory: Any, action: str, by: str, plan: Any, incarnation: int | None) -> Change:
         def planned(memory: Any) -> Change:
@@ -219,20 +216,20 @@ def ram_before_the_store() -> list[Patch]:
         change = written(writer, memory, action, by, planned, incarnation)
         return Change(user=change.user, added=change.added, rows=())
 
-    return [(MemoryShard, "_written", staticmethod(eager))]
+    return [(ShardChanges, "_written", staticmethod(eager))]
 
 
 def ram_kept_after_forgetting() -> list[Patch]:
-    async def kept(self: MemoryShard, user: str, by: str, audit_id: str) -> Any:
+    async def kept(self: ShardChanges, user: str, by: str, audit_id: str) -> Any:
         store = await self._current()
         async with self._exclusive(user):
             return await self._run(lambda: self._writer(store).forget(user, by, audit_id))
 
-    return [(MemoryShard, "_forget", kept)]
+    return [(ShardChanges, "_forget", kept)]
 
 
 def ram_kept_in_doubt() -> list[Patch]:
-    return [(MemoryShard, "_doubt", nothing)]
+    return [(ShardUsers, "_doubt", nothing)]
 
 
 def changes_without_audit() -> list[Patch]:

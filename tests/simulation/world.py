@@ -19,9 +19,11 @@ from typing import Any
 from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
 import actors.memory.active_users
-import actors.memory.client
 import actors.memory.expiry
+import actors.memory.remote_shard
 import actors.memory.shard
+import actors.memory.shard_store
+import actors.memory.shard_upkeep
 import actors.milvus.connection
 import actors.milvus.lite
 import actors.milvus.milvus_store
@@ -283,12 +285,13 @@ class World:
 
         replaced: list[Patch] = [
             (actors.memory.shard, "time", time),
-            (actors.memory.shard, "AuditLog", lambda *_: Audit(self)),
-            (actors.memory.shard, "open_store", opened),
-            (actors.memory.shard, "check_disk", check_disk),
-            (actors.memory.shard, "Tenure", partial(Tenure, clock=monotonic)),
+            (actors.memory.shard_upkeep, "time", time),
+            (actors.memory.shard_store, "AuditLog", lambda *_: Audit(self)),
+            (actors.memory.shard_store, "open_store", opened),
+            (actors.memory.shard_upkeep, "check_disk", check_disk),
+            (actors.memory.shard_store, "Tenure", partial(Tenure, clock=monotonic)),
             (actors.memory.active_users, "time", time),
-            (actors.memory.client, "time", time),
+            (actors.memory.remote_shard, "time", time),
             (actors.milvus.lite, "threading", locks),
             (actors.milvus.connection, "threading", locks),
             (actors.milvus.connection, "MilvusClient", client),

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from actors.jobs.aligner_actor import AlignerParts, AlignmentActor, AlignmentPool, align_users, aligned_earlier
 from actors.jobs.population import RunProgress, estimate, learn_commons, read_users, run_population, select_users
 from actors.jobs.run_folder import RunFolder, erase_user, from_table, read_results, to_table
-from actors.memory.client import start_memory
+from actors.memory.startup import start_memory
 from alignment.plan import calls_of
 from personaagent.errors import ConflictError, InvalidInput, NotFoundError, StoreError
 from personaagent.settings import AgentSettings, AlignmentSettings, MemorySettings, Settings, TeacherSettings

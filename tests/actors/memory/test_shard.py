@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.memory.client import ShardedMemory, start_memory
+from actors.memory.client import ShardedMemory
 from actors.memory.shard import MemoryShard
+from actors.memory.startup import start_memory
 from personaagent.errors import ConflictError, InvalidInput, NotFoundError, StoreError, UnavailableError
 from personaagent.evidence.commons import SIZE, Population, packed, places
 from personaagent.memory.export import parse_export

@@ -37,6 +37,7 @@ from personaagent.settings import MemorySettings, Settings
 from personaagent.types import Decision, Fact, Interaction, Origin, Persona, Profile, user_key, utc_now
 from serve.cli import app
 from tests.actors.milvus.test_milvus_store import contains, server
+from tests.support.direct_memory import Handle
 from tests.support.doubles import HashEmbedder
 from tests.support.milvus_servers import LiteServer
 from tests.support.store_contract import DIM, START, StoreContract, make_persona, make_population, make_row
@@ -533,16 +534,6 @@ class FakeRedactor:
     interaction = Redactor.interaction
 
 
-class Local:
-    """The handle of an actor, for a shard in this process."""
-
-    def __init__(self, shard: MemoryShard) -> None:
-        self._shard = shard
-
-    def __getattr__(self, name: str) -> Any:
-        return type("Method", (), {"remote": staticmethod(getattr(self._shard, name))})
-
-
 async def test_nothing_unredacted_reaches_the_embedder_or_the_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -557,7 +548,7 @@ async def test_nothing_unredacted_reaches_the_embedder_or_the_shard(
             embedded.extend(texts)
             return await super().embed(texts)
 
-    memory = ShardedMemory(Watched(DIM), [Local(shard)], [config(settings, 0)])
+    memory = ShardedMemory(Watched(DIM), [Handle(shard)], [config(settings, 0)])
 
     def said(id: str, **fields: Any) -> Interaction:
         return Interaction(id=id, user="ann", time=START, query=f"SECRET {id}", **fields)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from actors.memory.large_user import LargeUser
 from actors.memory.shard import MemoryShard
+from actors.memory.wire import Batch
 from personaagent.errors import NotFoundError, TooLarge
 from personaagent.memory.changes import embed_interactions
 from personaagent.memory.export import parse_export
@@ -131,7 +132,8 @@ async def test_what_an_older_version_stored_is_still_read(tmp_path: Path) -> Non
     assert (await memory.shard.stats())["ram_bytes"] < 50 * KB
     asked = [(RecallQuery(text="query 3", k=2), EMBEDDER.encode(["query 3"])[0], NONE)]
     assert (await memory.shard.recall("ann", asked))[0].episodes[0].interaction == rows[3]
-    assert (await memory.append("ann", rows[:2])).repeated == 2
+    again = Batch.of(await embed_interactions(EMBEDDER, rows[:2]))  # the client itself would refuse rows of this size
+    assert (await memory.shard.append("ann", again, "test")).repeated == 2
     assert (await memory.feedback("ann", "1", "yes")).truth == "yes"
     lines = await memory.export("ann")
     assert len(lines) == 13
