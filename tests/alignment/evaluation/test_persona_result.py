@@ -16,7 +16,7 @@ from alignment.evaluation.persona_result import (
     measured,
     user_gains,
 )
-from alignment.pooled import Estimate as Judged
+from alignment.pooled import PooledEstimate as Judged
 from alignment.rewording import HARMFUL, LUCK, Reworded
 from personaagent.types import AlignmentResult, Kind, Origin, Outcome, Persona, Usage, utc_now
 
