@@ -166,11 +166,7 @@ class Rewording:
             held = [i for i in items[::-1] if i not in few]
         gains = await self._gains(persona, wordings, names, select) if len(names) > 1 else {}
         alone = await self._alone(persona, wordings, few)
-        by_kind: dict[str, list[float]] = {}
-        for claim, values in alone:
-            by_kind.setdefault(f"claim {claim.kind}", []).extend(values)
-        pooled = {**gains, **{kind: np.asarray(values) for kind, values in by_kind.items()}}
-        estimates = await selection.join(user, pooled, shared=wordings.candidate(BOTH))
+        estimates = await selection.join(user, {**gains, **_by_kind(alone)}, shared=wordings.candidate(BOTH))
         worth = {c.text: selection.estimate(user, f"claim {c.kind}", np.asarray(v)) for c, v in alone}
         count = len(names) + len(worth)
         best = max(gains, key=lambda name: estimates[name].mean, default=names[0])
@@ -185,29 +181,35 @@ class Rewording:
         asked = general_for(user, GENERAL if selection.members >= COHORT else GENERAL_ALONE)
         judged = await self._judged(persona, wordings, best, dropped, held, selection.neighbour(user), asked)
         found = await gate.join(user, judged)
+        own = {c.text: values for c, values in alone}
+
+        def measured(claims: Sequence[Claim]) -> tuple[Claim, ...]:
+            return tuple(_measured(c, worth.get(c.text), own.get(c.text, [])) for c in claims)
+
+        final = wordings.candidate(best, dropped=dropped)
+        new = Wording(measured(final.claims), final.exemplars)
+        return self._verdict(found, caution, new, count, wordings.refused, measured(wordings.own().claims))
+
+    def _verdict(
+        self,
+        found: Mapping[str, PooledEstimate],
+        caution: float,
+        new: Wording,
+        candidates: int,
+        unusable: Counter[str],
+        measured: tuple[Claim, ...],
+    ) -> Reworded:
+        """The new wording, or why the gate refuses what these estimates say of it."""
         gain = found["gain"]
-        own = {c.text: gains for c, gains in alone}
         result = Reworded(
-            None,
-            "",
-            gain,
-            found.get("personal"),
-            found["general"],
-            count,
-            wordings.refused,
-            measured=tuple(_measured(c, worth.get(c.text), own.get(c.text, [])) for c in wordings.own().claims),
+            None, "", gain, found.get("personal"), found["general"], candidates, unusable, measured=measured
         )
         if (refused := self._refusal(found, caution)) is not None:
             why, numbers = refused
             return replace(result, reason=why.format(numbers), refusal=why)
-        final = wordings.candidate(best, dropped=dropped)
-        claims = tuple(_measured(c, worth.get(c.text), own.get(c.text, [])) for c in final.claims)
-        exemplars = tuple(
-            e.model_copy(update={"gain": gain.mean, "error": finite(gain.error)}) for e in final.exemplars
-        )
-        return replace(
-            result, wording=Wording(claims, exemplars), reason=f"what the user said became likelier by {_said(gain)}"
-        )
+        exemplars = tuple(e.model_copy(update={"gain": gain.mean, "error": finite(gain.error)}) for e in new.exemplars)
+        said = f"what the user said became likelier by {_said(gain)}"
+        return replace(result, wording=Wording(new.claims, exemplars), reason=said)
 
     def _refusal(self, found: Mapping[str, PooledEstimate], caution: float) -> tuple[str, str] | None:
         """Why the gate refuses what these estimates say, and in which numbers; None if it does not."""
@@ -301,6 +303,14 @@ def _different(wordings: Wordings) -> list[str]:
             seen.add(content)
             names.append(name)
     return names
+
+
+def _by_kind(alone: Sequence[tuple[Claim, list[float]]]) -> dict[str, Float]:
+    """What single claims gain, all of a kind together."""
+    found: dict[str, list[float]] = {}
+    for claim, values in alone:
+        found.setdefault(f"claim {claim.kind}", []).extend(values)
+    return {kind: np.asarray(values) for kind, values in found.items()}
 
 
 def _maker(wordings: Wordings, name: str) -> Callable[[Interaction], Wording]:

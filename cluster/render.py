@@ -17,6 +17,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -85,31 +86,6 @@ def service(settings: Settings, options: ClusterOptions) -> Object:
     # changed template brings about. All other settings are replaced in place.
     digest = hashlib.sha256(json.dumps(tree["memory"], sort_keys=True).encode()).hexdigest()[:12]
     annotations = {"personaagent/memory-settings": digest}
-    cpu = options.cpu
-    groups = [
-        worker_group(
-            options,
-            "cpu",
-            replicas=(cpu.min, cpu.max),
-            cpus=cpu.cpus,
-            memory=cpu.memory,
-            environment=environment,
-            annotations=annotations,
-        )
-    ]
-    if gpu_replicas := _gpu_replicas(settings, options):
-        groups.append(
-            worker_group(
-                options,
-                "gpu",
-                replicas=gpu_replicas,
-                cpus=options.gpu.cpus,
-                memory=options.gpu.memory,
-                gpus=options.gpu.count,
-                environment=environment,
-                annotations=annotations,
-            )
-        )
     cluster: Object = {
         "rayVersion": RAY_VERSION,
         "enableInTreeAutoscaling": True,
@@ -124,7 +100,7 @@ def service(settings: Settings, options: ClusterOptions) -> Object:
             "securityContext": CONTAINER_SECURITY,
         },
         "headGroupSpec": head_group(options, environment=environment, annotations=annotations),
-        "workerGroupSpecs": groups,
+        "workerGroupSpecs": _worker_groups(settings, options, environment, annotations),
     }
     if options.redis:
         state: Object = {"redisAddress": options.redis}
@@ -143,6 +119,17 @@ def service(settings: Settings, options: ClusterOptions) -> Object:
             "rayClusterConfig": cluster,
         },
     }
+
+
+def _worker_groups(
+    settings: Settings, options: ClusterOptions, environment: list[Object], annotations: dict[str, str]
+) -> list[Object]:
+    cpu, gpu = options.cpu, options.gpu
+    group = partial(worker_group, options, environment=environment, annotations=annotations)
+    groups = [group("cpu", replicas=(cpu.min, cpu.max), cpus=cpu.cpus, memory=cpu.memory)]
+    if replicas := _gpu_replicas(settings, options):
+        groups.append(group("gpu", replicas=replicas, cpus=gpu.cpus, memory=gpu.memory, gpus=gpu.count))
+    return groups
 
 
 def service_objects(settings: Settings, options: ClusterOptions) -> list[Object]:

@@ -29,8 +29,6 @@ from personaagent.memory.store import Vector
 
 __all__ = ["MilvusConnection"]
 
-WRITE_ROWS = 1_000  # of one call
-WRITE_BYTES = 8 * 2**20  # of one call; servers take 64 MB
 READ_ROWS = 500  # of one call; with vectors and texts of 64 KB they fit what a server sends
 DIRTY_BYTES = 48 * 2**20  # flush before Milvus Lite does so by itself at 128 MB, which would not wait for readers
 DIRTY_ROWS = 20_000
@@ -246,7 +244,7 @@ class MilvusConnection:
 
         `written` is told of each part that is in the store, also if a later one fails.
         """
-        for batch, size in _batches(entities):
+        for batch, size in rows.batches(entities):
             if self._path is not None:
                 check_disk(self._path, 4 * size)
             with self._changing() as client:
@@ -262,7 +260,7 @@ class MilvusConnection:
 
     def delete(self, collection: str, pks: Sequence[str]) -> None:
         """Delete entities by primary key."""
-        for batch in chunked(pks, WRITE_ROWS):
+        for batch in chunked(pks, rows.WRITE_ROWS):
             with self._changing() as client:
                 client.delete(collection, ids=list(batch), timeout=self._timeout)
             self._dirty_rows += len(batch)
@@ -403,22 +401,3 @@ class MilvusConnection:
 
 def _pk(entity: Entity) -> str:
     return str(entity["pk"])
-
-
-def _batches(entities: Sequence[Entity]) -> Iterator[tuple[list[Entity], int]]:
-    """Slices that fit one call, and their estimated bytes."""
-    batch: list[Entity] = []
-    size = 0
-    for entity in entities:
-        more = _bytes(entity)
-        if batch and (len(batch) == WRITE_ROWS or size + more > WRITE_BYTES):
-            yield batch, size
-            batch, size = [], 0
-        batch.append(entity)
-        size += more
-    if batch:
-        yield batch, size
-
-
-def _bytes(entity: Entity) -> int:
-    return 300 + 3 * len(entity["body"]) + len(entity.get("truth_vector", "")) + 4 * len(entity["vector"])

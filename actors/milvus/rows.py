@@ -32,9 +32,11 @@ __all__ = [
     "META",
     "RECORD_FIELDS",
     "SCALARS",
+    "WRITE_ROWS",
     "any_of",
     "anything",
     "at_most",
+    "batches",
     "both",
     "chunked",
     "compare",
@@ -57,6 +59,8 @@ __all__ = [
 BODY_BYTES = 60_000  # of one VARCHAR; Milvus allows 65,535 bytes
 EPISODE_SCALARS = ["pk", "user_key", "time", "arrived", "truth_arrived"]
 EPISODE_FIELDS = [*EPISODE_SCALARS, "parts", "body", "truth_vector", "vector"]
+WRITE_ROWS = 1_000  # of one call
+WRITE_BYTES = 8 * 2**20  # of one call; servers take 64 MB
 SCALARS = 5_000  # rows of one call that reads neither long texts nor vectors
 RECORD_FIELDS = ["pk", "user_key", "kind", "number", "parts", "body"]
 META = "store"  # stands where a user key would, for what is of nobody
@@ -291,3 +295,22 @@ def _decode(text: str) -> Vector:
 def chunked(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
     """Slices of at most `size` items."""
     return (items[i : i + size] for i in range(0, len(items), size))
+
+
+def batches(entities: Sequence[Entity]) -> Iterator[tuple[list[Entity], int]]:
+    """Slices of what is to be written that fit one call, and their estimated bytes."""
+    batch: list[Entity] = []
+    size = 0
+    for entity in entities:
+        more = _bytes(entity)
+        if batch and (len(batch) == WRITE_ROWS or size + more > WRITE_BYTES):
+            yield batch, size
+            batch, size = [], 0
+        batch.append(entity)
+        size += more
+    if batch:
+        yield batch, size
+
+
+def _bytes(entity: Entity) -> int:
+    return 300 + 3 * len(entity["body"]) + len(entity.get("truth_vector", "")) + 4 * len(entity["vector"])

@@ -15,12 +15,14 @@ from typing import Any
 from actors.milvus import rows
 from actors.milvus.connection import MilvusConnection
 from actors.milvus.leftovers import drop_copies, kept
-from actors.milvus.milvus_store import AHEAD_US, FORGETTING, FORGOTTEN, TOMBSTONE, MilvusStore
+from actors.milvus.milvus_store import MilvusStore
 from actors.milvus.rows import META, Entity
 from actors.milvus.tenure import Owner
+from actors.milvus.tombstones import TOMBSTONE
 from personaagent.errors import StoreError
 from personaagent.memory.changes import clock
 from personaagent.memory.store import Erased, Tombstone
+from personaagent.memory.stored_row import AHEAD_US
 from personaagent.types import Persona, Profile, user_key
 
 __all__ = ["UpkeepStore", "server_description"]
@@ -57,7 +59,7 @@ class UpkeepStore(MilvusStore):
         """Digests of the interactions older than `cutoff` (microseconds since 1970), by user; this shard's users only."""
         by_key: defaultdict[str, list[bytes]] = defaultdict(list)
         if self._lite:
-            for key, ledger in list(self._ledgers.items()):
+            for key, ledger in list(self._episode_rows.ledgers.items()):
                 if old := ledger.older(cutoff):
                     by_key[key] = old
         else:
@@ -68,7 +70,7 @@ class UpkeepStore(MilvusStore):
                 if self._mine(e["user_key"]):
                     by_key[e["user_key"]].append(bytes.fromhex(e["pk"][32:]))
         names = self._milvus.by_pk(self._records, [f"{key}/user" for key in by_key], rows.RECORD_FIELDS)
-        return {str(json.loads(e["text"])["user"]): by_key[e["user_key"]] for e in self._with_text(names)}
+        return {str(json.loads(e["text"])["user"]): by_key[e["user_key"]] for e in self._user_records.whole(names)}
 
     def remove(self, user: str, digests: Collection[bytes]) -> None:
         """Delete interactions of a user, and their name if that is all that is left. Bytes stay in the files until `scrub`."""
@@ -76,7 +78,9 @@ class UpkeepStore(MilvusStore):
         pks = [rows.pk_of(user, digest) for digest in digests]
         with self._milvus.writing:
             owners = set(pks)
-            parts = [e["pk"] for e in self._records_of(key, "part", text=False) if str(e["pk"]).split("/")[0] in owners]
+            parts = [
+                e["pk"] for e in self._user_records.of(key, "part", text=False) if str(e["pk"]).split("/")[0] in owners
+            ]
             if not self._lite:
                 pks = [e["pk"] for e in self._milvus.by_pk(self._episodes, pks, ["pk"])]
                 if pks:  # or the user was forgotten meanwhile, and not even the name may come back
@@ -84,12 +88,14 @@ class UpkeepStore(MilvusStore):
             with self._counted({user}):
                 self._milvus.delete(self._episodes, pks)
             if self._lite:
-                left = self._ledger_of(key).without(frozenset(digests))
+                left = self._episode_rows.ledger_of(key).without(frozenset(digests))
                 if len(left):
-                    self._ledgers[key] = left
+                    self._episode_rows.ledgers[key] = left
                 else:
-                    self._ledgers.pop(key, None)
-            self._delete(parts)  # last: a row without its parts could not be read, parts without a row are only litter
+                    self._episode_rows.ledgers.pop(key, None)
+            self._user_records.delete(
+                parts
+            )  # last: a row without its parts could not be read, parts without a row are only litter
             held = self.held(user)
             if held and not (held.interactions or held.personas or held.facts):
                 self._named.discard(key)  # nothing is known of the user any more, so nor is their name
@@ -109,7 +115,7 @@ class UpkeepStore(MilvusStore):
         if not self._lite:
             return set()
         found = self._milvus.by_pk(self._records, [INTENDED], rows.RECORD_FIELDS)
-        return set(json.loads(self._with_text(found)[0]["text"])) if found else set()
+        return set(json.loads(self._user_records.whole(found)[0]["text"])) if found else set()
 
     @property
     def looked_through(self) -> bool:
@@ -145,13 +151,7 @@ class UpkeepStore(MilvusStore):
         return note
 
     def _note_intended(self, keys: set[str]) -> None:
-        entity, rest = self._record(META, INTENDED.removeprefix(f"{META}/"), "purge", 0, json.dumps(sorted(keys)))
-        with self._milvus.writing:
-            old = self._milvus.by_pk(self._records, [INTENDED], rows.RECORD_FIELDS)
-            self._milvus.write(self._records, [*rest, entity])
-            fresh = {part["pk"] for part in rest}
-            parts = [pk for e in old if e["parts"] for pk in rows.part_keys(e["pk"], e["body"], e["parts"])]
-            self._milvus.delete(self._records, [pk for pk in parts if pk not in fresh])
+        self._user_records.put_common(INTENDED.removeprefix(f"{META}/"), "purge", 0, json.dumps(sorted(keys)))
 
     def replace_profile(self, user: str, profile: Profile, expected: int) -> None:
         """Put a profile in the place of version `expected`. Raises ConflictError."""
@@ -161,16 +161,13 @@ class UpkeepStore(MilvusStore):
         """Store a version again with other `sources`. Raises StoreError if there is no such version."""
         key = user_key(user)
         with self._milvus.writing:
-            found = [e for e in self._records_of(key, "persona") if e["number"] == persona.number]
+            found = [e for e in self._user_records.of(key, "persona") if e["number"] == persona.number]
             if not found:
                 raise StoreError(f"persona version {persona.number} is not in the store")
             for e in found:
                 content = {**json.loads(e["text"]), "persona": persona.plain()}
-                entity, rest = self._record(key, e["pk"][33:], "persona", persona.number, json.dumps(content))
-                self._put_records([*rest, entity])
-                fresh = {part["pk"] for part in rest}
-                old = rows.part_keys(e["pk"], e["body"], e["parts"]) if e["parts"] else []
-                self._delete([pk for pk in old if pk not in fresh])
+                fresh = self._user_records.make(key, e["pk"][33:], "persona", persona.number, json.dumps(content))
+                self._user_records.replace(e, *fresh)
 
     # Entities as they are
 
@@ -198,14 +195,14 @@ class UpkeepStore(MilvusStore):
     def text_of(self, entity: Entity, parts: Mapping[str, str]) -> bytes:
         """The whole text of an entity, given the bodies of its parts. Raises StoreError if it cannot be had."""
         try:
-            return self._unsealed(rows.join_body(entity, parts.get))
+            return self._user_records.unsealed(rows.join_body(entity, parts.get))
         except ValueError as e:  # not base64, not zlib's, not UTF-8
             raise StoreError("a stored text is damaged") from e
 
     def drop_records(self, pks: Sequence[str]) -> None:
         """Delete records by primary key. Their bytes stay in the files until `scrub`."""
         with self._milvus.writing:
-            self._delete(pks)
+            self._user_records.delete(pks)
 
     def name(self, user: str) -> None:
         """Store what the user is called."""
@@ -222,15 +219,7 @@ class UpkeepStore(MilvusStore):
 
     def buried(self) -> Iterator[tuple[str, Tombstone]]:
         """All tombstones, with the keys of their users; on a server of all shards."""
-        if self._lite:
-            keys = [key for key, pks in list(self._record_keys.items()) if key + TOMBSTONE in pks]
-        else:
-            kinds = rows.any_of("kind", [FORGETTING, FORGOTTEN])
-            keys = [
-                e["user_key"] for e in self._milvus.pages(self._records, kinds, ["pk", "user_key"], size=rows.SCALARS)
-            ]
-        for chunk in rows.chunked(sorted(keys), 500):
-            yield from self.tombstones(chunk).items()
+        return self._tombstones.all()
 
     def epoch(self) -> int:
         """The highest epoch that any shard of this store was owned in."""

@@ -81,10 +81,7 @@ def doctor(settings: Settings, fix: bool = False, duplicates: bool = False, tell
                 tell(f"checking shard {shard}", done, len(listed))
             if fix and store.intended():
                 store.scrub(())
-    if settings.memory.uri is None:
-        for path in leftovers(tenant_folder(settings)):
-            detail = f"{path.name}: left by a reshard, with users' texts in it; finish the reshard, or delete it"
-            findings.append(Finding("leftover", "", detail, problem=False))
+    findings += _left_behind(settings)
     return {
         "shards": int(stored["shards"]),
         **{name: counts[name] for name in ("users", "interactions", "personas", "facts")},
@@ -93,6 +90,13 @@ def doctor(settings: Settings, fix: bool = False, duplicates: bool = False, tell
         "fixed": sum(f.fixed for f in findings),
         "remaining": sum(f.problem and not f.fixed for f in findings),
     }
+
+
+def _left_behind(settings: Settings) -> list[Finding]:
+    """Old stores beside this one, of which only Milvus Lite has any."""
+    found = leftovers(tenant_folder(settings)) if settings.memory.uri is None else []
+    told = "left by a reshard, with users' texts in it; finish the reshard, or delete it"
+    return [Finding("leftover", "", f"{path.name}: {told}", problem=False) for path in found]
 
 
 def _repair(store: UpkeepStore, checkup: Checkup, duplicates: bool, audit: AuditLog) -> None:

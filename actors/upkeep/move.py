@@ -107,23 +107,36 @@ def reshard(settings: Settings, shards: int, keep: bool = False, tell: Tell = si
         open_stores(settings, folder=beside, stored=new) as targets,
     ):
         settle(targets, _audit(settings))
-        names = [[s.user for s in source.users()] for source in sources]
-        total = sum(map(len, names))
-        known = {user_key(user) for users in names for user in users}
-        for target in targets:  # who was forgotten after an interrupted run, be it that only their name had been copied
-            for key in sorted(target.directory().keys() - known):
-                target.erase(key)
-        for source, users in zip(sources, names, strict=True):
-            for user in users:
-                target = targets[shard_of(user_key(user), shards)]
-                stored = source.load(user)
-                moved.add(stored, _copy(stored, user, target, replace=True))
-                tell("moving users", moved.users, total)
-        _carry(sources, targets)
-        carry_graves(sources, targets)
-        _verify(sources, targets, moved)
-        for target in targets:
-            target.flush()
+        _refill(sources, targets, moved, tell)
+    _swap(folder, beside, backup, keep)
+    if keep:
+        moved.note = f"the old store is kept in {backup}; users you forget from now on are still in it"
+    return moved
+
+
+def _refill(sources: Sequence[UpkeepStore], targets: Sequence[UpkeepStore], moved: Moved, tell: Tell) -> None:
+    """Bring all users to the shards that are theirs now, and see that all is there. May go on where it was broken off."""
+    names = [[s.user for s in source.users()] for source in sources]
+    total = sum(map(len, names))
+    known = {user_key(user) for users in names for user in users}
+    for target in targets:  # who was forgotten after an interrupted run, be it that only their name had been copied
+        for key in sorted(target.directory().keys() - known):
+            target.erase(key)
+    for source, users in zip(sources, names, strict=True):
+        for user in users:
+            target = targets[shard_of(user_key(user), len(targets))]
+            stored = source.load(user)
+            moved.add(stored, _copy(stored, user, target, replace=True))
+            tell("moving users", moved.users, total)
+    _carry(sources, targets)
+    carry_graves(sources, targets)
+    _verify(sources, targets, moved)
+    for target in targets:
+        target.flush()
+
+
+def _swap(folder: Path, beside: Path, backup: Path, keep: bool) -> None:
+    """Put the store that grew beside the old one in its place. Broken off, `_finish_swap` goes on with it."""
     mark(folder, keep)
     _sync(folder)
     _sync(beside.parent)
@@ -131,9 +144,6 @@ def reshard(settings: Settings, shards: int, keep: bool = False, tell: Tell = si
     os.rename(beside, folder)
     _sync(folder.parent)
     _clean(folder, keep)
-    if keep:
-        moved.note = f"the old store is kept in {backup}; users you forget from now on are still in it"
-    return moved
 
 
 def migrate(settings: Settings, to_uri: str, tell: Tell = silent) -> Moved:

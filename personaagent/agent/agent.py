@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Annotated, Any, NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
-from pydantic import Field
 
-from personaagent import prompts
-from personaagent.agent.contrast import MAX_SAMPLES, Samples, SampleSetting, best_of, checked_samples
-from personaagent.agent.copying import Copy, Said, copied
-from personaagent.agent.decision import Choice, decide, score_options
+from personaagent.agent.contrast import Samples, checked_samples
+from personaagent.agent.copying import Said, copied
+from personaagent.agent.decision import decide, score_options
+from personaagent.agent.free_text import FreeAnswer, FreeText, sources
 from personaagent.agent.prompt import query_of
-from personaagent.agent.tools import MARK, MemoryTools, parse_tool_call, strip_tool_calls
-from personaagent.agent.view import PromptView, Saw, without_persona
-from personaagent.base import readable
+from personaagent.agent.tools import MemoryTools
+from personaagent.agent.turns import Replay, Reply, Turn
+from personaagent.agent.view import PromptView, Saw
 from personaagent.errors import (
     ConflictError,
     ContextLengthExceeded,
@@ -36,10 +35,8 @@ from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AgentSettings
 from personaagent.types import (
     MAX_TEXT,
-    ChatRequest,
     ChatResult,
     Decision,
-    Frozen,
     Interaction,
     Kind,
     Message,
@@ -49,7 +46,6 @@ from personaagent.types import (
     Recall,
     RecallQuery,
     Usage,
-    UserId,
     choice_kind,
     utc_now,
 )
@@ -58,89 +54,28 @@ __all__ = ["Agent", "Replay", "Reply", "Saw", "Turn"]
 
 logger = logging.getLogger(__name__)
 
-SHORTEST = 200  # characters of a tool's result below which it is not cut further
-REPLAY_TOKENS = (
-    96  # of a simulated free-text answer: enough to compare, and a model that runs on does not hold up the batch
-)
+# Of a simulated free-text answer: enough to compare, and a model that runs on does not hold up the batch.
+REPLAY_TOKENS = 96
 HABITS = 50  # latest interactions in which a copy is told from a habit
 BATCH_PRIORITY = 10  # of replays; chat runs at 0, and lower goes first
 # Fields of a request whose answer is not simply text.
 _FORMED = frozenset({"tools", "response_format", "structured_outputs"})
 
 
-class Turn(Frozen):
-    """One request of a user. `extra` holds further OpenAI fields (tools, response_format, ...), passed through.
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a turn is answered from."""
 
-    `generated` says that the interaction's id was made up for this request: one that brings results of the
-    application's tools
+    interaction: str  # the id that it will be remembered by
+    number: int  # of the persona, 0 if it is not stored yet
+    asking: RecallQuery
+    recall: Recall
+    view: PromptView
 
-    then goes on with the interaction that called them. With `explain` the reply says what the model saw, and to a
-    closed choice or rating also why. `samples` is how many answers
-    a free text is chosen from; None: what the settings say.
-    """
-
-    user: UserId
-    messages: tuple[Message, ...]
-    choices: tuple[str, ...] | None = None
-    max_tokens: int | None = None
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    extra: dict[str, Any] = Field(default_factory=dict)
-    interaction_id: str | None = None
-    generated: bool = False
-    priority: int = 0
-    remember: bool = True
-    explain: bool = False
-    samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = None
-    identity: str = "user"  # how the request named the user; kept with the interaction
-
-
-class Reply(Frozen):
-    """The agent's answer and what it rests on.
-
-    Closed choices and ratings have `scores`, the probability of each option, which sum to 1. The answer of a rating is the
-    median grade of that distribution, `expected` its mean. `reasons` are what memory has to say about the answer, if
-    that was
-    asked for; none where the persona leaves memory out. `saw`, too, is there if asked for: the reasons of free text
-    are in it.
-    Of free text, `copied` and `samples` are there if asked for, and `samples` also where the settings could not be followed.
-    """
-
-    interaction_id: str
-    text: str
-    finish_reason: str = "stop"
-    usage: Usage = Usage()
-    persona: int = 0
-    recalled: tuple[str, ...] = ()
-    scores: dict[str, float] | None = None
-    expected: float | None = None
-    reasons: tuple[Reason, ...] | None = None
-    saw: Saw | None = None
-    copied: Copy | None = None
-    samples: Samples | None = None
-    steps: int = 1
-    message: dict[str, Any] = Field(default_factory=dict)
-
-
-class Replay(Frozen):
-    """A simulated response to a past interaction. `choices` has one entry per decision asked for."""
-
-    interaction: Interaction
-    text: str
-    lm: tuple[float, ...] | None = None
-    evidence: tuple[tuple[float, ...], ...] = ()
-    choices: tuple[Choice, ...] = ()
-    usage: Usage = Usage()
-
-
-class _Answer(NamedTuple):
-    """What model and tool calls came to."""
-
-    result: ChatResult  # with the usage of all calls
-    steps: int
-    samples: Samples
+    @property
+    def recalled(self) -> tuple[str, ...]:
+        """Ids of the recalled interactions."""
+        return tuple(e.interaction.id for e in self.recall.episodes)
 
 
 class Agent:
@@ -273,8 +208,8 @@ class Agent:
             max_tokens=min(self.settings.max_tokens, REPLAY_TOKENS),
         )
         result: ChatResult | None = None
-        async for piece in self._act(turn, view, tools, streaming=False):
-            if isinstance(piece, _Answer):
+        async for piece in FreeText(self.llm, self.settings, turn, view, tools).pieces():
+            if isinstance(piece, FreeAnswer):
                 result = piece.result
         assert result is not None
         return Replay(interaction=interaction, text=result.text, usage=result.usage)
@@ -298,50 +233,21 @@ class Agent:
         recall = await self.memory.recall(turn.user, asking)
         view = PromptView.of(persona, recall, turn.choices)
         interaction = turn.interaction_id or uuid.uuid4().hex  # `placed` has given it one
-        recalled = tuple(e.interaction.id for e in recall.episodes)
+        seen = _Seen(interaction, number, asking, recall, view)
+        reply: Reply | None = None
         if turn.choices:
-            lm, usage = await self._option_scores(turn.messages, view, turn.choices, turn.priority)
-            memory = recall.evidence[0] if decision.evidence else None
-            choice = decide(turn.choices, lm, memory, decision.model_weight)
-            reply = Reply(
-                interaction_id=interaction,
-                text=choice.answer,
-                usage=usage,
-                persona=number,
-                recalled=recalled,
-                scores=choice.probabilities,
-                expected=choice.expected,
-                reasons=await self._reasons(turn.user, asking, recall, choice.answer) if turn.explain else None,
-                saw=view.saw() if turn.explain else None,
-                message={"role": "assistant", "content": choice.answer},
-            )
+            reply = await self._decided(turn, turn.choices, decision, seen)
             if streaming:
-                yield choice.answer
+                yield reply.text
         else:
-            tools = MemoryTools(self.memory, turn.user, budget=self.settings.tool_tokens)
-            habits = await self._said(turn.user) if samples.count > 1 or turn.explain else {}
-            answer = _Answer(ChatResult(text=""), 0, samples)
             # Closed explicitly, like the streams within: whoever stops reading also stops the model.
-            async with aclosing(self._act(turn, view, tools, streaming, samples, habits)) as pieces:  # type: ignore[type-var]
+            async with aclosing(self._written(turn, seen, streaming, samples)) as pieces:  # type: ignore[type-var]
                 async for piece in pieces:
                     if isinstance(piece, str):
                         yield piece
                     else:
-                        answer = piece
-            result, steps, samples = answer
-            reply = Reply(
-                interaction_id=interaction,
-                text=result.text,
-                finish_reason=result.finish_reason,
-                usage=result.usage,
-                persona=number,
-                recalled=recalled,
-                saw=view.saw() if turn.explain else None,
-                copied=copied(result.text, *_sources(turn, view, habits)) if turn.explain else None,
-                samples=samples if turn.explain or samples.note else None,
-                steps=steps,
-                message=result.message or {"role": "assistant", "content": result.text},
-            )
+                        reply = piece
+        assert reply is not None  # `_written` ends with it or raises
         if turn.remember:
             rounds = Rounds(turn.user, turn.messages).note(reply.message)
             await self._remember(
@@ -359,6 +265,49 @@ class Agent:
             if stored is None:
                 reply = reply.model_copy(update={"persona": await self._begun(turn.user, incarnation)})
         yield reply
+
+    async def _decided(self, turn: Turn, choices: tuple[str, ...], decision: Decision, seen: _Seen) -> Reply:
+        """The reply to a closed choice or rating."""
+        lm, usage = await self._option_scores(turn.messages, seen.view, choices, turn.priority)
+        memory = seen.recall.evidence[0] if decision.evidence else None
+        choice = decide(choices, lm, memory, decision.model_weight)
+        return Reply(
+            interaction_id=seen.interaction,
+            text=choice.answer,
+            usage=usage,
+            persona=seen.number,
+            recalled=seen.recalled,
+            scores=choice.probabilities,
+            expected=choice.expected,
+            reasons=await self._reasons(turn.user, seen.asking, seen.recall, choice.answer) if turn.explain else None,
+            saw=seen.view.saw() if turn.explain else None,
+            message={"role": "assistant", "content": choice.answer},
+        )
+
+    async def _written(self, turn: Turn, seen: _Seen, streaming: bool, samples: Samples) -> AsyncIterator[str | Reply]:
+        """The reply with free text, behind its pieces if these are asked for."""
+        tools = MemoryTools(self.memory, turn.user, budget=self.settings.tool_tokens)
+        habits = await self._said(turn.user) if samples.count > 1 or turn.explain else {}
+        text = FreeText(self.llm, self.settings, turn, seen.view, tools, streaming, samples, habits)
+        async with aclosing(text.pieces()) as pieces:  # type: ignore[type-var]
+            async for piece in pieces:
+                if isinstance(piece, str):
+                    yield piece
+                    continue
+                result, steps, chosen = piece
+                yield Reply(
+                    interaction_id=seen.interaction,
+                    text=result.text,
+                    finish_reason=result.finish_reason,
+                    usage=result.usage,
+                    persona=seen.number,
+                    recalled=seen.recalled,
+                    saw=seen.view.saw() if turn.explain else None,
+                    copied=copied(result.text, *sources(turn, seen.view, habits)) if turn.explain else None,
+                    samples=chosen if turn.explain or chosen.note else None,
+                    steps=steps,
+                    message=result.message or {"role": "assistant", "content": result.text},
+                )
 
     async def _begun(self, user: str, incarnation: int) -> int:
         """Commit the first persona of a user whose first answer was just remembered; its number."""
@@ -417,131 +366,3 @@ class Agent:
                     raise
                 continue
             return scored.logprobs, scored.usage
-
-    async def _act(
-        self,
-        turn: Turn,
-        view: PromptView,
-        tools: MemoryTools,
-        streaming: bool,
-        samples: Samples = Samples(),  # noqa: B008  # immutable
-        habits: Mapping[str, Said] | None = None,
-    ) -> AsyncIterator[str | _Answer]:
-        """Model calls and tool calls until an answer; pieces of text, then the whole.
-
-        Args:
-            turn: the request.
-            view: what of the user is shown; it shrinks until it fits.
-            tools: of the memory.
-            streaming: whether to give pieces of text.
-            samples: how many answers to choose from. What is said after a tool call is not chosen.
-            habits: texts of the user that tell a copy from a habit.
-        """
-        offered = self.settings.tools and self.settings.max_steps > 1
-        trail: list[Message] = []
-        usage = Usage()
-        limit = min(turn.max_tokens or self.settings.max_tokens, self.llm.context_length)
-        step = 0
-        while True:
-            step += 1
-            final = step == self.settings.max_steps
-            prompt = view.prompt(turn.messages, tools=offered)
-            tail = trail
-            if final and trail:
-                tail = [*trail[:-1], Message(role="user", content=f"{trail[-1].text}\n{prompts.ANSWER_NOW}")]
-            request = ChatRequest(
-                messages=(*prompt, *tail),
-                max_tokens=limit,
-                temperature=turn.temperature,
-                top_p=turn.top_p,
-                seed=turn.seed,
-                stop=turn.stop,
-                priority=turn.priority,
-                extra=self._extra(turn),
-            )
-            result, chosen = ChatResult(text=""), samples
-            try:
-                # The application's own tools come back as structured calls, which only a whole response shows.
-                streamed = streaming and "tools" not in turn.extra
-                if streamed:
-                    async with aclosing(self._stream_unless_tool_call(request)) as pieces:  # type: ignore[type-var]
-                        async for piece in pieces:
-                            if isinstance(piece, str):
-                                yield piece
-                            else:
-                                result = piece
-                elif samples.count > 1 and not trail:
-                    texts, allowed = _sources(turn, view, habits or {})
-                    against = SampleSetting(without_persona(turn.messages, offered), texts, allowed)
-                    result, chosen = await best_of(self.llm, request, samples.count, against)
-                else:
-                    result, chosen = await self.llm.chat(request), samples
-            except ContextLengthExceeded:
-                # What a client allows at most is not what the answer needs: that gives way before anything of the user does.
-                if limit > self.settings.max_tokens:
-                    limit = max(self.settings.max_tokens, limit // 2)
-                elif not view.shrink() and not _cut(trail):
-                    raise
-                step -= 1
-                continue
-            usage = usage + result.usage
-            call = parse_tool_call(result.text)
-            if call is None or final or not offered:
-                text = strip_tool_calls(result.text) if call else result.text
-                message = {**result.message, "content": text} if call else result.message
-                if streaming and not streamed and text:
-                    yield text
-                whole = result.model_copy(update={"text": text, "usage": usage, "message": message})
-                yield _Answer(whole, step, chosen)
-                return
-            samples = Samples()
-            found = await tools.run(call)
-            trail += [
-                Message(role="assistant", content=result.text.strip()),
-                Message(role="user", content=prompts.TOOL_RESULT.format(name=call.name or "tool", result=found)),
-            ]
-
-    def _extra(self, turn: Turn) -> dict[str, Any]:
-        penalty = self.settings.frequency_penalty
-        return {"frequency_penalty": penalty, **turn.extra} if penalty else turn.extra
-
-    async def _stream_unless_tool_call(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
-        """Stream an answer, holding back as long as it may still turn out to be a tool call."""
-        text, sent = "", 0
-        async with aclosing(self.llm.stream(request)) as pieces:  # type: ignore[type-var]
-            async for piece in pieces:
-                if isinstance(piece, ChatResult):
-                    if MARK not in text and sent < len(text):
-                        yield readable(text[sent:])
-                    yield piece
-                    return
-                text += piece
-                at = text.find(MARK)
-                safe = at if at >= 0 else _safe_length(text)
-                if safe > sent:
-                    yield readable(text[sent:safe])
-                    sent = safe
-
-
-def _cut(trail: list[Message]) -> bool:
-    """Cut what tools found to half; False if that is little already."""
-    shorter = [m for m in trail if m.role == "user" and len(m.text) > SHORTEST]
-    for message in shorter:
-        at = trail.index(message)
-        trail[at] = Message(role="user", content=message.text[: len(message.text) // 2])
-    return bool(shorter)
-
-
-def _sources(turn: Turn, view: PromptView, habits: Mapping[str, Said]) -> tuple[list[Said], list[str]]:
-    """What an answer may copy from, and what it may repeat: the conversation and what the persona says."""
-    return list({**habits, **view.said}.values()), [*(m.text for m in turn.messages), view.persona.text]
-
-
-def _safe_length(text: str) -> int:
-    """How much of `text` can be neither the beginning of a tool call nor half a character."""
-    if text and "\ud800" <= text[-1] <= "\udbff":  # the other half may be the next piece
-        return len(text) - 1
-    for size in range(min(len(MARK), len(text)), 0, -1):
-        if MARK.startswith(text[-size:]):
-            return len(text) - size
-    return len(text)

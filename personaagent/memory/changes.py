@@ -11,36 +11,37 @@ The caller runs one change of a user at a time; reads may come at any moment bet
 
 from __future__ import annotations
 
-import hashlib
 import time
 import unicodedata
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import ValidationError
 
 from personaagent.errors import ConflictError, FutureTimeError, InvalidInput, NotFoundError, TooLarge
+from personaagent.memory.embedded import (
+    MAX_OPTIONS,
+    Incoming,
+    embed_interactions,
+    embed_recalls,
+    kept_options,
+    option_texts,
+)
 from personaagent.memory.limits import KB, interaction_fault, persona_fault, user_fault
 from personaagent.memory.rounds import later_round
-from personaagent.memory.store import Quantised, Row, Store, Vector, half, microseconds, pack, quantised
-from personaagent.protocols import Embedder, Matrix
+from personaagent.memory.store import Row, Store, Vector, half, microseconds, pack
+from personaagent.memory.stored_row import AHEAD_US
 from personaagent.settings import LimitsSettings
 from personaagent.types import (
-    AHEAD,
     THUMB,
     AppendResult,
     Interaction,
-    Kind,
     Oversized,
     Persona,
     PersonaDraft,
     Profile,
-    RecallQuery,
-    choice_kind,
     future_fault,
 )
 
@@ -64,26 +65,12 @@ __all__ = [
     "undisputed",
 ]
 
-MAX_OPTIONS = 12  # of one interaction whose vectors are kept; what else was refused adds little
-
 Clock = Callable[[], int]  # microseconds since 1970
 
 
 def clock() -> int:
     """The present moment in microseconds since 1970."""
     return time.time_ns() // 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """An interaction about to be appended, with its vectors; a restored one brings its arrival times too."""
-
-    interaction: Interaction
-    query_vector: Vector
-    truth_vector: Vector | None
-    arrived: int | None = None
-    truth_arrived: int | None = None
-    option_vectors: Quantised | None = None  # of `option_texts`; None if there are none
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,43 +133,75 @@ def plan_append(
         FutureTimeError: a new interaction is of a time in the far future.
         TooLarge: an interaction, or all of the user's together, are larger than limits allow, and `skip` is not set.
     """
-    rows: dict[str, Row] = {}
-    added = updated = repeated = 0
-    conflicts: list[tuple[str, str]] = []
-    oversized: list[Oversized] = []
-
-    def fits(interaction: Interaction, payload: bytes, grown: int) -> bool:
-        fault = interaction_fault(interaction, limits, payload) or user_fault(grown, limits)
-        if fault and not skip:
-            raise TooLarge(f"interaction {interaction.id!r}: {fault}")
-        if fault:
-            oversized.append(Oversized(user=user, id=interaction.id, reason=fault))
-        return not fault
-
-    arrival = max(now, last_arrived + 1)
-    latest = now + AHEAD // timedelta(microseconds=1)
+    plan = _Appending(user, existing, limits, skip, now, max(now, last_arrived + 1), used)
     for item in items:
+        plan.take(item)
+    return plan.change()
+
+
+@dataclass(slots=True)
+class _Appending:
+    """An append as it is being planned, one interaction after the other; see `plan_append`."""
+
+    user: str
+    existing: Callable[[str], Row | None]
+    limits: LimitsSettings
+    skip: bool
+    now: int
+    arrival: int  # of what comes next
+    used: int
+    rows: dict[str, Row] = field(default_factory=dict)  # by interaction id, in order of arrival
+    added: int = 0
+    updated: int = 0
+    repeated: int = 0
+    conflicts: list[tuple[str, str]] = field(default_factory=list)
+    oversized: list[Oversized] = field(default_factory=list)
+
+    def take(self, item: Incoming) -> None:
+        """Plan for one interaction; raises as `plan_append`."""
         interaction = item.interaction
-        if interaction.user != user:
+        if interaction.user != self.user:
             raise InvalidInput("an interaction of another user cannot be appended to this one's memory")
-        old = rows.get(interaction.id) or existing(interaction.id)
+        old = self.rows.get(interaction.id) or self.existing(interaction.id)
         if old is None:
-            if microseconds(interaction.time) > latest:
-                raise FutureTimeError(future_fault(interaction.time, datetime.fromtimestamp(now / 1e6, UTC)))
-            arrived = arrival if item.arrived is None else item.arrived
-            known = 0 if interaction.truth is None else item.truth_arrived or arrival
-            row = _row(interaction, item, arrived, known)
-            if not fits(interaction, row.payload, used + len(row.payload)):
-                continue
-            used += len(row.payload)
-            rows[interaction.id] = row
-            arrival = max(arrival, arrived, known) + 1
-            added += 1
-            continue
-        stored = old.interaction
-        if not same_question(stored, interaction):
-            conflicts.append((user, interaction.id))
-            continue
+            self._add(item)
+        elif not same_question(old.interaction, interaction):
+            self.conflicts.append((self.user, interaction.id))
+        else:
+            self._fill(old, item)
+
+    def change(self) -> Change:
+        """What all that was taken writes."""
+        return Change(
+            user=self.user,
+            rows=tuple(self.rows.values()),
+            added=AppendResult(
+                added=self.added,
+                repeated=self.repeated,
+                updated=self.updated,
+                conflicts=tuple(self.conflicts),
+                oversized=tuple(self.oversized),
+            ),
+        )
+
+    def _add(self, item: Incoming) -> None:
+        """An interaction that is not there yet."""
+        interaction = item.interaction
+        if microseconds(interaction.time) > self.now + AHEAD_US:
+            raise FutureTimeError(future_fault(interaction.time, datetime.fromtimestamp(self.now / 1e6, UTC)))
+        arrived = self.arrival if item.arrived is None else item.arrived
+        known = 0 if interaction.truth is None else item.truth_arrived or self.arrival
+        row = _row(interaction, item, arrived, known)
+        if not self._fits(interaction, row.payload, self.used + len(row.payload)):
+            return
+        self.used += len(row.payload)
+        self.rows[interaction.id] = row
+        self.arrival = max(self.arrival, arrived, known) + 1
+        self.added += 1
+
+    def _fill(self, old: Row, item: Incoming) -> None:
+        """An interaction that is there: what it lacks and is known now."""
+        stored, interaction = old.interaction, item.interaction
         fill: dict[str, object] = {
             name: value
             for name in ("truth", "response")
@@ -190,35 +209,38 @@ def plan_append(
         }
         fill.update(later_round(stored, interaction))
         if not fill:
-            repeated += 1
-            continue
+            self.repeated += 1
+            return
         merged = stored.model_copy(update=fill)
         payload = pack(merged)
         # What is filled in is new; what was there before may be larger than that.
-        if not fits(interaction.model_copy(update={"metadata": {}, "choices": None}), _new(old, payload, limits), 0):
-            continue
+        told = interaction.model_copy(update={"metadata": {}, "choices": None})
+        if not self._fits(told, _new(old, payload, self.limits), 0):
+            return
         known = old.truth_arrived
         if merged.truth is not None and stored.truth is None:  # new to whoever has read this user's truths already
-            known = max(arrival, item.truth_arrived or 0)
-            arrival = known + 1
+            known = max(self.arrival, item.truth_arrived or 0)
+            self.arrival = known + 1
         options = old.option_vectors
         if options is None and interaction.choices == stored.choices:
             options = item.option_vectors
-        rows[interaction.id] = replace(
+        self.rows[interaction.id] = replace(
             old,
             truth_arrived=known,
             payload=payload,
             truth_vector=old.truth_vector if stored.truth is not None else _half(item.truth_vector),
             option_vectors=options,
         )
-        updated += 1
-    return Change(
-        user=user,
-        rows=tuple(rows.values()),
-        added=AppendResult(
-            added=added, repeated=repeated, updated=updated, conflicts=tuple(conflicts), oversized=tuple(oversized)
-        ),
-    )
+        self.updated += 1
+
+    def _fits(self, interaction: Interaction, payload: bytes, grown: int) -> bool:
+        """Whether limits allow it, with the user's interactions grown to so many bytes; False only if it may be skipped."""
+        fault = interaction_fault(interaction, self.limits, payload) or user_fault(grown, self.limits)
+        if fault and not self.skip:
+            raise TooLarge(f"interaction {interaction.id!r}: {fault}")
+        if fault:
+            self.oversized.append(Oversized(user=self.user, id=interaction.id, reason=fault))
+        return not fault
 
 
 def same_question(stored: Interaction, other: Interaction) -> bool:
@@ -366,73 +388,3 @@ def plan_profile(current: Profile, profile: Profile, expected: int) -> Profile:
 
 def _half(vector: Vector | None) -> Vector | None:
     return None if vector is None else half(vector)
-
-
-def kept_options(choices: Sequence[str]) -> tuple[int, ...]:
-    """Positions of the options whose vectors are kept, ascending: all, or `MAX_OPTIONS` of a longer list.
-
-    Which ones follows from the texts alone, not from the truth, which may come later and has a vector of its own.
-    """
-    if len(choices) <= MAX_OPTIONS:
-        return tuple(range(len(choices)))
-    digests = [hashlib.blake2b(choice.encode("utf-8"), digest_size=8).digest() for choice in choices]
-    return tuple(sorted(sorted(range(len(choices)), key=digests.__getitem__)[:MAX_OPTIONS]))
-
-
-def option_texts(interaction: Interaction) -> tuple[str, ...]:
-    """The options whose vectors are kept with an interaction; none for ratings and free text."""
-    choices = interaction.choices
-    if choices is None or choice_kind(choices) is not Kind.CHOICE:
-        return ()
-    return tuple(choices[position] for position in kept_options(choices))
-
-
-async def embed_interactions(embedder: Embedder, interactions: Sequence[Interaction]) -> list[Incoming]:
-    """Interactions with the vectors of their queries, truths and options; equal texts are embedded once."""
-    texts = {i.query for i in interactions} | {i.truth for i in interactions if i.truth is not None}
-    texts.update(option for i in interactions for option in option_texts(i))
-    vectors = await _vectors(embedder, sorted(texts))
-    return incoming(interactions, vectors)
-
-
-def incoming(interactions: Sequence[Interaction], vectors: Mapping[str, Vector]) -> list[Incoming]:
-    """Interactions with vectors that are known already, by text."""
-    matrices: dict[tuple[str, ...], Quantised] = {}  # the same options are often on offer again
-    items = []
-    for interaction in interactions:
-        options = option_texts(interaction)
-        if options and options not in matrices:
-            matrices[options] = quantised(np.stack([vectors[option] for option in options]))
-        items.append(
-            Incoming(
-                interaction=interaction,
-                query_vector=vectors[interaction.query],
-                truth_vector=None if interaction.truth is None else vectors[interaction.truth],
-                option_vectors=matrices.get(options),
-            )
-        )
-    return items
-
-
-async def embed_recalls(embedder: Embedder, queries: Sequence[RecallQuery]) -> list[tuple[Vector, Matrix]]:
-    """The vectors each recall needs: (dim,) of its text and (m, dim) of its choices, (0, dim) where these are not read.
-
-    Equal texts are embedded once.
-    """
-    texts = [[query.text, *_compared(query)] for query in queries]
-    vectors = await _vectors(embedder, list(dict.fromkeys(text for wanted in texts for text in wanted)))
-    rows = [np.stack([vectors[text] for text in wanted]) for wanted in texts]
-    return [(row[0], row[1:]) for row in rows]
-
-
-def _compared(query: RecallQuery) -> tuple[str, ...]:
-    """The choices whose vectors are compared with past truths; grades are compared by their numbers."""
-    choices = query.choices if query.choices and query.decisions else ()
-    return () if choice_kind(choices) is Kind.RATING else tuple(choices)
-
-
-async def _vectors(embedder: Embedder, texts: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
-    if not texts:
-        return {}
-    matrix = np.asarray(await embedder.embed(texts), dtype=np.float32)
-    return dict(zip(texts, matrix, strict=True))

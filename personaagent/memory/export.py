@@ -192,73 +192,103 @@ def parse_export(lines: Sequence[str], left_out: Callable[[int, str], None] | No
         InvalidInput: a line is not of the format, or an interaction of the far future (FutureTimeError); the message names the
             line. What a clock that was ahead stamped itself is stamped anew.
     """
-    user: str | None = None
-    interactions: list[Interaction] = []
-    stamps: list[tuple[int, int]] = []
-    personas: list[Persona] = []
-    profile: Profile | None = None
-    seen: int | None = None
-    now = utc_now()
+    reader = _ExportReader(utc_now())
     for number, line in enumerate(lines, start=1):
-        kind: str | None = "user" if _BEGINS.match(line) else ""  # None: what follows may be another user's
         try:
-            content = _content(line)
-            kind = str(content.pop("type"))
-            if (user is None) != (kind == "user"):
-                raise InvalidInput("an export has one line of type user, and it comes first")
-            if kind == "user":
-                user = _owner(content)
-            elif kind == "interaction":
-                stamp, interaction = _stamped(content, now)
-                if interaction.user != user:
-                    kind = None
-                    raise InvalidInput("an interaction of another user, whose export begins with a line of type user")
-                stamps.append(stamp)
-                interactions.append(interaction)
-            elif kind == "persona":
-                persona = Persona.model_validate(content)
-                if persona.number != len(personas) + 1:
-                    raise InvalidInput(
-                        f"this is the persona of number {persona.number}, but versions are 1, 2, 3 and so on, each"
-                        " once and in this order"
-                    )
-                personas.append(
-                    persona.model_copy(update={"time": now if future_fault(persona.time, now) else persona.time})
-                )
-            elif kind == "profile":
-                if profile is not None:
-                    raise InvalidInput("an export has one line of type profile at most")
-                if content.get("mark") is not None:
-                    _arrival(content["mark"])
-                profile = Profile.model_validate(content)
-            elif kind == "alignment":
-                seen = _arrival(content["seen"])
-            else:
-                raise InvalidInput(f"unknown type {kind[:40]!r}")
+            reader.take(line)
         except (InvalidInput, ValueError, TypeError, KeyError, OverflowError, RecursionError) as e:
             reason = _reason(e)
-            if left_out is not None and user is not None and kind not in ("user", "persona", "profile", None):
+            if left_out is not None and reader.goes_on:
                 left_out(number, reason)
                 continue
             error = FutureTimeError if isinstance(e, FutureTimeError) else InvalidInput
             raise error(f"line {number}: {reason}") from e
-    if user is None:
-        raise InvalidInput("the export is empty; its first line names the user")
-    mark = None if profile is None else profile.mark
-    moved = _present([*(s for pair in stamps for s in pair), mark or 0, seen or 0], now)
-    if profile is not None:
-        profile = _told(profile, interactions, now)
-        if mark is not None:
-            profile = profile.model_copy(update={"mark": moved.get(mark, mark)})
-    return Exported(
-        user=user,
-        interactions=tuple(interactions),
-        arrived=tuple(moved.get(a, a) for a, _ in stamps),
-        truth_arrived=tuple(moved.get(t, t) for _, t in stamps),
-        personas=tuple(personas),
-        profile=profile,
-        seen=None if seen is None else moved.get(seen, seen),
-    )
+    return reader.exported()
+
+
+class _ExportReader:
+    """What the lines of an export have said so far."""
+
+    def __init__(self, now: datetime) -> None:
+        self._now = now
+        self._user: str | None = None
+        self._interactions: list[Interaction] = []
+        self._stamps: list[tuple[int, int]] = []
+        self._personas: list[Persona] = []
+        self._profile: Profile | None = None
+        self._seen: int | None = None
+        self._kind: str | None = ""  # of the latest line; None: what follows may be another user's
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the export can be read on without the latest line."""
+        return self._user is not None and self._kind not in ("user", "persona", "profile", None)
+
+    def take(self, line: str) -> None:
+        """Read one line. What is wrong with it is raised, as a program error too: it may be anything."""
+        self._kind = "user" if _BEGINS.match(line) else ""
+        content = _content(line)
+        self._kind = kind = str(content.pop("type"))
+        if (self._user is None) != (kind == "user"):
+            raise InvalidInput("an export has one line of type user, and it comes first")
+        if kind == "user":
+            self._user = _owner(content)
+        elif kind == "interaction":
+            self._take_interaction(content)
+        elif kind == "persona":
+            self._take_persona(content)
+        elif kind == "profile":
+            self._take_profile(content)
+        elif kind == "alignment":
+            self._seen = _arrival(content["seen"])
+        else:
+            raise InvalidInput(f"unknown type {kind[:40]!r}")
+
+    def _take_interaction(self, content: dict[str, Any]) -> None:
+        stamp, interaction = _stamped(content, self._now)
+        if interaction.user != self._user:
+            self._kind = None
+            raise InvalidInput("an interaction of another user, whose export begins with a line of type user")
+        self._stamps.append(stamp)
+        self._interactions.append(interaction)
+
+    def _take_persona(self, content: dict[str, Any]) -> None:
+        persona = Persona.model_validate(content)
+        if persona.number != len(self._personas) + 1:
+            raise InvalidInput(
+                f"this is the persona of number {persona.number}, but versions are 1, 2, 3 and so on, each"
+                " once and in this order"
+            )
+        time = self._now if future_fault(persona.time, self._now) else persona.time
+        self._personas.append(persona.model_copy(update={"time": time}))
+
+    def _take_profile(self, content: dict[str, Any]) -> None:
+        if self._profile is not None:
+            raise InvalidInput("an export has one line of type profile at most")
+        if content.get("mark") is not None:
+            _arrival(content["mark"])
+        self._profile = Profile.model_validate(content)
+
+    def exported(self) -> Exported:
+        """All of it, without times of the far future. Raises InvalidInput if there was no line."""
+        if self._user is None:
+            raise InvalidInput("the export is empty; its first line names the user")
+        profile, seen = self._profile, self._seen
+        mark = None if profile is None else profile.mark
+        moved = _present([*(s for pair in self._stamps for s in pair), mark or 0, seen or 0], self._now)
+        if profile is not None:
+            profile = _told(profile, self._interactions, self._now)
+            if mark is not None:
+                profile = profile.model_copy(update={"mark": moved.get(mark, mark)})
+        return Exported(
+            user=self._user,
+            interactions=tuple(self._interactions),
+            arrived=tuple(moved.get(a, a) for a, _ in self._stamps),
+            truth_arrived=tuple(moved.get(t, t) for _, t in self._stamps),
+            personas=tuple(self._personas),
+            profile=profile,
+            seen=None if seen is None else moved.get(seen, seen),
+        )
 
 
 def _content(line: str) -> dict[str, Any]:

@@ -1,15 +1,15 @@
 """One user's episodes in RAM, and the ranking of recall over them.
 
-It knows nothing of stores, embedders or other users. Vectors of past queries sit in one matrix, so a recall is one
-matrix-vector product, a BM25 lookup and a sum of the two scores; nothing loops over all episodes in Python.
+What repeats and what choices teach stands in `Repeats` and `ChoiceHistory`; the columns that a ranking reads stay together here,
+since a row enters all of them or none. It knows nothing of stores, embedders or other users. Vectors of past queries sit in one
+matrix, so a recall is one matrix-vector product, a BM25 lookup and a sum of the two scores; nothing loops over all episodes in
+Python.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,16 +18,15 @@ import numpy.typing as npt
 from personaagent.errors import InvalidInput, NotFoundError
 from personaagent.evidence.columns import Column
 from personaagent.evidence.commons import Commons
-from personaagent.evidence.evidence import Beliefs, Evidence, Known, choice_evidence, rating_evidence
-from personaagent.evidence.offers import Offers, Ratings
+from personaagent.evidence.evidence import Evidence, Known
 from personaagent.evidence.ranking import best, standardised, untold
-from personaagent.evidence.text_bags import NONE
 from personaagent.features import bare, normalised
 from personaagent.memory.bm25 import Bm25
-from personaagent.memory.changes import MAX_OPTIONS, option_texts
-from personaagent.memory.store import Quantised, Row, Vector, microseconds, ordering, page_of, restored, unpack
+from personaagent.memory.choice_history import ChoiceHistory
+from personaagent.memory.repeats import Repeats
+from personaagent.memory.store import Quantised, Row, Vector, microseconds, ordering, page_of, unpack
 from personaagent.settings import MemorySettings
-from personaagent.types import Episode, Interaction, Kind, Recall, RecallQuery, choice_kind
+from personaagent.types import Episode, Interaction, Recall, RecallQuery, choice_kind
 
 __all__ = ["CHARS_PER_TOKEN", "EpisodeIndex", "episode_tokens"]
 
@@ -38,9 +37,6 @@ SAME = 10.0  # of the same request, on that scale: it stands before all that is 
 POOL = 100  # best ones by each score that are told apart, and episodes looked at for the budget of tokens, at least
 LEAST_SPREAD = 0.01  # of cosines: a smaller standard deviation tells nothing
 TINY = 1e-30  # less than any score of an episode that shares a word
-
-SAID = 80  # characters of a free answer that may be one of the options of another request
-TRUTHS = -2  # numbers of embeddings from here down are those of truths
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -64,27 +60,10 @@ class EpisodeIndex:
         self._times = Column(np.int64)
         self._arrived = Column(np.int64)
         self._truth_arrived = Column(np.int64)
-        # Equal truths share one vector: ratings and closed choices repeat the same few over and over.
-        self._truth = Column(np.int32)  # code of the truth, -1 while unknown
-        self._truth_codes: dict[str, int] = {}
-        self._truth_bytes = 0  # of their texts
-        self._truth_vectors = Column(np.float32, dim)
-        # So do equal options of closed choices.
-        self._options = Column(np.int32, MAX_OPTIONS)  # codes of the kept options, -1 behind the last
-        self._option_codes: dict[str, int] = {}
-        self._option_vectors = Column(np.int8, dim)
-        self._option_bytes = 0  # of their texts
-        # What the models of choice learn from.
-        self._offers = Offers()
-        self._ratings = Ratings()
-        self._beliefs: dict[int, Beliefs] = {}  # by population; what the models of choice say of the user as a whole
-        # Episodes with the same query and truth form a group, of which a recall returns only the newest.
-        self._group = Column(np.int32)
-        self._group_codes: dict[int, int] = {}
+        self._choices = ChoiceHistory(dim)
+        self._repeats = Repeats()
         # Digests of the query by slot: as it is compared, and as an embedder may read it.
         self._asked, self._spelled = Column(np.int64), Column(np.int64)
-        self._newest = Column(np.bool_)  # whether a slot is the newest of its group
-        self._newest_of = array("i")  # slot of a group's newest episode, by code; -1 for a group that all have left
         self._rank: Ints | None = None  # position in the user's order, by slot
         self._bm25: Bm25 | None = None  # built at the first recall that needs it, kept up to date from then on
         self._metadata: dict[str, dict[str, list[int]]] = {}  # slots by key and value, for keys once filtered on
@@ -105,7 +84,7 @@ class EpisodeIndex:
     @property
     def truths(self) -> int:
         """How many episodes have a known truth."""
-        return int(np.count_nonzero(self._truth.view >= 0))
+        return int(np.count_nonzero(self._choices.told))
 
     @property
     def last_arrived(self) -> int:
@@ -125,15 +104,14 @@ class EpisodeIndex:
     @property
     def option_vectors(self) -> Quantised:
         """(n, dim) of all different options of closed choices, by their code. A view: copy what must not change."""
-        return self._option_vectors.view
+        return self._choices.option_vectors
 
     def options(self, slots: Ints) -> npt.NDArray[np.int32]:
         """Codes of the options whose vectors these episodes keep, (len(slots), MAX_OPTIONS), in the order of the choices.
 
         -1 stands behind the last, and everywhere for an episode without vectors.
         """
-        codes: npt.NDArray[np.int32] = self._options.view[slots]
-        return codes
+        return self._choices.options(slots)
 
     @property
     def payload_bytes(self) -> int:
@@ -143,18 +121,12 @@ class EpisodeIndex:
     @property
     def ram_bytes(self) -> int:
         """Estimated size."""
-        columns = (self._vectors, self._times, self._arrived, self._truth_arrived, self._truth, self._group)
-        digests = self._asked.nbytes + self._spelled.nbytes
+        columns = (self._vectors, self._times, self._arrived, self._truth_arrived, self._asked, self._spelled)
         return (
-            digests
-            + sum(c.nbytes for c in (*columns, self._newest, self._truth_vectors, self._options, self._option_vectors))
-            + 4 * len(self._newest_of)
+            sum(c.nbytes for c in columns)
             + self._payload_bytes
-            + self._option_bytes
-            + self._truth_bytes
-            + 100 * len(self._group_codes)
-            + self._offers.ram_bytes
-            + self._ratings.ram_bytes
+            + self._choices.ram_bytes
+            + self._repeats.ram_bytes
             + 350 * len(self)  # id, dictionary entries, list slots, object headers
             + (self._payload_bytes + 300 * len(self) if self._metadata else 0)  # values that were filtered on, at most
             + (self._bm25.ram_bytes if self._bm25 is not None else 0)
@@ -181,34 +153,28 @@ class EpisodeIndex:
             self._check(row.truth_vector)
         if row.option_vectors is not None and row.option_vectors.shape[1:] != (self._dim,):
             raise InvalidInput(f"options need vectors of {self._dim} numbers, not of shape {row.option_vectors.shape}")
-        slot = self._slots.get(row.id)
-        if slot is not None:
-            self._replace(slot, row, interaction)
+        known = self._slots.get(row.id)
+        if known is not None:
+            self._replace(known, row, interaction)
             return
-        self._slots[row.id] = len(self._payloads)
+        slot = self._slots[row.id] = len(self._payloads)
         self._payloads.append(row.payload)
         self._payload_bytes += len(row.payload)
         self._vectors.append(row.query_vector)
         self._times.append(ordering(row.time, row.arrived))
         self._arrived.append(row.arrived)
         self._truth_arrived.append(row.truth_arrived)
-        self._truth.append(self._truth_code(interaction.truth, row.truth_vector))
-        self._options.append(self._codes(interaction, row.option_vectors))
         asked = normalised(interaction.query)
         self._asked.append(hash(asked))
         self._spelled.append(hash(bare(asked)))
-        self._group.append(-1)
-        self._newest.append(False)
-        self._regroup(len(self._payloads) - 1, self._group_code(interaction))
-        if interaction.truth is not None:  # without, it says nothing
-            self._beliefs.clear()
-        self._learn(len(self._payloads) - 1, interaction)
+        self._repeats.put(slot, interaction)
+        self._choices.put(slot, interaction, row.truth_vector, row.option_vectors)
         self._rank = None
         if self._bm25 is not None:
             self._bm25.add(_words(interaction))
         for key, values in self._metadata.items():
             if key in interaction.metadata:
-                values.setdefault(_canonical(interaction.metadata[key]), []).append(len(self._payloads) - 1)
+                values.setdefault(_canonical(interaction.metadata[key]), []).append(slot)
 
     def get(self, interaction: str) -> Row | None:
         """The row of an interaction."""
@@ -231,7 +197,7 @@ class EpisodeIndex:
         """The newest n interactions, oldest first."""
         slots = np.argsort(self._ranks())
         if with_truth:
-            slots = slots[self._truth.view[slots] >= 0]
+            slots = slots[self._choices.told[slots]]
         return tuple(unpack(self._payloads[s]) for s in slots[max(0, len(slots) - n) :])
 
     def told(self, after: int, n: int) -> list[tuple[Interaction, int]]:
@@ -307,7 +273,7 @@ class EpisodeIndex:
         if query.until is not None:
             allowed &= self._times.view < microseconds(query.until)
         if query.with_truth:
-            allowed &= self._truth.view >= 0
+            allowed &= self._choices.told
         for key, value in query.metadata.items():
             equal = np.zeros(len(self), dtype=bool)
             equal[self._with_metadata(key).get(_canonical(value), [])] = True
@@ -331,7 +297,7 @@ class EpisodeIndex:
             score += weight * standardised(shared[slots], POOL, TINY)
         if query.ranking == "hybrid":
             score += self._settings.recency_weight * (RECENT / (RECENT + age[slots]))
-            score += OUTCOME_WEIGHT * (self._truth.view[slots] >= 0)
+            score += OUTCOME_WEIGHT * self._choices.told[slots]
         score = np.round(score, 9)  # what differs by rounding alone ties, and goes to the newer
         # More than are wanted: some may not fit into the budget of tokens.
         size = max(POOL, 4 * query.k)
@@ -362,12 +328,8 @@ class EpisodeIndex:
         """The slots of the newest allowed episode of every group."""
         bounded = (query.before, query.since, query.until) != (None, None, None)
         if not (bounded or query.exclude or query.metadata):  # of a group, all have a truth or none
-            return np.flatnonzero(allowed & self._newest.view)
-        slots = np.flatnonzero(allowed)
-        newest = np.full(len(self._group_codes), -1, dtype=np.int64)
-        newest[self._group.view[slots]] = slots  # the last of equal indices wins
-        distinct: Ints = slots[newest[self._group.view[slots]] == slots]
-        return distinct
+            return self._repeats.newest(allowed)
+        return self._repeats.newest_among(allowed)
 
     def _evidence(
         self,
@@ -382,9 +344,7 @@ class EpisodeIndex:
     ) -> list[Evidence]:
         if not query.choices or not query.decisions:
             return []
-        kind = choice_kind(query.choices)
-        slots = np.flatnonzero(allowed & (self._truth.view >= 0))
-        slots = slots[(self._ratings if kind is Kind.RATING else self._offers).held(slots)]
+        slots = self._choices.slots(choice_kind(query.choices), allowed)
         among = np.empty(len(slots), dtype=np.int64)  # newer ones of the same kind
         among[np.argsort(age[slots], kind="stable")] = np.arange(len(slots))
         known = Known(
@@ -394,57 +354,10 @@ class EpisodeIndex:
             request_vectors=lambda wanted: self._vectors.view[wanted],
             requests=lambda wanted: self._spelled.view[wanted],
             request=spelled,
-            option_vectors=self._embeddings,
+            option_vectors=self._choices.embeddings,
             ids=self._ids,
         )
-        # Only what is learned from everything may be kept; a replay has to find out with what was known then.
-        beliefs: Beliefs | None = None
-        if query.before is None and not (query.exclude or query.since or query.until or query.metadata):
-            beliefs = self._beliefs.setdefault(0 if commons is None else commons.number, {})
-        if kind is Kind.RATING:
-            return rating_evidence(
-                known,
-                self._ratings,
-                query.text,
-                query_vector,
-                query.choices,
-                query.decisions,
-                commons,
-                query.explain,
-                beliefs,
-            )
-        if choice_vectors.shape != (len(query.choices), self._dim):
-            raise InvalidInput(f"{len(query.choices)} choices need as many vectors of {self._dim} numbers")
-        about = None if query.about is None else query.choices.index(query.about)
-        return choice_evidence(
-            known, self._offers, query.choices, choice_vectors, query.decisions, commons, query.explain, beliefs, about
-        )
-
-    def _learn(self, slot: int, interaction: Interaction) -> None:
-        """Note what an episode says of the user's choices."""
-        truth = interaction.truth
-        value = (
-            None if truth is None or interaction.kind is not Kind.RATING else _grade(truth, interaction.choices or ())
-        )
-        self._ratings.put(slot, interaction.query, value)
-        vector = TRUTHS - int(self._truth.view[slot])
-        if truth is not None and interaction.kind is Kind.TEXT and len(truth) <= SAID:
-            self._offers.say(slot, truth, vector)
-            return
-        if truth is None or interaction.kind is not Kind.CHOICE:
-            self._offers.put(slot, (), (), "", NONE)
-            return
-        texts = option_texts(interaction)
-        codes = self._options.view[slot]
-        self._offers.put(slot, texts, [int(c) for c in codes[: len(texts)]], truth, vector)
-
-    def _embeddings(self, numbers: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """Unit embeddings of options, by the numbers that `_learn` gave them: of options, or (from `TRUTHS` down) of truths."""
-        vectors = np.empty((len(numbers), self._dim), dtype=np.float32)
-        told = numbers <= TRUTHS
-        vectors[told] = self._truth_vectors.view[TRUTHS - numbers[told]]
-        vectors[~told] = restored(self._option_vectors.view[numbers[~told]])
-        return vectors
+        return self._choices.evidence(query, query_vector, known, choice_vectors, commons)
 
     def _ids(self, slots: Ints) -> list[str]:
         return [str(json.loads(self._payloads[s])["id"]) for s in slots]
@@ -456,11 +369,8 @@ class EpisodeIndex:
         self._payload_bytes += len(row.payload) - len(self._payloads[slot])
         self._payloads[slot] = row.payload
         self._truth_arrived.view[slot] = row.truth_arrived
-        self._truth.view[slot] = self._truth_code(interaction.truth, row.truth_vector)
-        self._options.view[slot] = self._codes(interaction, row.option_vectors)
-        self._regroup(slot, self._group_code(interaction))
-        self._beliefs.clear()
-        self._learn(slot, interaction)
+        self._repeats.put(slot, interaction)
+        self._choices.put(slot, interaction, row.truth_vector, row.option_vectors)
         if self._bm25 is not None:
             self._bm25.replace(slot, _words(old), _words(interaction))
         if self._metadata and _canonical(old.metadata) != _canonical(interaction.metadata):  # a thumb, or another round
@@ -468,9 +378,7 @@ class EpisodeIndex:
 
     def _row(self, slot: int, interaction: str) -> Row:
         payload = self._payloads[slot]
-        code = int(self._truth.view[slot])
-        options = self._options.view[slot]
-        options = options[options >= 0]
+        truth_vector, option_vectors = self._choices.vectors(slot)
         return Row(
             user=json.loads(payload)["user"],
             id=interaction,
@@ -479,60 +387,13 @@ class EpisodeIndex:
             truth_arrived=int(self._truth_arrived.view[slot]),
             payload=payload,
             query_vector=self._vectors.view[slot].copy(),
-            truth_vector=self._truth_vectors.view[code].copy() if code >= 0 else None,
-            option_vectors=self._option_vectors.view[options] if len(options) else None,
+            truth_vector=truth_vector,
+            option_vectors=option_vectors,
         )
 
     def _check(self, vector: Vector) -> None:
         if vector.shape != (self._dim,):
             raise InvalidInput(f"a vector of {self._dim} numbers is needed, not of shape {vector.shape}")
-
-    def _truth_code(self, truth: str | None, vector: Vector | None) -> int:
-        if truth is None:
-            return -1
-        if truth not in self._truth_codes:
-            self._truth_vectors.append(vector)
-            self._truth_codes[truth] = len(self._truth_codes)
-            self._truth_bytes += 100 + sys.getsizeof(truth)
-        return self._truth_codes[truth]
-
-    def _codes(self, interaction: Interaction, vectors: Quantised | None) -> npt.NDArray[np.int32]:
-        codes = np.full(MAX_OPTIONS, -1, dtype=np.int32)
-        texts = option_texts(interaction)
-        if vectors is None or len(vectors) != len(texts):
-            return codes  # of another number than this version keeps nobody can say which is whose
-        for place, (text, vector) in enumerate(zip(texts, vectors, strict=True)):
-            if text not in self._option_codes:
-                self._option_vectors.append(vector)
-                self._option_codes[text] = len(self._option_codes)
-                self._option_bytes += 100 + sys.getsizeof(text)  # 100 for the dictionary's entry
-            codes[place] = self._option_codes[text]
-        return codes
-
-    def _group_code(self, interaction: Interaction) -> int:
-        truth = interaction.truth
-        key = hash((normalised(interaction.query), truth and normalised(truth)))
-        return self._group_codes.setdefault(key, len(self._group_codes))
-
-    def _regroup(self, slot: int, code: int) -> None:
-        """Put a slot into a group, and keep up with which is the newest there and in the group it leaves."""
-        old = int(self._group.view[slot])
-        if old == code:
-            return
-        self._group.view[slot] = code
-        newest = self._newest.view
-        if old >= 0 and self._newest_of[old] == slot:
-            left = np.flatnonzero(self._group.view == old)
-            self._newest_of[old] = int(left[-1]) if len(left) else -1
-            newest[left[-1:]] = True
-        if code == len(self._newest_of):
-            self._newest_of.append(-1)
-        before = self._newest_of[code]
-        newest[slot] = slot > before
-        if slot > before:
-            self._newest_of[code] = slot
-            if before >= 0:
-                newest[before] = False
 
     def _ranks(self) -> Ints:
         if self._rank is None:
@@ -565,15 +426,3 @@ def _words(interaction: Interaction) -> str:
 
 def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
-
-
-def _grade(truth: str, choices: Sequence[str]) -> float | None:
-    """Where a grade stands on its scale, from 0 to 1; None if it is none."""
-    try:
-        value, scale = float(truth), [float(c) for c in choices]
-    except ValueError:
-        return None
-    low, high = min(scale), max(scale)
-    if not (np.isfinite([value, low, high]).all() and low <= value <= high and low < high):
-        return None
-    return (value - low) / (high - low)

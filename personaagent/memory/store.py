@@ -1,4 +1,4 @@
-"""What keeps users' memories durable, as a protocol, and the row it keeps.
+"""What keeps users' memories durable, as a protocol; the row it keeps stands in `stored_row`.
 
 A store knows nothing of ranking, embedding or Ray. Its methods are blocking and may be called from several threads, but
 only one writer at a time changes a user. Every method touches one user only, except `put` and `get`, whose rows and
@@ -7,22 +7,32 @@ keys name their user, the listing, and what users have in common, of which a sto
 
 from __future__ import annotations
 
-import hashlib
-import json
-import threading
 import time as clocks
-from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
-
-import numpy as np
-import numpy.typing as npt
-from pydantic import ValidationError
+from datetime import timedelta
+from typing import Protocol
 
 from personaagent.evidence.commons import Population
-from personaagent.types import AHEAD, Interaction, Origin, Persona, Profile, UserSummary
+from personaagent.memory.ledger import Ledger, page_of
+from personaagent.memory.stored_row import (
+    AHEAD_US,
+    EPOCH,
+    Quantised,
+    Row,
+    RowKey,
+    Vector,
+    dump_json,
+    half,
+    microseconds,
+    ordering,
+    pack,
+    quantised,
+    restored,
+    row_key,
+    unpack,
+)
+from personaagent.types import Origin, Persona, Profile, UserSummary
 
 __all__ = [
     "EpisodeCounts",
@@ -50,123 +60,6 @@ __all__ = [
     "summarise",
     "unpack",
 ]
-
-Vector = npt.NDArray[np.float32]  # (dim,), unit length
-Quantised = npt.NDArray[np.int8]  # (k, dim), the directions of k vectors
-Column = npt.NDArray[np.int64]
-RowKey = tuple[str, bytes]  # user, and a digest of the interaction's id
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_AHEAD = AHEAD // timedelta(microseconds=1)
-
-
-def microseconds(time: datetime) -> int:
-    """Microseconds since 1970 UTC; exact, unlike `timestamp()`."""
-    return (time - _EPOCH) // timedelta(microseconds=1)
-
-
-def ordering(time: int, arrived: int) -> int:
-    """The time (microseconds since 1970) by which memory orders an interaction that says it is of `time`.
-
-    That is `time`, but for one in the far future, as older stores hold: it would be the newest for good, so it counts as of
-    when it arrived.
-    """
-    return time if time <= clocks.time_ns() // 1000 + _AHEAD else min(time, arrived)
-
-
-def row_key(user: str, interaction: str) -> RowKey:
-    """The key of an interaction's row. Ids are digested: they may hold any character and 128 of them."""
-    return user, hashlib.blake2b(interaction.encode("utf-8"), digest_size=16).digest()
-
-
-def dump_json(content: Any) -> str:
-    """JSON text that is valid Unicode. NaN and lone surrogates in metadata come back as they were."""
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    return text if _encodable(text) else json.dumps(content, separators=(",", ":"))
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def pack(interaction: Interaction) -> bytes:
-    """An interaction as UTF-8 JSON."""
-    content = interaction.model_dump(mode="python")
-    content["time"] = interaction.time.isoformat()
-    return dump_json(content).encode("utf-8")
-
-
-def unpack(payload: bytes) -> Interaction:
-    """The interaction that `pack` wrote."""
-    try:
-        return Interaction.model_validate_json(payload)  # twice as fast
-    except ValidationError:  # but it refuses lone surrogates in metadata
-        return Interaction.model_validate(json.loads(payload))
-
-
-def half(vector: Vector) -> Vector:
-    """A vector rounded to half precision, in which stores keep truth vectors.
-
-    Rounding before anything uses it makes an answer the same before and after a restart. It moves a cosine by about 1e-4.
-    """
-    return np.asarray(vector, dtype=np.float16).astype(np.float32)
-
-
-def quantised(matrix: npt.NDArray[np.float32]) -> Quantised:
-    """Unit rows (k, dim) in a byte per number, each scaled so that its largest absolute value is 127; zero rows stay zero.
-
-    It moves a cosine by less than 0.01.
-    """
-    largest = np.abs(matrix).max(axis=1, keepdims=True, initial=0.0)
-    return np.asarray(np.rint(matrix / np.where(largest > 0, largest, 1.0) * 127), dtype=np.int8)
-
-
-def restored(matrix: Quantised) -> npt.NDArray[np.float32]:
-    """The unit rows (k, dim) that `quantised` was given, up to rounding; zero rows stay zero."""
-    rows = matrix.astype(np.float32)
-    length = np.sqrt(np.vecdot(rows, rows))[:, None]
-    return np.asarray(rows / np.where(length > 0, length, 1.0), dtype=np.float32)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One stored interaction with its vectors.
-
-    `arrived` (microseconds since 1970) orders interactions of equal time and is unique within a user;
-    `truth_arrived` is when the truth became known, 0 before that. The truth's vector is None as long, then `half`.
-    A closed choice has the `quantised` vectors of its options, those of `changes.kept_options` in their order;
-    None for ratings, free text and rows of a version that did not keep them.
-    """
-
-    user: str
-    id: str
-    time: int  # microseconds since 1970, of the interaction itself
-    arrived: int
-    truth_arrived: int
-    payload: bytes  # the interaction, from `pack`
-    query_vector: Vector
-    truth_vector: Vector | None
-    option_vectors: Quantised | None = None
-
-    @property
-    def interaction(self) -> Interaction:
-        """The interaction itself."""
-        return unpack(self.payload)
-
-    @property
-    def key(self) -> RowKey:
-        """What the store finds it by."""
-        return row_key(self.user, self.id)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of text and vectors."""
-        vectors = (self.query_vector, self.truth_vector, self.option_vectors)
-        return len(self.payload) + sum(v.nbytes for v in vectors if v is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,139 +111,6 @@ class Erased:
 
     remaining: int
     note: str = ""
-
-
-class Ledger:
-    """When each of a user's interactions happened and arrived: all of them in RAM, 150 bytes each, without any text.
-
-    Safe to read while another thread adds to it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._slots: dict[bytes, int] = {}
-        self._times = array("q")
-        self._arrived = array("q")
-        self._truth_arrived = array("q")
-        self._last = 0
-
-    def __len__(self) -> int:
-        return len(self._slots)
-
-    def __contains__(self, digest: bytes) -> bool:
-        return digest in self._slots
-
-    def put(self, digest: bytes, time: int, arrived: int, truth_arrived: int) -> None:
-        """Add a row, or note that a known one has its truth now."""
-        with self._lock:
-            slot = self._slots.setdefault(digest, len(self._times))
-            if slot == len(self._times):
-                self._times.append(ordering(time, arrived))
-                self._arrived.append(arrived)
-                self._truth_arrived.append(truth_arrived)
-            else:
-                self._truth_arrived[slot] = truth_arrived
-            self._last = max(self._last, arrived, truth_arrived)
-
-    def copy(self) -> Ledger:
-        """An independent ledger of the same rows."""
-        other = Ledger()
-        with self._lock:
-            other._slots = dict(self._slots)
-            other._times = self._times[:]
-            other._arrived = self._arrived[:]
-            other._truth_arrived = self._truth_arrived[:]
-            other._last = self._last
-        return other
-
-    def older(self, time: int) -> list[bytes]:
-        """Keys of the rows from before `time` (microseconds since 1970)."""
-        with self._lock:
-            return [digest for digest, slot in self._slots.items() if self._times[slot] < time]
-
-    def without(self, digests: Collection[bytes]) -> Ledger:
-        """An independent ledger of the other rows."""
-        other = Ledger()
-        with self._lock:
-            for digest, slot in self._slots.items():
-                if digest not in digests:
-                    other.put(digest, self._times[slot], self._arrived[slot], self._truth_arrived[slot])
-            other._last = self._last
-        return other
-
-    def digests(self) -> list[bytes]:
-        """Keys of all rows."""
-        with self._lock:
-            return list(self._slots)
-
-    @property
-    def truths(self) -> int:
-        """How many rows have a truth."""
-        return self.truths_after(0)
-
-    @property
-    def last_time(self) -> int | None:
-        """Time of the newest interaction, microseconds since 1970."""
-        return max(self._times[:], default=None)
-
-    @property
-    def last_arrived(self) -> int:
-        """When the newest interaction or truth arrived; 0 if there was none. Removing rows changes nothing."""
-        return self._last
-
-    @property
-    def last_truth(self) -> int:
-        """When the newest truth arrived; 0 if there is none."""
-        return int(self._columns()[2].max(initial=0))
-
-    def truths_after(self, arrived: int) -> int:
-        """How many truths became known later than that (microseconds since 1970)."""
-        return int(np.count_nonzero(self._columns()[2] > arrived))
-
-    def told(self, after: int, n: int) -> list[tuple[bytes, int]]:
-        """Keys of the rows whose truth arrived later than `after`, and when, oldest first: see `page_of`."""
-        keys = self.digests()
-        known = self._columns()[2][: len(keys)]
-        return [(keys[slot], int(known[slot])) for slot in page_of(known, after, n)]
-
-    def arrivals(self) -> list[tuple[int, bytes]]:
-        """When the rows arrived, and their keys, oldest arrival first."""
-        keys = self.digests()
-        arrived = self._columns()[1][: len(keys)]
-        return [(int(arrived[slot]), keys[slot]) for slot in np.argsort(arrived, kind="stable")]
-
-    def newest(self, n: int, with_truth: bool = False) -> list[bytes]:
-        """Keys of the newest n rows in the user's order, oldest first."""
-        keys = self.digests()
-        times, arrived, known = (column[: len(keys)] for column in self._columns())
-        order = np.lexsort((arrived, times))
-        if with_truth:
-            order = order[known[order] > 0]
-        return [keys[slot] for slot in order[max(0, len(order) - n) :]]
-
-    def newer(self, time: int, arrived: int) -> int:
-        """How many rows come after that moment in the user's order."""
-        times, arrivals, _ = self._columns()
-        return int(np.count_nonzero((times > time) | ((times == time) & (arrivals > arrived))))
-
-    def _columns(self) -> tuple[Column, Column, Column]:
-        with self._lock:  # numpy may let other threads run while it copies, and an array that is read cannot grow
-            times, arrived, known = (
-                np.array(column, dtype=np.int64) for column in (self._times, self._arrived, self._truth_arrived)
-            )
-        return times, arrived, known
-
-
-def page_of(arrived: Column, after: int, n: int) -> list[int]:
-    """Positions of the n smallest numbers above `after`, ascending, and of those that equal the last of them.
-
-    Older stores have truths that arrived at the same moment: a page that ended between two would lose the second.
-    """
-    slots = np.flatnonzero(arrived > after)
-    slots = slots[np.argsort(arrived[slots], kind="stable")]
-    if 0 < n < len(slots):
-        n = int(np.searchsorted(arrived[slots], arrived[slots[n - 1]], side="right"))
-    return [int(slot) for slot in slots[:n]]
 
 
 class Store(Protocol):
@@ -532,7 +292,7 @@ class EpisodeCounts(Protocol):
 def aligned_at(personas: Sequence[Persona]) -> int:
     """When the newest aligned persona was made, microseconds since 1970; 0 if there is none or a clock was ahead."""
     aligned = [microseconds(p.time) for p in personas if p.origin is Origin.ALIGNED]
-    return aligned[-1] if aligned and aligned[-1] <= clocks.time_ns() // 1000 + _AHEAD else 0
+    return aligned[-1] if aligned and aligned[-1] <= clocks.time_ns() // 1000 + AHEAD_US else 0
 
 
 def fitting(rows: Iterable[Row], most: int | None) -> list[Row]:
@@ -563,6 +323,6 @@ def summarise(user: str, rows: EpisodeCounts, personas: Sequence[Persona], seen:
         truths=rows.truths,
         persona=current.number if current else None,
         pinned=bool(current and current.pinned),
-        last_time=None if rows.last_time is None else _EPOCH + timedelta(microseconds=rows.last_time),
+        last_time=None if rows.last_time is None else EPOCH + timedelta(microseconds=rows.last_time),
         truths_since_alignment=rows.truths_after(seen),
     )

@@ -113,16 +113,13 @@ async def build_profile(
         new = _by_time(found)
         facts = list(standing) if profile.mark is not None else _begun_anew(standing)
         if new:  # or what arrived was deleted meanwhile
-            vectors = await embedder.embed([i.query for i in new])
-            topics = await embedder.embed([f.topic for f in facts]) if facts else vectors[:0]
-            facts = _not_ahead(facts, new[0].time)
-            facts = extract_facts(facts, topics, new, vectors)
-            if llm is not None and not more:
-                recent = new[-BATCH * MAX_CALLS :]
-                batches = [recent[start : start + BATCH] for start in range(0, len(recent), BATCH)]
-                for written, cost in await together(_ask(llm, batch, priority) for batch in batches):
-                    usage = usage + cost
-                    facts = _merge(facts, written)
+            facts = await _extracted(embedder, facts, new)
+        if new and llm is not None and not more:
+            recent = new[-BATCH * MAX_CALLS :]
+            batches = [recent[start : start + BATCH] for start in range(0, len(recent), BATCH)]
+            for written, cost in await together(_ask(llm, batch, priority) for batch in batches):
+                usage = usage + cost
+                facts = _merge(facts, written)
         draft = Profile(
             version=profile.version,
             facts=trim(facts, budget),
@@ -136,6 +133,13 @@ async def build_profile(
         standing = profile.facts
         read += len(new)
     return ProfileBuild(profile, usage, read, more)
+
+
+async def _extracted(embedder: Embedder, facts: Sequence[Fact], new: Sequence[Interaction]) -> list[Fact]:
+    """The facts with what counting finds in new interactions, oldest first."""
+    vectors = await embedder.embed([i.query for i in new])
+    topics = await embedder.embed([f.topic for f in facts]) if facts else vectors[:0]
+    return extract_facts(_not_ahead(facts, new[0].time), topics, new, vectors)
 
 
 async def _standing(memory: Memory, user: str, facts: tuple[Fact, ...]) -> tuple[Fact, ...]:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,35 +65,7 @@ async def measure(settings: Settings, users: int, *, peers: bool, progress: Prog
         try:
             # Somebody else's cluster has memory shards with users in them; made-up ones do not belong there.
             memory: Memory = system.memory if own_cluster else LocalMemory(system.embedder)
-            names = await fill(memory, own.alignment, users)
-            others = await fill(memory, own.alignment, PROBERS, first=users)
-            chatting = Agent(system.llm, MemoryView(memory), own.agent)
-
-            async def aligned(label: str, who: list[str], **how: bool) -> Measured:
-                salt = label if own.llm.base_url is None else None
-                return await align_all(system.llm, memory, system.embedder, own, who, salt=salt, **how)
-
-            await aligned("warm-up", others)
-            await probe(chatting, others, 3)
-            tell("chat alone")
-            idle = await probe(chatting, others, IDLE_CHATS)
-            tell("aligning, batched")
-            batched = await aligned("batched", names)
-            tell("aligning and chatting")
-            together = asyncio.create_task(aligned("together", names))
-            try:
-                busy = await probe(chatting, others, 0, until=together)
-                while_chatting = await together
-            finally:
-                together.cancel()
-            tell("aligning, one call at a time")
-            few = names[::SEQUENTIAL_SHARE]  # spread over all of them
-            sequential = await aligned("sequential", few, sequential=True)
-            simulated: Measured | None = None
-            if likely(system.llm) is not None:
-                tell("aligning by simulated answers")
-                simulated = await aligned("simulated", names, simulated=True)
-            compared = await _peers(system.llm, memory, own, few) if peers else {}
+            measured = await _measure_running(system, memory, own, users, peers, tell)
             arguments, environment = (
                 await asyncio.to_thread(_engine_of, own, await prepare_llm(own)) if own_engine else ({}, {})
             )
@@ -101,18 +74,70 @@ async def measure(settings: Settings, users: int, *, peers: bool, progress: Prog
         if own_engine:
             tell("the bare engine")
             try:
-                offline = await replay(await prepare_llm(own), arguments, environment, batched.requests)
+                offline = await replay(await prepare_llm(own), arguments, environment, measured.batched.requests)
             except UnavailableError as e:  # minutes of other measurements are still worth printing
                 failure = e.message
-    result = report(batched, sequential, offline["tokens_per_s"] if offline else None, idle, busy, simulated)
     return {
         "model": model_name(settings),
-        **result,
-        "users_per_min_while_chatting": round(while_chatting.users_per_min, 2),
+        **measured.report(offline["tokens_per_s"] if offline else None),
+        "users_per_min_while_chatting": round(measured.while_chatting.users_per_min, 2),
         "offline": {k: round(v, 2) for k, v in offline.items()} if offline else None,
         "offline_error": failure,
-        "peers": compared,
+        "peers": measured.peers,
     }
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """What was measured on the running system: runs of the alignment, and seconds of single chats."""
+
+    batched: Measured
+    while_chatting: Measured
+    sequential: Measured
+    simulated: Measured | None
+    idle: list[float]
+    busy: list[float]
+    peers: dict[str, Any]
+
+    def report(self, offline_tokens_per_s: float | None) -> dict[str, Any]:
+        """All of it against the bare engine, where that was measured."""
+        return report(self.batched, self.sequential, offline_tokens_per_s, self.idle, self.busy, self.simulated)
+
+
+async def _measure_running(
+    system: System, memory: Memory, own: Settings, users: int, peers: bool, tell: Callable[[str], None]
+) -> _Runs:
+    """All that is measured while the system runs, see `measure`."""
+    names = await fill(memory, own.alignment, users)
+    others = await fill(memory, own.alignment, PROBERS, first=users)
+    chatting = Agent(system.llm, MemoryView(memory), own.agent)
+
+    async def aligned(label: str, who: list[str], **how: bool) -> Measured:
+        salt = label if own.llm.base_url is None else None
+        return await align_all(system.llm, memory, system.embedder, own, who, salt=salt, **how)
+
+    await aligned("warm-up", others)
+    await probe(chatting, others, 3)
+    tell("chat alone")
+    idle = await probe(chatting, others, IDLE_CHATS)
+    tell("aligning, batched")
+    batched = await aligned("batched", names)
+    tell("aligning and chatting")
+    together = asyncio.create_task(aligned("together", names))
+    try:
+        busy = await probe(chatting, others, 0, until=together)
+        while_chatting = await together
+    finally:
+        together.cancel()
+    tell("aligning, one call at a time")
+    few = names[::SEQUENTIAL_SHARE]  # spread over all of them
+    sequential = await aligned("sequential", few, sequential=True)
+    simulated: Measured | None = None
+    if likely(system.llm) is not None:
+        tell("aligning by simulated answers")
+        simulated = await aligned("simulated", names, simulated=True)
+    compared = await _peers(system.llm, memory, own, few) if peers else {}
+    return _Runs(batched, while_chatting, sequential, simulated, idle, busy, compared)
 
 
 async def _peers(llm: LLM, memory: Memory, settings: Settings, users: list[str]) -> dict[str, Any]:

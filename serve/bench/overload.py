@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -89,15 +89,7 @@ async def run_overload(system: System, seconds: float, clients: int, progress: T
     tls = httpx.create_ssl_context()
     new = partial(httpx.AsyncClient, base_url=system.url, timeout=TIMEOUT_S, verify=tls)
     async with new() as http:
-
-        async def single(user: str) -> tuple[float, int]:
-            started = time.perf_counter()
-            try:
-                response = await http.post("/v1/chat/completions", json=_body(model, user, SHORT))
-            except httpx.HTTPError:
-                return time.perf_counter() - started, 0
-            return time.perf_counter() - started, response.status_code
-
+        single = partial(_single, http, model)
         progress("chatting alone", 0, int(seconds))
         for n in range(2):  # the first ones load what is needed
             await single(f"warm {n}")
@@ -108,30 +100,16 @@ async def run_overload(system: System, seconds: float, clients: int, progress: T
         enough_s = max(SLOWER * float(np.median(idle_s)), float(np.percentile(idle_s, 99)))
         before = router_mb(mark)
         seen = Seen()
-        began = time.monotonic()
-        working = [asyncio.create_task(_client(new, model, f"client {n}", seen)) for n in range(clients)]
-        try:
-            while (done := time.monotonic() - began) < seconds:
-                progress("overloading", int(done), int(seconds))
-                await asyncio.sleep(min(1.0, seconds - done))
-        finally:
-            for task in working:
-                task.cancel()
-            await asyncio.gather(*working, return_exceptions=True)
-        ended = time.monotonic()
+        load_s = await _load(
+            [partial(_client, new, model, f"client {n}", seen) for n in range(clients)], seconds, progress
+        )
         progress("recovering", int(seconds), int(seconds))
-        recovered: float | None = None
-        while recovered is None and time.monotonic() - ended < PATIENCE_S:
-            taken, status = await single("idle 0")
-            if status == 200 and taken <= enough_s:
-                recovered = time.monotonic() - ended
-            elif status != 200:
-                await asyncio.sleep(0.1)
+        recovered = await _recovered(single, enough_s)
         after = router_mb(mark)
     return {
         "model": model,
         "clients": clients,
-        "seconds": round(ended - began, 1),
+        "seconds": round(load_s, 1),
         "requests": seen.requests,
         "accepted": len(seen.accepted_s),
         "refused_share": round(len(seen.refused_ms) / max(1, seen.requests), 3),
@@ -143,6 +121,43 @@ async def run_overload(system: System, seconds: float, clients: int, progress: T
         "recovered_s": None if recovered is None else round(recovered, 2),
         "rss_mb": {"before": before, "after": after},
     }
+
+
+async def _single(http: httpx.AsyncClient, model: str, user: str) -> tuple[float, int]:
+    """A short chat: seconds it took, and the status of its answer (0: there was none)."""
+    started = time.perf_counter()
+    try:
+        response = await http.post("/v1/chat/completions", json=_body(model, user, SHORT))
+    except httpx.HTTPError:
+        return time.perf_counter() - started, 0
+    return time.perf_counter() - started, response.status_code
+
+
+async def _load(clients: Sequence[Callable[[], Coroutine[Any, Any, None]]], seconds: float, progress: Tell) -> float:
+    """Let clients work for so long; seconds until the last of them had ended."""
+    began = time.monotonic()
+    working = [asyncio.create_task(client()) for client in clients]
+    try:
+        while (done := time.monotonic() - began) < seconds:
+            progress("overloading", int(done), int(seconds))
+            await asyncio.sleep(min(1.0, seconds - done))
+    finally:
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
+    return time.monotonic() - began
+
+
+async def _recovered(single: Callable[[str], Coroutine[Any, Any, tuple[float, int]]], enough_s: float) -> float | None:
+    """Seconds until a short chat was answered within `enough_s`; None if it was not in `PATIENCE_S`."""
+    ended = time.monotonic()
+    while time.monotonic() - ended < PATIENCE_S:
+        taken, status = await single("idle 0")
+        if status == 200 and taken <= enough_s:
+            return time.monotonic() - ended
+        if status != 200:
+            await asyncio.sleep(0.1)
+    return None
 
 
 async def _client(new: Callable[[], httpx.AsyncClient], model: str, user: str, seen: Seen) -> None:

@@ -97,9 +97,8 @@ async def evaluate(
 
     Answers are kept as they come: the same command goes on where it stopped, and shows a finished result at once.
     """
-    from alignment.evaluation.journal import Journal
     from alignment.evaluation.report import eval_tables, write_eval_report
-    from alignment.evaluation.run import ABLATIONS, METHODS, EvaluationOptions, code_changed, plan_evaluation
+    from alignment.evaluation.run import ABLATIONS, METHODS, EvaluationOptions, plan_evaluation
 
     chosen = _names("method", methods, METHODS)
     left_out = _names("ablation", ablate, ABLATIONS)
@@ -122,6 +121,20 @@ async def evaluate(
     )
     plan = await run.in_thread(lambda: plan_evaluation(options, path, settings))
     folder = run_folder.expanduser().absolute() if run_folder else settings.home / "evaluations" / plan.key
+    result = await _result(run, plan, folder, restart)
+    run.output.result(result)
+    show_tables(run, eval_tables(result))
+    if report is not None:
+        page, text, plot = write_eval_report(result, report)
+        run.output.note(f"report: {page}, {text.name}, {plot.name}")
+    return _missing(run, result)
+
+
+async def _result(run: Run, plan: Plan, folder: Path, restart: bool) -> dict[str, Any]:
+    """The result of an evaluation: read from its folder if it is finished, else worked out."""
+    from alignment.evaluation.journal import Journal
+    from alignment.evaluation.run import code_changed
+
     with Journal(folder, plan.key, plan.about, restart) as journal:
         if code_changed(journal):
             run.output.note(
@@ -131,15 +144,8 @@ async def evaluate(
             run.output.note(
                 f"finished {done.time.astimezone():%Y-%m-%d %H:%M}, read from {folder}; --restart runs it again"
             )
-            result = done.result
-        else:
-            result = await _evaluate(run, plan, journal, folder)
-    run.output.result(result)
-    show_tables(run, eval_tables(result))
-    if report is not None:
-        page, text, plot = write_eval_report(result, report)
-        run.output.note(f"report: {page}, {text.name}, {plot.name}")
-    return _missing(run, result)
+            return done.result
+        return await _evaluate(run, plan, journal, folder)
 
 
 async def _evaluate(run: Run, plan: Plan, journal: Journal, folder: Path) -> dict[str, Any]:

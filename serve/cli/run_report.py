@@ -85,38 +85,7 @@ def alignment_sections(
     """
     from personaagent.report.html import Dumbbell, Histogram, Table
 
-    sums = totals(results)
-    tokens = sums["prompt_tokens"] + sums["completion_tokens"]
-    rate = f"{60 * len(results) / seconds:.1f}" if seconds > 0 else None
-    sections: list[Section] = [
-        Table(
-            [
-                "users",
-                "accepted",
-                "score before",
-                "score after",
-                "model calls",
-                "tokens",
-                "seconds",
-                "users per minute",
-            ],
-            [
-                [
-                    sums["users"],
-                    sums["accepted"],
-                    sums["score_before"],
-                    sums["score_after"],
-                    sums["llm_calls"],
-                    tokens,
-                    round(seconds),
-                    rate,
-                ]
-            ],
-            title="The run",
-            caption="Scores are means over held-out interactions that neither rewriting nor selection saw; higher is better. "
-            "The score after is that of the persona which each user now has.",
-        ),
-    ]
+    sections: list[Section] = [_totals_table(results, seconds)]
     after = [r.score_after if r.outcome is Outcome.ACCEPTED else r.score_before for r in results]
     if any(r.score_before != score for r, score in zip(results, after, strict=True)):
         sections.append(
@@ -146,6 +115,29 @@ def alignment_sections(
     ]
     sections.append(Table(["user", "seconds", "model calls", "tokens"], rows, title="Slowest users"))
     return sections
+
+
+def _totals_table(results: Sequence[AlignmentResult], seconds: float) -> Section:
+    from personaagent.report.html import Table
+
+    sums = totals(results)
+    told: dict[str, Cell] = {
+        "users": sums["users"],
+        "accepted": sums["accepted"],
+        "score before": sums["score_before"],
+        "score after": sums["score_after"],
+        "model calls": sums["llm_calls"],
+        "tokens": sums["prompt_tokens"] + sums["completion_tokens"],
+        "seconds": round(seconds),
+        "users per minute": f"{60 * len(results) / seconds:.1f}" if seconds > 0 else None,
+    }
+    return Table(
+        list(told),
+        [list(told.values())],
+        title="The run",
+        caption="Scores are means over held-out interactions that neither rewriting nor selection saw; higher is better. "
+        "The score after is that of the persona which each user now has.",
+    )
 
 
 def claims_table(personas: Sequence[tuple[str, Persona]]) -> Section:

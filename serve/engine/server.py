@@ -23,7 +23,7 @@ from personaagent.aio import together
 from personaagent.errors import LLMError
 from personaagent.models.files import context_length, llm_source, model_name, prepare_llm
 from personaagent.models.openai_client import result_of, usage_of
-from personaagent.settings import EMBEDDED, Settings
+from personaagent.settings import EMBEDDED, LLMSettings, Settings
 from personaagent.types import ChatResult, Likelihood, Usage
 from serve.accelerator import on_gpu
 from serve.calls import AnswerCall, EngineCall, EngineStats, Refusal
@@ -294,6 +294,32 @@ def llm_config(settings: Settings, model: str) -> LLMConfig:
     """
     llm = settings.llm
     gpu = on_gpu(settings)
+    environment = {
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    if gpu:
+        placement: dict[str, Any] = {"bundle_per_worker": {"GPU": 1}}
+    else:
+        placement = {"bundles": [{"CPU": 1}] * llm.tensor_parallel}
+        environment["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, math.ceil(llm.kv_cache_gb)))
+    local = llm.model == EMBEDDED or os.path.isdir(model)
+    return LLMConfig(
+        model_loading_config={"model_id": model_name(settings), "model_source": model},
+        accelerator_config={"kind": "gpu" if gpu else "cpu"},
+        placement_group_config=placement,
+        engine_kwargs=_engine_arguments(settings, gpu),
+        runtime_env={"env_vars": environment},
+        deployment_config=_replicas(llm),
+        server_cls=PersonaLLMServer,
+        callback_config=CallbackConfig(callback_class=LocalModel if local else CallbackBase),
+        log_engine_metrics=False,
+    )
+
+
+def _engine_arguments(settings: Settings, gpu: bool) -> dict[str, Any]:
+    llm = settings.llm
     engine: dict[str, Any] = {
         "max_model_len": context_length(settings),
         "max_num_seqs": llm.max_num_seqs,
@@ -304,27 +330,23 @@ def llm_config(settings: Settings, model: str) -> LLMConfig:
         "dtype": llm.dtype,
         "tensor_parallel_size": llm.tensor_parallel,
     }
-    environment = {
-        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    }
     if llm.model == EMBEDDED:  # its tool calls have this form; another model's parser is for engine_kwargs to say
         engine |= {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
-    if gpu:
-        placement: dict[str, Any] = {"bundle_per_worker": {"GPU": 1}}
-    else:
-        placement = {"bundles": [{"CPU": 1}] * llm.tensor_parallel}
+    if not gpu:
         engine["block_size"] = (
             32  # the CPU default of 128 tokens lets the prefix cache share too little of short prompts
         )
         engine["enforce_eager"] = True  # compiling for the CPU costs minutes and gains little
-        environment["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, math.ceil(llm.kv_cache_gb)))
     engine |= llm.engine_kwargs
     step = llm.chat_step_tokens or (None if gpu else CPU_CHAT_STEP)
     if step is not None and "scheduler_cls" not in engine:
         engine["scheduler_cls"] = f"serve.engine.scheduler.{'AsyncChatFirst' if gpu else 'ChatFirst'}"
         engine["additional_config"] = {**engine.get("additional_config", {}), STEP_TOKENS: step}
+    return engine
+
+
+def _replicas(llm: LLMSettings) -> dict[str, Any]:
+    """How many engines there are, and how requests come to them."""
     deployment: dict[str, Any] = {
         # Ray's defaults for both are a billion, which switches autoscaling off.
         "max_ongoing_requests": llm.max_ongoing_requests,
@@ -343,18 +365,7 @@ def llm_config(settings: Settings, model: str) -> LLMConfig:
         deployment["request_router_config"] = {
             "request_router_class": "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
         }
-    local = llm.model == EMBEDDED or os.path.isdir(model)
-    return LLMConfig(
-        model_loading_config={"model_id": model_name(settings), "model_source": model},
-        accelerator_config={"kind": "gpu" if gpu else "cpu"},
-        placement_group_config=placement,
-        engine_kwargs=engine,
-        runtime_env={"env_vars": environment},
-        deployment_config=deployment,
-        server_cls=PersonaLLMServer,
-        callback_config=CallbackConfig(callback_class=LocalModel if local else CallbackBase),
-        log_engine_metrics=False,
-    )
+    return deployment
 
 
 def llm_deployment(settings: Settings, name: str) -> Any:

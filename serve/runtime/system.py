@@ -161,19 +161,8 @@ class System:
             await prepare_llm(settings)
         else:
             address = await ray
-        if llm:
-            await self._deploy(http, port)
-            await self._use_handles()
-            self._tell("loading the model and the embedder")
-            await asyncio.gather(self._connect_memory(), self._until_running())
-        else:
-            self.embedder = self._local_embedder()
-            self.llm = connected_llm(settings) if settings.llm.base_url else NoLLM()
-            await self._connect_memory()
-        self._assemble()
+        await self._bring_up(llm, http, port)
         if http:
-            host = settings.serve.host
-            self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
             await self._until_answering()
             note = {"pid": os.getpid(), "address": address, "auth": cluster.auth_mode(), "url": self.url}
             await asyncio.to_thread(self._lock.publish, note)
@@ -218,21 +207,11 @@ class System:
                 raise InvalidInput(f"the cluster at {address} serves the application already; join it without serving")
             await self._use_server()
             return
-        if llm or http:
-            port = self.settings.serve.port
-            if http:
-                check_exposure(self.settings.serve)
-            await self._check(llm, http=False)
-            await self._deploy(http, port)
-            await self._use_handles()
-            self._tell("loading the model and the embedder")
-            await asyncio.gather(self._connect_memory(), self._until_running())
-            self.url = f"http://{self.settings.serve.host}:{port}" if http else None
-        else:
-            self.embedder = self._local_embedder()
-            self.llm = connected_llm(self.settings) if self.settings.llm.base_url else NoLLM()
-            await self._connect_memory()
-        self._assemble()
+        if http:
+            check_exposure(self.settings.serve)
+        if llm:
+            await self._check(llm, http=False)  # the port is one of the cluster's nodes
+        await self._bring_up(llm, http, self.settings.serve.port)
 
     # ------------------------------------------------------------------ steps
 
@@ -259,6 +238,25 @@ class System:
                 finally:
                     await remote.close()
         return port
+
+    async def _bring_up(self, llm: bool, http: bool, port: int) -> None:
+        """Deploy the application on the Ray we are in and take its parts; without a model, memory and an embedder alone."""
+        if llm:
+            await self._deploy(http, port)
+            await self._use_handles()
+            self._tell("loading the model and the embedder")
+            await asyncio.gather(self._connect_memory(), self._until_running())
+        else:
+            config = self.settings.embedder
+            self.embedder = LocalEmbedder(
+                resolve_embedder(self.settings), max_batch=config.max_batch, cache_texts=config.cache_texts
+            )
+            self.llm = connected_llm(self.settings) if self.settings.llm.base_url else NoLLM()
+            await self._connect_memory()
+        self._assemble()
+        if http:
+            host = self.settings.serve.host
+            self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def _deploy(self, http: bool, port: int) -> None:
         from serve.runtime import ray_cluster as cluster
@@ -297,12 +295,6 @@ class System:
 
     def _assemble(self) -> None:
         self.agent = Agent(self.llm, self.memory, self.settings.agent, self.embedder)
-
-    def _local_embedder(self) -> LocalEmbedder:
-        config = self.settings.embedder
-        return LocalEmbedder(
-            resolve_embedder(self.settings), max_batch=config.max_batch, cache_texts=config.cache_texts
-        )
 
     async def _until_running(self) -> None:
         from serve.runtime import ray_cluster as cluster

@@ -473,7 +473,7 @@ async def test_a_tombstone_that_may_be_written_is_looked_for(
     shard = MemoryShard(config(tmp_path))
     await told(shard)
     with monkeypatch.context() as patch:
-        losing(patch, shard._store, "_put_records", 0, before=not written)
+        losing(patch, shard._store._user_records, "put", 0, before=not written)
         with pytest.raises(UnavailableError):
             await shard.forget("ann", "user", "a")
     assert (
@@ -491,7 +491,7 @@ async def test_forgetting_whose_end_got_no_answer_does_not_take_what_came_after(
     shard = MemoryShard(config(tmp_path))
     await told(shard)
     with monkeypatch.context() as patch:
-        losing(patch, shard._store, "_put_records", 1)
+        losing(patch, shard._store._user_records, "put", 1)
         with pytest.raises(UnavailableError):
             await shard.forget("ann", "user", "a")
     assert (await shard.append_many(await batch(interaction("new")), "test", await shard.incarnation())).added == 1
@@ -778,7 +778,7 @@ async def test_who_has_damaged_records_can_be_forgotten(tmp_path: Path, kind: st
         entity = store.entities([pk], records=False)[0]
         store._milvus.write(store._episodes, [{**entity, "body": body}])
     else:
-        entities = store.entities(sorted(store._record_keys[key]), records=True)
+        entities = store.entities(sorted(store._user_records.keys[key]), records=True)
         damaged = [{**e, "body": body, "vector": rows.DUMMY} for e in entities if e["kind"] == kind]
         assert damaged
         store._milvus.write(store._records, damaged)

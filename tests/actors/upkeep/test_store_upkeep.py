@@ -324,7 +324,7 @@ def test_a_lost_part_is_named_and_evidence_is_not_dropped_for_it(tmp_path: Path)
     with stores(settings) as (store,):
         store.put([make_row("ann", "long", NOISE)])
         store.put_profile("ann", Profile(version=1, facts=(fact("f", "long"),)), 0, "a")
-        parts = [pk for pk in store._record_keys[user_key("ann")] if pk.count("/") == 2 and "profile" not in pk]
+        parts = [pk for pk in store._user_records.keys[user_key("ann")] if pk.count("/") == 2 and "profile" not in pk]
         assert parts
         store.drop_records(parts)
     found = doctor(settings, fix=True)
