@@ -26,6 +26,7 @@ from personaagent.errors import InvalidInput, StoreError
 from personaagent.memory.store import Row, StoredUser
 from personaagent.settings import Settings
 from personaagent.types import user_key
+from personaagent.whole_file import sync_folder
 
 __all__ = ["Moved", "checksum", "migrate", "reshard"]
 
@@ -125,11 +126,11 @@ def reshard(settings: Settings, shards: int, keep: bool = False, tell: Tell = si
         for target in targets:
             target.flush()
     mark(folder, keep)
-    _sync(folder)
-    _sync(beside.parent)
+    sync_folder(folder)
+    sync_folder(beside.parent)
     os.rename(folder, backup)
     os.rename(beside, folder)
-    _sync(folder.parent)
+    sync_folder(folder.parent)
     _clean(folder, keep)
     if keep:
         moved.note = f"the old store is kept in {backup}; users you forget from now on are still in it"
@@ -286,7 +287,7 @@ def _finish_swap(folder: Path) -> None:
         ready = _beside(folder, RESHARD, int(backup.name.removeprefix(f"{folder.name}{BEFORE_RESHARD}")))
         if ready.exists():
             os.rename(ready, folder)
-            _sync(folder.parent)
+            sync_folder(folder.parent)
             return
 
 
@@ -294,12 +295,3 @@ def _clean(folder: Path, keep: bool) -> None:
     for path in leftovers(folder):
         if not (keep and BEFORE_RESHARD in path.name):
             drop(path)
-
-
-def _sync(folder: Path) -> None:
-    """Have renames in a folder on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
