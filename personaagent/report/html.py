@@ -35,7 +35,6 @@ __all__ = [
     "SideBySide",
     "Table",
     "Text",
-    "persona_diff",
     "write_atomically",
     "write_report",
 ]
@@ -171,14 +170,6 @@ def write_atomically(path: str | Path, text: str) -> Path:
     except OSError as e:
         raise InvalidInput(f"cannot write {path}: {e.strerror}") from e
     return path
-
-
-def persona_diff(old: str, new: str) -> list[str]:
-    """Changed lines for a terminal: "- " was removed, "+ " was added, "  " stayed. Nothing if the texts are equal."""
-    if old == new:
-        return []
-    lines = difflib.ndiff(old.splitlines(), new.splitlines(), charjunk=None)
-    return [line for line in lines if not line.startswith("? ")]
 
 
 @singledispatch

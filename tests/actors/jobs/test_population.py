@@ -290,7 +290,7 @@ import sys
 from pathlib import Path
 import ray
 from actors.jobs.population import run_population
-from tests import population_doubles as doubles
+from tests.support import population_doubles as doubles
 from tests.actors.jobs.test_population import TestCluster
 ray.init(address=sys.argv[1], namespace="test-population", log_to_driver=False)
 home = Path(sys.argv[2])
