@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from personaagent.readers import read
 from personaagent.settings import Settings
-from serve.cli import command as app
+from serve.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "requirements" / "README.md"]

@@ -35,7 +35,7 @@ from personaagent.persona.persona import made
 from personaagent.prompts import INSTRUCTIONS
 from personaagent.settings import MemorySettings, Settings
 from personaagent.types import Decision, Fact, Interaction, Origin, Persona, Profile, user_key, utc_now
-from serve.cli import command as app
+from serve.cli import app
 from tests.actors.milvus.test_milvus_store import contains, server
 from tests.support.doubles import HashEmbedder
 from tests.support.milvus_servers import LiteServer

@@ -31,7 +31,7 @@ from personaagent.memory.local import LocalMemory
 from personaagent.persona.persona import made
 from personaagent.settings import Settings
 from personaagent.types import Decision, Interaction, Origin
-from serve.cli import command as app
+from serve.cli import app
 from serve.cli.output import Output
 from serve.cli.serving import _split
 from serve.cli.shared_options import parse_assignment
