@@ -166,4 +166,11 @@ async def patiently(make: Callable[[], Awaitable[T]], retry_s: float, pause_s: f
         stop=too_late,
         reraise=True,
     )
-    return await retrying(make)
+
+    async def once() -> (
+        T
+    ):  # what tenacity does not see to be a coroutine function, such as a lambda, it would not await
+        return await make()
+
+    result: T = await retrying(once)
+    return result

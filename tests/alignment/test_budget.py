@@ -150,3 +150,15 @@ async def test_waiting_can_be_cancelled() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await patiently(away, 60, 30)
+
+
+async def test_whatever_makes_an_awaitable_is_awaited_and_tried_again() -> None:
+    left = [UnavailableError("gone")]
+
+    async def flaky() -> int:
+        if left:
+            raise left.pop()
+        return 7
+
+    assert await patiently(lambda: flaky(), 60, 0.001) == 7
+    assert left == []
