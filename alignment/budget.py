@@ -167,9 +167,8 @@ async def patiently(make: Callable[[], Awaitable[T]], retry_s: float, pause_s: f
         reraise=True,
     )
 
-    async def once() -> (
-        T
-    ):  # what tenacity does not see to be a coroutine function, such as a lambda, it would not await
+    async def once() -> T:
+        """Without it tenacity would not await what a lambda or another plain function makes."""
         return await make()
 
     result: T = await retrying(once)
