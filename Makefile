@@ -16,7 +16,8 @@ STAMP := $(VENV)/.ready
 BUSY := $(VENV)/.installing
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 COMPILE := uv pip compile pyproject.toml --extra cpu --extra dev --python-version 3.11 \
-  --python-platform x86_64-manylinux_2_28 --override requirements/overrides.txt --no-annotate --no-header
+  --python-platform x86_64-manylinux_2_28 --override requirements/overrides.txt --no-annotate --no-header \
+  --generate-hashes --no-emit-package torch
 
 .PHONY: help setup demo serve test test-quick check format lock clean
 .DEFAULT_GOAL := help
@@ -52,8 +53,8 @@ format: $(STAMP) ## format the code and apply what lint can fix
 
 lock: $(STAMP) ## newest versions that fit pyproject.toml into requirements/cpu.lock (needs the network)
 	$(BIN)/$(COMPILE) --upgrade --quiet --output-file requirements/cpu.lock.new
-	sed -i 's/^\(torch==[0-9.]*\)$$/\1+cpu/' requirements/cpu.lock.new
 	mv requirements/cpu.lock.new requirements/cpu.lock
+	sed -n 's/^\(torch==[0-9.]*\)$$/\1+cpu/p' requirements/overrides.txt > requirements/cpu-torch.lock
 
 clean: ## remove caches and reports (not the venv: rm -rf .venv)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info personaagent-report*.html
@@ -63,7 +64,7 @@ clean: ## remove caches and reports (not the venv: rm -rf .venv)
 TESTS = $(BIN)/python -m pytest $(1) $(ARGS) || [ $$? -eq 5 ]
 
 # An install that was interrupted may leave packages that look complete, so it starts over. The stamp comes last.
-$(STAMP): pyproject.toml $(wildcard requirements/$(EXTRA).lock)
+$(STAMP): pyproject.toml $(wildcard requirements/$(EXTRA)*.lock)
 	$(if $(filter cpu gpu,$(EXTRA)),,$(error EXTRA is cpu or gpu, not '$(EXTRA)'))
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or set PYTHON=" >&2; exit 1; }
 	@if [ -e $(BUSY) ]; then echo "an earlier set-up was interrupted; starting over"; rm -rf $(VENV); fi
@@ -75,8 +76,8 @@ $(STAMP): pyproject.toml $(wildcard requirements/$(EXTRA).lock)
 	@touch $(STAMP)
 
 define INSTALL_cpu
-	$(PIP) install --retries 1 --no-deps --extra-index-url $(TORCH_INDEX) "$$(grep '^torch==' requirements/cpu.lock)"
-	$(PIP) install --no-deps -r requirements/cpu.lock
+	$(PIP) install --retries 1 --no-deps --extra-index-url $(TORCH_INDEX) -r requirements/cpu-torch.lock
+	$(PIP) install --no-deps --require-hashes -r requirements/cpu.lock
 	$(PIP) install --no-deps --no-build-isolation -e .
 endef
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential
 
 from alignment.slots import Slots
 from personaagent.errors import BudgetExceeded, UnavailableError
@@ -14,6 +15,8 @@ from personaagent.types import Usage
 __all__ = ["Budget", "Caller", "patiently"]
 
 T = TypeVar("T")
+
+PAUSE_S = 10.0  # the longest wait between two attempts
 
 
 class Budget:
@@ -149,13 +152,24 @@ async def patiently(make: Callable[[], Awaitable[T]], retry_s: float, pause_s: f
         UnavailableError: still down after `retry_s` seconds.
     """
     deadline: float | None = None
-    while True:
-        try:
-            return await make()
-        except UnavailableError:
-            now = time.monotonic()
-            deadline = now + retry_s if deadline is None else deadline
-            if now + pause_s > deadline:
-                raise
-        await asyncio.sleep(pause_s)
-        pause_s = min(2 * pause_s, 10.0)
+
+    def too_late(state: RetryCallState) -> bool:
+        """Time counts from the first failure: a call may take long before it finds out that nobody is there."""
+        nonlocal deadline
+        now = time.monotonic()
+        deadline = now + retry_s if deadline is None else deadline
+        return now + state.upcoming_sleep > deadline
+
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(UnavailableError),
+        wait=wait_exponential(pause_s, max=PAUSE_S),
+        stop=too_late,
+        reraise=True,
+    )
+
+    async def once() -> T:
+        """Without it tenacity would not await what a lambda or another plain function makes."""
+        return await make()
+
+    result: T = await retrying(once)
+    return result

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from alignment.aligner import Aligner
 from alignment.budget import Caller
@@ -30,10 +30,9 @@ from personaagent.persona.persona import CHARS_PER_TOKEN, clip, tokens
 from personaagent.persona.safety import objection
 from personaagent.types import ChatRequest, Interaction, Message, Persona, PersonaDraft, Usage
 
-__all__ = ["SEARCHES", "Instructed", "MemoryAlone", "RivalWords", "Search", "Watched", "parts_of"]
+__all__ = ["Instructed", "MemoryAlone", "RivalWords", "Search", "Watched", "parts_of"]
 
 Search = Literal["claims", "memory", "gepa", "instruct"]
-SEARCHES: tuple[Search, ...] = get_args(Search)
 LISTED = 6  # tenths of the context that past interactions may take
 
 

@@ -13,6 +13,7 @@ is told, and so would submit to the cluster it runs in.
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 import time
@@ -20,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixed
 
 from personaagent.errors import PersonaAgentError, UnavailableError
 
@@ -112,22 +114,34 @@ def _request(
     patience_s: float = PATIENCE_S,
     sleep: Sleep,
 ) -> Any:
-    waited = 0.0
-    while True:
-        try:
-            response = client.request(method, path, json=json)
-            if response.is_success:
-                return response.json()
-            reason = f"HTTP {response.status_code} {response.text.strip().rpartition(chr(10))[2]}".strip()
-            lasting = response.status_code < 500
-        except httpx.TransportError as e:
-            reason, lasting = str(e) or type(e).__name__, False
-        except ValueError as e:
-            reason, lasting = f"an answer that is not JSON ({e})", True
-        if lasting or waited >= patience_s:
-            raise UnavailableError(f"the Ray cluster at {client.base_url} did not take {method} {path}: {reason}")
-        sleep(POLL_S)
-        waited += POLL_S
+    def once() -> Any:
+        response = client.request(method, path, json=json)
+        response.raise_for_status()
+        return response.json()
+
+    retrying = Retrying(
+        retry=retry_if_exception(_passing),
+        wait=wait_fixed(POLL_S),
+        stop=stop_after_attempt(1 + math.ceil(patience_s / POLL_S)),
+        sleep=sleep,
+        reraise=True,
+    )
+    try:
+        return retrying(once)
+    except httpx.HTTPStatusError as e:
+        reason = f"HTTP {e.response.status_code} {e.response.text.strip().rpartition(chr(10))[2]}".strip()
+    except httpx.TransportError as e:
+        reason = str(e) or type(e).__name__
+    except ValueError as e:
+        reason = f"an answer that is not JSON ({e})"
+    raise UnavailableError(f"the Ray cluster at {client.base_url} did not take {method} {path}: {reason}")
+
+
+def _passing(error: BaseException) -> bool:
+    """Whether an error may pass by itself: the head restarts, or something in front of it does."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code >= 500
+    return isinstance(error, httpx.TransportError)
 
 
 def main(arguments: Sequence[str] | None = None, transport: httpx.BaseTransport | None = None) -> int:

@@ -26,6 +26,12 @@ from personaagent.types import Decision, UserId
 __all__ = ["Settings", "default_home", "load_settings"]
 
 EMBEDDED = "embedded"
+# Settings of earlier versions, and why nobody needs them: whoever still has one is told to take it out.
+_DROPPED = {
+    "embedder.batch_wait_ms": "a batch of texts waits for 3 ms",
+    "memory.flush_rows": "Milvus Lite flushes after 2,000 rows, or memory.flush_s seconds",
+    "alignment.online_capacity": "10,000 users are queued; others stay due and follow later",
+}
 
 
 class Section(BaseModel):
@@ -71,7 +77,6 @@ class EmbedderSettings(Section):
 
     model: str = EMBEDDED  # `embedded`, a Hugging Face id or a local path
     max_batch: Annotated[int, Field(ge=1)] = 64  # texts
-    batch_wait_ms: Annotated[float, Field(ge=0)] = 3.0
     cache_texts: Annotated[int, Field(ge=0)] = 50_000  # recently embedded texts kept
     num_replicas: Annotated[int, Field(ge=1)] = 1
 
@@ -104,8 +109,7 @@ class MemorySettings(Section):
     # One user's share of `max_ram_mb`. A user who needs more is searched in the store, and takes no RAM from others.
     user_ram_share: Annotated[float, Field(gt=0, le=1)] = 0.25
     max_active_episodes: Annotated[int, Field(ge=100)] = 50_000  # so is a user with more episodes than that
-    flush_rows: Annotated[int, Field(ge=1)] = 2_000  # flush after so many unflushed rows ...
-    flush_s: Annotated[float, Field(gt=0)] = 5.0  # ... or after so long, in the background
+    flush_s: Annotated[float, Field(gt=0)] = 5.0  # flush after so long, in the background, or after 2,000 rows
     # On a Milvus server: how long a shard serves from RAM before it asks the store again whether it still owns its users, and
     # how long whoever takes over from one that died waits for it.
     lease_s: Annotated[float, Field(gt=0)] = 10.0
@@ -169,7 +173,6 @@ class AlignmentSettings(Section):
     in_flight: Annotated[int, Field(ge=1)] = 112  # LLM calls per actor: twice what the engine takes, so it never waits
     online_every: Annotated[int, Field(ge=0)] = 0  # align after so many new truths; 0: only on request
     online_poll_s: Annotated[float, Field(gt=0)] = 15.0  # look for due users at least so often
-    online_capacity: Annotated[int, Field(ge=1)] = 10_000  # users queued; further ones stay due and follow later
     online_stalled_s: Annotated[float, Field(gt=0)] = 600.0  # unhealthy if work waits and none is finished for so long
     seed: int = 0
     teacher: TeacherSettings = TeacherSettings()
@@ -324,6 +327,9 @@ def load_settings(file: Path | None = None, **flags: Any) -> Settings:
     try:
         layered = _Layered(**flags)
     except ValidationError as e:
+        where = ".".join(str(part) for part in e.errors()[0]["loc"])
+        if where in _DROPPED:
+            raise InvalidInput(f"setting {where}: is no setting any more, take it out: {_DROPPED[where]}") from e
         raise InvalidInput(fault(e, Settings)) from e
     except Exception as e:  # YAML and file errors come as several unrelated types
         raise InvalidInput(f"settings file {path}: {e}".replace("\n", " ")) from e

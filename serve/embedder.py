@@ -35,6 +35,7 @@ __all__ = ["EmbedderDeployment", "HandleEmbedder", "embedder_deployment"]
 _GONE = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
 ONGOING = 1000  # calls that a replica takes at once; the batcher is fair among them
 QUEUED = 1000  # calls that may wait in front of it, per caller's process
+WAIT_S = 0.003  # that the first text of a batch waits for others
 _BACKOFF_S = (0.05, 1.0)
 
 
@@ -49,7 +50,7 @@ class EmbedderDeployment:
         )
         self._model.load()
         self._model.encode(["warm-up"])
-        self._batcher = TextBatcher(self._model.encode, config.max_batch, config.batch_wait_ms / 1000)
+        self._batcher = TextBatcher(self._model.encode, config.max_batch, WAIT_S)
 
     async def embed(self, texts: list[str]) -> Matrix:
         """One row per text."""

@@ -153,5 +153,17 @@ def test_the_lock_covers_what_pyproject_asks_for() -> None:
         re.split(r"[\[<>=!~; ]", dependency)[0].lower().replace("_", "-")
         for dependency in [*project["dependencies"], *extras["cpu"], *extras["dev"]]
     }
-    locked = {line.split("==")[0] for line in (ROOT / "requirements" / "cpu.lock").read_text("utf-8").splitlines()}
+    locks = [(ROOT / "requirements" / name).read_text("utf-8") for name in ("cpu.lock", "cpu-torch.lock")]
+    locked = {line.split("==")[0] for lock in locks for line in lock.splitlines() if not line.startswith(" ")}
     assert wanted <= locked
+
+
+def test_every_locked_package_has_a_hash() -> None:
+    blocks = re.split(r"\n(?=\S)", (ROOT / "requirements" / "cpu.lock").read_text("utf-8").strip())
+    assert len(blocks) > 200
+    assert [
+        b.split("==")[0] for b in blocks if not re.fullmatch(r"\S+==\S+( \\\n {4}--hash=sha256:[0-9a-f]{64})+", b)
+    ] == []
+    torch = (ROOT / "requirements" / "cpu-torch.lock").read_text("utf-8").strip()
+    overrides = (ROOT / "requirements" / "overrides.txt").read_text("utf-8").splitlines()
+    assert torch.removesuffix("+cpu") in overrides

@@ -26,6 +26,7 @@ __all__ = ["DueQueue", "OnlineAligner", "OnlineStatus"]
 log = logging.getLogger(__name__)
 
 OUTAGE = f"error: {UnavailableError.code}"  # the reason of a result when a part of the system is down
+QUEUED = 10_000  # users; further ones stay due and follow later
 PATIENCE_S = (60.0, 3600.0)  # first and longest wait before a user that failed is tried again
 
 
@@ -158,7 +159,7 @@ class OnlineAligner:
         self._actor = actor
         self._settings = settings
         self._clock = clock
-        self._queue = DueQueue(settings.online_every, settings.online_capacity, clock, least_truths(settings))
+        self._queue = DueQueue(settings.online_every, QUEUED, clock, least_truths(settings))
         self._wake = asyncio.Event()
         self._progress = clock()  # when a user was last finished, or nobody was due
         self._aligned = self._accepted = self._failed = 0

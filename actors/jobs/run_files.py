@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from personaagent.errors import StoreError
 from personaagent.private_files import opener
+from personaagent.whole_file import write_whole
 
 __all__ = ["append", "read", "replace", "write"]
 
@@ -52,12 +53,7 @@ def write(file: Path, table: pa.Table) -> None:
 
 def replace(file: Path, content: bytes) -> None:
     """Write a file whole or not at all. Raises StoreError if that fails."""
-    part = file.with_name(f".{file.name}.tmp")
     try:
-        with open(part, "wb", opener=opener) as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(file)
+        write_whole(file, content, private=True, durable=True)
     except OSError as e:
         raise StoreError(f"cannot write {file}: {e.strerror}") from e

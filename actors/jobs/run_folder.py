@@ -14,12 +14,10 @@ then on is kept out until it ends.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -28,6 +26,7 @@ import pyarrow as pa
 from actors.jobs.run_files import append, read, replace, write
 from personaagent.errors import ConflictError, InvalidInput, NotFoundError, StoreError
 from personaagent.private_files import private_folder
+from personaagent.process_lock import ProcessLock
 from personaagent.types import AlignmentResult, user_key
 
 __all__ = ["SCHEMA", "RunFolder", "erase_user", "from_table", "latest_run", "read_results", "to_table"]
@@ -79,7 +78,7 @@ class RunFolder:
         if not _NAME.fullmatch(run):
             raise InvalidInput("a run id has 1 to 100 letters, digits, dots, dashes and underscores")
         self.path = home / "runs" / run
-        self._lock: int | None = None
+        self._lock: ProcessLock | None = None
         self._entered = 0
 
     @classmethod
@@ -98,7 +97,7 @@ class RunFolder:
         try:
             self._keep_promises()  # a process that was killed did not
             with self._turn():
-                self._sweep()
+                self._sweep("*")
         except BaseException:
             self._unlock()
             raise
@@ -118,30 +117,22 @@ class RunFolder:
 
     def _unlock(self) -> None:
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def _locked(self) -> bool:
         """Take the lock; False if somebody removed the folder, which was empty, meanwhile."""
+        lock = ProcessLock(self.path / "lock")
         try:
             private_folder(self.path)
-            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            if not lock.take():
+                raise ConflictError(f"run {self.path.name} is under way in another process")
         except FileNotFoundError:
             return False
         except OSError as e:
             raise StoreError(f"cannot write {self.path}: {e.strerror}") from e
-        try:  # released by the system when the process dies, however it dies
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            self._unlock()
-            raise ConflictError(f"run {self.path.name} is under way in another process") from e
-        try:
-            if os.path.samestat(os.fstat(self._lock), os.stat(self.path / "lock")):
-                return True
-        except FileNotFoundError:
-            pass
-        self._unlock()
-        return False
+        self._lock = lock
+        return True
 
     def _leave_nothing_empty(self) -> None:
         """Remove a folder in which no run began, as when there was no user to align. The caller holds the lock."""
@@ -220,19 +211,16 @@ class RunFolder:
     def _turn(self) -> Iterator[None]:
         """One at a time writes files that name users. Not the folder's lock, which a run under way holds all the time."""
         file = self.path / "erasing"
-        try:
-            turn = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as e:
-            raise StoreError(f"cannot open {file}: {e.strerror}; remove it if it is in the way") from e
-        try:
-            fcntl.flock(turn, fcntl.LOCK_EX)
+        with ExitStack() as turn:
+            try:
+                turn.enter_context(ProcessLock(file).held())
+            except OSError as e:
+                raise StoreError(f"cannot open {file}: {e.strerror}; remove it if it is in the way") from e
             yield
-        finally:
-            os.close(turn)
 
-    def _sweep(self) -> None:
-        """Remove what killed processes left half-written; the caller has its turn, so nobody writes now."""
-        for file in self.path.glob(".*.parquet.tmp"):
+    def _sweep(self, names: str = "*.parquet*") -> None:
+        """Remove what killed processes left half-written; the caller has its turn, so nobody writes such files now."""
+        for file in self.path.glob(f".{names}.tmp"):
             file.unlink(missing_ok=True)
 
     def _rewrite(self, keys: Collection[str]) -> int:

@@ -19,6 +19,7 @@ __all__ = ["ShardUpkeep"]
 
 logger = logging.getLogger(__name__)
 
+FLUSH_ROWS = 2_000  # not flushed yet, at which a Lite store is flushed before its time
 TICK_S = 0.5  # between looks at what is idle or unflushed
 EXPIRE_S = 600.0  # between looks at what is older than retention allows
 
@@ -74,9 +75,7 @@ class ShardUpkeep(ShardUsers):
                     return  # the next opening starts another one of this
             elif store.is_shared and (tenure is None or tenure.lapsed):
                 continue  # on a server a flush writes counts of users, which only their owner may
-            elif store.unflushed >= self._settings.flush_rows or (
-                store.unflushed and now - flushed >= self._settings.flush_s
-            ):
+            elif store.unflushed >= FLUSH_ROWS or (store.unflushed and now - flushed >= self._settings.flush_s):
                 try:
                     await self._run(store.flush)
                 except PersonaAgentError as e:

@@ -26,6 +26,7 @@ from personaagent.errors import InvalidInput, StoreError
 from personaagent.memory.store import Row, StoredUser
 from personaagent.settings import Settings
 from personaagent.types import user_key
+from personaagent.whole_file import sync_folder
 
 __all__ = ["Moved", "checksum", "migrate", "reshard"]
 
@@ -138,11 +139,11 @@ def _refill(sources: Sequence[UpkeepStore], targets: Sequence[UpkeepStore], move
 def _swap(folder: Path, beside: Path, backup: Path, keep: bool) -> None:
     """Put the store that grew beside the old one in its place. Broken off, `_finish_swap` goes on with it."""
     mark(folder, keep)
-    _sync(folder)
-    _sync(beside.parent)
+    sync_folder(folder)
+    sync_folder(beside.parent)
     os.rename(folder, backup)
     os.rename(beside, folder)
-    _sync(folder.parent)
+    sync_folder(folder.parent)
     _clean(folder, keep)
 
 
@@ -296,7 +297,7 @@ def _finish_swap(folder: Path) -> None:
         ready = _beside(folder, RESHARD, int(backup.name.removeprefix(f"{folder.name}{BEFORE_RESHARD}")))
         if ready.exists():
             os.rename(ready, folder)
-            _sync(folder.parent)
+            sync_folder(folder.parent)
             return
 
 
@@ -304,12 +305,3 @@ def _clean(folder: Path, keep: bool) -> None:
     for path in leftovers(folder):
         if not (keep and BEFORE_RESHARD in path.name):
             drop(path)
-
-
-def _sync(folder: Path) -> None:
-    """Have renames in a folder on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

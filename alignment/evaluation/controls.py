@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 from alignment.evaluation.benchmark import Benchmark
 from personaagent.errors import InvalidInput
 from personaagent.features import normalised
 from personaagent.types import Interaction, Kind
 
-__all__ = ["SHUFFLES", "Shuffle", "randomised", "shuffled"]
+__all__ = ["Shuffle", "randomised", "shuffled"]
 
 Shuffle = Literal["none", "items", "users"]
-SHUFFLES: tuple[Shuffle, ...] = get_args(Shuffle)
 TRIES = 20  # random partners before all are looked through
 
 

@@ -43,14 +43,14 @@ CONTROLS = ("wrong_user", "wrong_persona")
 # Settings that change where and how fast something is done, or that are replaced by options, but never the result.
 _MEMORY = frozenset(
     {
-        "uri", "token", "collection", "shards", "tenant", "idle_s", "max_ram_mb", "flush_rows", "flush_s",
+        "uri", "token", "collection", "shards", "tenant", "idle_s", "max_ram_mb", "flush_s",
         "retention_days", "redact", "encryption_key", "audit_reads", "limits", "user_ram_share",
     }
 )  # fmt: skip
 _ALIGNMENT = frozenset(
     {
         "paper", "seed", "profile", "teacher", "retry_s", "actors", "max_actors", "actor_cpus", "users_per_batch", "in_flight",
-        "online_every", "online_poll_s", "online_capacity", "online_stalled_s",
+        "online_every", "online_poll_s", "online_stalled_s",
     }
 )  # fmt: skip
 

@@ -9,7 +9,6 @@ to the disk every few seconds, so that a power failure costs no more than that. 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import threading
@@ -22,6 +21,7 @@ from typing import Any
 
 from personaagent.errors import ConflictError, InvalidInput, StoreError
 from personaagent.private_files import private_folder
+from personaagent.process_lock import ProcessLock
 from personaagent.types import utc_now
 
 __all__ = ["Finished", "Journal", "JournalEntry", "Place"]
@@ -77,7 +77,7 @@ class Journal:
         self._restart = restart
         self._entries: dict[Place, JournalEntry] = {}
         self._serial = 0
-        self._lock: int | None = None
+        self._lock = ProcessLock(folder / "lock") if folder is not None else None
         self._file: int | None = None
         self._dirty = False
         self._failure: OSError | None = None
@@ -86,12 +86,12 @@ class Journal:
         self.damaged = 0  # lines that could not be read, other than a last one that was cut short
 
     def __enter__(self) -> Journal:
-        if self._folder is None:
+        if self._folder is None or self._lock is None:
             return self
         try:
             private_folder(self._folder)
-            self._lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-            self._take(self._lock)
+            if not self._lock.take():
+                raise ConflictError(f"another process works on the evaluation in {self._folder}; wait for it")
             self._file = os.open(self._folder / "journal.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
             self._read(self._file)
         except OSError as e:
@@ -233,17 +233,12 @@ class Journal:
     def _error(self, error: OSError) -> StoreError:
         return StoreError(f"cannot write {self._folder}: {error.strerror or error}")
 
-    def _take(self, lock: int) -> None:
-        try:  # released by the system when the process dies, however it dies
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            raise ConflictError(f"another process works on the evaluation in {self._folder}; wait for it") from e
-
     def _close(self) -> None:
-        for file in (self._file, self._lock):
-            if file is not None:
-                os.close(file)
-        self._file = self._lock = None
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+        if self._lock is not None:
+            self._lock.release()
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any], above: str = "") -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import betaincinv, stdtrit  # scipy.stats, which wraps them, takes a second to import
 
 from alignment.evaluation.clustered import clustered_mean
 from alignment.evaluation.persona_arms import ARMS, MODES, Arm, ArmRow, Mode
@@ -40,7 +40,7 @@ class Estimate:
 
     def as_dict(self) -> dict[str, float | int | None]:
         """For JSON."""
-        half = None if self.se is None else float(stats.t.ppf(0.975, self.users - 1)) * self.se
+        half = None if self.se is None else float(stdtrit(self.users - 1, 0.975)) * self.se
         return {
             "mean": round(self.mean, 4),
             "se": None if self.se is None else round(self.se, 4),
@@ -144,9 +144,10 @@ def by_luck(stage: Stage, luck: float) -> dict[str, float]:
 
     `low` and `high` are the exact 95 % interval of the share, for users who get new words independently of each other.
     """
-    users = max(1, len(stage.results))
-    ends = stats.binomtest(len(stage.renewed), users).proportion_ci(0.95, "exact")
-    found = {"new_words": len(stage.renewed) / users, "low": ends.low, "high": ends.high}
+    users, renewed = max(1, len(stage.results)), len(stage.renewed)
+    low = betaincinv(renewed, users - renewed + 1, 0.025) if renewed else 0.0  # Clopper and Pearson, 1934
+    high = betaincinv(renewed + 1, users - renewed, 0.975) if renewed < users else 1.0
+    found = {"new_words": renewed / users, "low": low, "high": high}
     return {name: round(float(value), 4) for name, value in (found | {"promised": luck}).items()}
 
 

@@ -6,7 +6,6 @@ It loads no model except during that conversion, and starts no engine: wrong nam
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -15,14 +14,14 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from personaagent.errors import InvalidInput, StoreError
 from personaagent.models.quantisation import quantise
+from personaagent.process_lock import ProcessLock
 from personaagent.settings import EMBEDDED, Settings
+from personaagent.whole_file import write_whole
 
 __all__ = [
     "check_models",
@@ -98,7 +97,7 @@ def resolve_llm(settings: Settings) -> str:
         source = _packaged(*GGUF)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(target.parent / f"{target.name}.lock"):
+            with ProcessLock(target.parent / f"{target.name}.lock").held():
                 if not target.is_dir():  # another process may have been first
                     _convert_into(source, target)
         except OSError as e:
@@ -165,9 +164,7 @@ def resolve_embedder(settings: Settings) -> Path:
         _verify(weights, MINILM_SHA256)
         try:
             checked.parent.mkdir(parents=True, exist_ok=True)
-            partial = checked.with_suffix(f".{os.getpid()}.tmp")
-            partial.write_text(stamp)
-            partial.replace(checked)
+            write_whole(checked, stamp.encode(), private=False, durable=False)
         except OSError as e:
             raise StoreError(f"cannot write below {checked.parent}: {e.strerror or e}") from e
     return folder
@@ -301,14 +298,6 @@ def _verify(file: Path, sha256: str) -> None:
             digest.update(block)
     if digest.hexdigest() != sha256:
         raise InvalidInput(f"{file} is not the file this version was made for (sha256 differs): install it again")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock; the system releases it however the process ends."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _convert_into(source: Path, target: Path) -> None:

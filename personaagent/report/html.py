@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from markupsafe import Markup
 from personaagent.errors import InvalidInput
 from personaagent.report import plots
 from personaagent.types import utc_now
+from personaagent.whole_file import write_whole
 
 __all__ = [
     "Bars",
@@ -35,7 +35,6 @@ __all__ = [
     "SideBySide",
     "Table",
     "Text",
-    "persona_diff",
     "write_atomically",
     "write_report",
 ]
@@ -166,27 +165,11 @@ def write_atomically(path: str | Path, text: str) -> Path:
     path = Path(path).expanduser().absolute()
     if path.is_dir():
         raise InvalidInput(f"cannot write {path}: it is a folder; name a file in it")
-    part = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
     try:
-        try:
-            with part.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(path, text.encode("utf-8", errors="replace"), private=False, durable=True)
     except OSError as e:
         raise InvalidInput(f"cannot write {path}: {e.strerror}") from e
     return path
-
-
-def persona_diff(old: str, new: str) -> list[str]:
-    """Changed lines for a terminal: "- " was removed, "+ " was added, "  " stayed. Nothing if the texts are equal."""
-    if old == new:
-        return []
-    lines = difflib.ndiff(old.splitlines(), new.splitlines(), charjunk=None)
-    return [line for line in lines if not line.startswith("? ")]
 
 
 @singledispatch

@@ -177,7 +177,7 @@ async def _answer(run: Run, system: System) -> list[list[Reply]]:
 
 
 async def _align(run: Run, system: System, story: Story) -> None:
-    from actors.jobs.aligner_actor import AlignerParts, align_users
+    from actors.jobs.aligner_actor import AlignerParts, AlignmentActor
     from personaagent.types import Outcome
 
     users = sorted(story.imported.users)
@@ -186,14 +186,12 @@ async def _align(run: Run, system: System, story: Story) -> None:
     run.output.show()
     started = time.perf_counter()
     with run.output.progress("aligning", len(users)) as tell:
-        done: list[AlignmentResult] = []
-
-        def on_result(result: AlignmentResult) -> None:
-            done.append(result)
-            accepted = sum(r.outcome is Outcome.ACCEPTED for r in done)
+        done: dict[str, AlignmentResult] = {}
+        async for result in AlignmentActor(parts).stream(users, "demo"):
+            done[result.user] = result
+            accepted = sum(r.outcome is Outcome.ACCEPTED for r in done.values())
             tell("aligning", len(done), len(users), f"{accepted} accepted, last {result.user}")
-
-        story.results = await align_users(parts, users, "demo", on_result)
+    story.results = [done[user] for user in users]
     story.align_s = time.perf_counter() - started
     for result in story.results:
         if result.outcome is Outcome.ACCEPTED:

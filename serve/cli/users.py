@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated
 import typer
 
 from personaagent.errors import InvalidInput
+from personaagent.whole_file import replacing
 from serve.cli.output import plain_json
 from serve.cli.runner import EXIT_ERROR, Json, Run, command
 
@@ -45,21 +45,17 @@ async def export(
 
 async def _write(pages: AsyncIterator[tuple[str, ...]], out: Path, target: Path) -> int:
     """Write an export page by page; what is at its place is replaced once it is whole. Returns the number of lines."""
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     lines = 0
     try:
         first = await anext(pages)  # of an unknown user no file is begun
-        with beside.open("w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in first)
+        with replacing(target, private=False, durable=False) as file:
+            file.writelines(f"{line}\n".encode() for line in first)
             lines += len(first)
             async for page in pages:
-                file.writelines(f"{line}\n" for line in page)
+                file.writelines(f"{line}\n".encode() for line in page)
                 lines += len(page)
-        beside.replace(target)
     except OSError as e:
         raise InvalidInput(f"{out}: {e.strerror}") from e
-    finally:
-        beside.unlink(missing_ok=True)
     return lines
 
 

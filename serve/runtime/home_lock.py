@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from personaagent.errors import StoreError, UnavailableError
-from personaagent.private_files import opener, private_folder, tighten
+from personaagent.private_files import private_folder, tighten
+from personaagent.process_lock import ProcessLock
+from personaagent.whole_file import write_whole
 
 __all__ = ["HomeLock"]
 
@@ -20,7 +21,8 @@ class HomeLock:
     def __init__(self, home: Path) -> None:
         self._home = home
         self._folder = home / "run"
-        self._file: IO[str] | None = None
+        self._lock = ProcessLock(self._folder / "lock")
+        self._held = False
         self.left_behind: str | None = None  # mark of an owner that was killed
 
     @property
@@ -41,20 +43,19 @@ class HomeLock:
         try:
             private_folder(self._home)
             private_folder(self._folder)
-            file = open(self._folder / "lock", "a+", encoding="utf-8", opener=opener)  # noqa: SIM115 - kept while we run
+            if not self._lock.take():
+                return False
         except OSError as e:
-            raise StoreError(f"the home folder {self._home} cannot be written: {e.strerror or e}") from e
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            return False
+            raise self._error(e) from e
         tighten(self._home)
         self.left_behind = self.owner().get("mark")
-        file.truncate(0)
-        file.write(json.dumps({"pid": os.getpid(), "serving": serving, "mark": mark}))
-        file.flush()
-        self._file = file
+        self._held = True
+        try:
+            self._write_owner(json.dumps({"pid": os.getpid(), "serving": serving, "mark": mark}))
+        except StoreError:
+            self._held = False
+            self._lock.release()
+            raise
         self.note.unlink(missing_ok=True)  # left by a server that was killed
         return True
 
@@ -68,13 +69,10 @@ class HomeLock:
 
     def publish(self, note: dict[str, Any]) -> None:
         """Tell others how to reach the server; they see all of the note or none."""
-        partial = self.note.with_suffix(f".{os.getpid()}.tmp")
         try:
-            with open(partial, "w", encoding="utf-8", opener=opener) as file:
-                file.write(json.dumps(note))
-            partial.replace(self.note)
+            write_whole(self.note, json.dumps(note).encode(), private=True, durable=False)
         except OSError as e:
-            raise StoreError(f"the home folder {self._home} cannot be written: {e.strerror or e}") from e
+            raise self._error(e) from e
 
     def read(self) -> dict[str, Any] | None:
         """The running server's note; None while there is none."""
@@ -88,8 +86,20 @@ class HomeLock:
 
     def release(self) -> None:
         """Let go. Safe to call twice, and without holding it."""
-        if self._file is not None:
-            self.note.unlink(missing_ok=True)
-            self._file.truncate(0)  # nothing is left behind
-            self._file.close()
-            self._file = None
+        if self._held:
+            self._held = False
+            try:
+                self.note.unlink(missing_ok=True)
+                self._write_owner("")  # nothing is left behind
+            finally:
+                self._lock.release()
+
+    def _write_owner(self, text: str) -> None:
+        """Into the lock file itself, which stays the same one: another file in its place would be another lock."""
+        try:
+            (self._folder / "lock").write_text(text, "utf-8")
+        except OSError as e:
+            raise self._error(e) from e
+
+    def _error(self, error: OSError) -> StoreError:
+        return StoreError(f"the home folder {self._home} cannot be written: {error.strerror or error}")

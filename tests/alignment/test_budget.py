@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from alignment.budget import Budget, Caller
+from alignment.budget import Budget, Caller, patiently
 from alignment.slots import Slots
 from personaagent.errors import BudgetExceeded, LLMError, UnavailableError
 from personaagent.types import Usage
@@ -103,3 +103,62 @@ async def test_calls_sent_as_one_are_counted_each() -> None:
     with pytest.raises(LLMError):
         await c.call(fail, lambda u: u, 2)
     assert (c.budget.calls, run.calls) == (5, 5)
+
+
+class Clock:
+    """Time that passes only in waits and in calls."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.waits = 0.0, list[float]()
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
+
+        async def sleep(seconds: float) -> None:
+            self.waits.append(seconds)
+            self.now += seconds
+
+        monkeypatch.setattr("asyncio.sleep", sleep)
+
+
+async def test_attempts_get_rarer_and_time_counts_from_the_first_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = Clock(monkeypatch), 0
+
+    async def away() -> None:
+        nonlocal calls
+        calls += 1
+        clock.now += 1000 if calls == 1 else 0  # it takes long to find out that nobody is there
+        raise UnavailableError("gone")
+
+    with pytest.raises(UnavailableError, match="gone"):
+        await patiently(away, 36)
+    assert clock.waits == [0.5, 1, 2, 4, 8, 10, 10]
+    assert calls == 8
+    clock.waits.clear()
+    with pytest.raises(UnavailableError):
+        await patiently(away, 0)
+    assert clock.waits == []
+
+
+async def test_waiting_can_be_cancelled() -> None:
+    async def away() -> None:
+        raise UnavailableError("gone")
+
+    task = asyncio.create_task(patiently(away, 60, 30))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await patiently(away, 60, 30)
+
+
+async def test_whatever_makes_an_awaitable_is_awaited_and_tried_again() -> None:
+    left = [UnavailableError("gone")]
+
+    async def flaky() -> int:
+        if left:
+            raise left.pop()
+        return 7
+
+    assert await patiently(lambda: flaky(), 60, 0.001) == 7
+    assert left == []

@@ -117,6 +117,39 @@ def test_a_cluster_that_stays_away_is_an_error() -> None:
         Run(jobs)
 
 
+def test_how_long_a_cluster_is_waited_for() -> None:
+    waits: list[float] = []
+    jobs = Jobs()
+    jobs.down = 1_000
+    with (
+        jobs.client() as client,
+        pytest.raises(UnavailableError, match="did not take GET /api/jobs/: connection refused"),
+    ):
+        submit.submit(client, "r", [], sleep=waits.append)
+    assert waits == [10.0] * 30
+    assert jobs.down == 1_000 - 31
+
+
+@pytest.mark.parametrize(
+    ("answer", "waits", "reason"),
+    [
+        (httpx.Response(404, text="a page\nno such job"), 0, "HTTP 404 no such job"),
+        (httpx.Response(302), 0, "HTTP 302"),
+        (httpx.Response(503), 30, "HTTP 503"),
+        (httpx.Response(200, text="<html>"), 0, "an answer that is not JSON"),
+    ],
+)
+def test_an_answer_that_will_not_get_better_is_not_waited_for(answer: httpx.Response, waits: int, reason: str) -> None:
+    slept: list[float] = []
+    transport = httpx.MockTransport(lambda _: httpx.Response(answer.status_code, content=answer.content))
+    with (
+        httpx.Client(base_url="http://head:8265", transport=transport) as client,
+        pytest.raises(UnavailableError, match=reason),
+    ):
+        submit.follow(client, "r.1", print, sleep=slept.append)
+    assert len(slept) == waits
+
+
 def test_a_job_that_an_upgrade_took_along_is_an_error() -> None:
     with Jobs().client() as client, pytest.raises(UnavailableError, match="does not exist"):
         submit.follow(client, "r.1", print)

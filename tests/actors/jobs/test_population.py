@@ -17,7 +17,7 @@ import ray
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.jobs.aligner_actor import AlignerParts, AlignmentActor, AlignmentPool, align_users, aligned_earlier
+from actors.jobs.aligner_actor import AlignerParts, AlignmentActor, aligned_earlier
 from actors.jobs.population import RunProgress, estimate, learn_commons, read_users, run_population, select_users
 from actors.jobs.run_folder import RunFolder, erase_user, from_table, read_results, to_table
 from actors.memory.startup import start_memory
@@ -270,21 +270,6 @@ class TestCluster:
         self.check(memory, results, "run-2")
         assert all(r == before[r.user] for r in results if r.user in before)
 
-    async def test_the_pool_goes_on_when_its_actor_dies(self, cluster: str, tmp_path: Path) -> None:
-        memory = self.filled("three")
-        killed: list[str] = []
-
-        def kill_once(done: AlignmentResult) -> None:
-            if not killed:
-                killed.append(done.user)
-                for pid in tmp_path.iterdir():
-                    os.kill(int(pid.name), signal.SIGKILL)
-
-        parts = doubles.parts(memory, tmp_path, pause_s=0.01, users_per_batch=6, in_flight=4)
-        async with AlignmentPool(parts) as pool:
-            results = await pool.align(self.USERS, "run-3", kill_once)
-        self.check(memory, results, "run-3")
-
     async def test_over_the_real_memory_shards(self, cluster: str, tmp_path: Path) -> None:
         store = Settings(home=tmp_path, memory=MemorySettings(shards=2, tenant="population"))
         memory = await start_memory(store, HashEmbedder())
@@ -299,11 +284,6 @@ class TestCluster:
             assert [p.run for p in await memory.personas(user)] == [None, "run-5"]
         for number in range(2):
             ray.kill(ray.get_actor(f"memory-population-{number:02d}", namespace="personaagent"))
-
-    async def test_one_call_aligns_a_few_users(self, cluster: str, tmp_path: Path) -> None:
-        memory = self.filled("four")
-        results = await align_users(doubles.parts(memory, tmp_path), ["user 3", "user 1"])
-        assert [(r.user, r.outcome) for r in results] == [("user 3", "accepted"), ("user 1", "accepted")]
 
 
 _JOB = """

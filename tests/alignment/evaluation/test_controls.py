@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.evaluation.benchmark import Benchmark, Phase
-from alignment.evaluation.controls import SHUFFLES, Shuffle, randomised, shuffled
+from alignment.evaluation.controls import Shuffle, randomised, shuffled
 from personaagent.errors import InvalidInput
 from personaagent.types import Interaction, Kind
 
@@ -51,7 +52,7 @@ def texts(benchmark: Benchmark) -> dict[tuple[str, str], str]:
     return {(i.user, i.id): i.truth for i in learned if i.kind is Kind.TEXT and i.truth}
 
 
-@given(benchmarks(), st.sampled_from(SHUFFLES), st.integers(0, 3))
+@given(benchmarks(), st.sampled_from(get_args(Shuffle)), st.integers(0, 3))
 def test_shuffled_truths_are_valid_and_the_same_for_the_same_seed(
     benchmark: Benchmark, how: Shuffle, seed: int
 ) -> None:

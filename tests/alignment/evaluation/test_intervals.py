@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment.evaluation.intervals import Interval, bootstrap, mean_interval, paired_interval
+from alignment.evaluation.intervals import Interval, bootstrap, mean_interval
 
 pairs = st.lists(st.tuples(st.floats(-100, 100), st.sampled_from("abcdef")), min_size=1, max_size=40)
 
@@ -38,19 +38,6 @@ def test_it_covers_the_truth_about_as_often_as_it_says():
         found = mean_interval(values, [str(n // 4) for n in range(120)], draws=400, seed=trial)
         hits += found.low <= 0 <= found.high
     assert 0.88 <= hits / 200 <= 0.99
-
-
-def test_pairs_cancel_what_is_hard_for_both():
-    rng = np.random.default_rng(2)
-    users = [str(n) for n in range(40)]
-    before = list(rng.normal(0, 10, size=40))
-    after = [b + 1 + e for b, e in zip(before, rng.normal(0, 0.1, size=40), strict=True)]
-    gain = paired_interval(before, after, users)
-    assert gain.above_zero
-    assert gain.value == pytest.approx(1, abs=0.1)
-    assert not Interval(0.1, -0.1, 0.3).above_zero
-    with pytest.raises(ValueError, match="zip"):
-        paired_interval([1.0], [1.0, 2.0], ["a"])
 
 
 def test_of_a_single_user_nothing_is_said_beyond_the_value():

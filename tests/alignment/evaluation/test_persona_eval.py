@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -13,7 +13,7 @@ from alignment import rival_gepa as gepa_search
 from alignment.evaluation.persona_eval import Controls, PersonaEvaluation, plan_personas
 from alignment.evaluation.persona_report import persona_tables, write_persona_report
 from alignment.rewording import judged_on, judges
-from alignment.rival_searches import SEARCHES, Search, parts_of
+from alignment.rival_searches import Search, parts_of
 from personaagent.errors import InvalidInput, LLMError
 from personaagent.settings import AgentSettings, AlignmentSettings, Settings
 from personaagent.types import ChatRequest, ChatResult, Decision, Kind, Likelihood, LikelihoodRequest
@@ -100,7 +100,7 @@ async def test_own_words_are_better_than_others_and_none(tmp_path: Path) -> None
     assert phase["general"]["aligned-first"]["n"] == phase["alignment"]["new_words"]
 
 
-@pytest.mark.parametrize("search", [s for s in SEARCHES if s != "gepa"])
+@pytest.mark.parametrize("search", [s for s in get_args(Search) if s != "gepa"])
 async def test_no_search_sees_a_test_item(tmp_path: Path, search: Search) -> None:
     model = Model()
     seen: list[int] = []

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+from scipy import stats
 
 from alignment.evaluation.persona_arms import ArmRow
 from alignment.evaluation.persona_result import (
+    Estimate,
     Stage,
     alignment_of,
     by_luck,
@@ -105,3 +107,26 @@ def test_what_alignment_came_to() -> None:
     general = general_of(stage, {"ann": -9.0, "dora": -0.1})
     assert general["aligned-first"]["mean"] == -0.1  # of those with new words alone
     assert general["refused"]["mean"] == -0.4
+
+
+@pytest.mark.parametrize(("renewed", "users"), [(0, 1), (1, 1), (0, 7), (7, 7), (3, 40), (200, 1000)])
+def test_the_share_of_luck_has_the_interval_of_scipys_binomial_test(renewed: int, users: int) -> None:
+    names = [str(n) for n in range(users)]
+    stage = Stage(
+        results=[AlignmentResult(user=u, outcome=Outcome.REJECTED) for u in names],
+        words={},
+        spent={},
+        before={u: persona("before", 1) for u in names},
+        after={u: persona("after" if int(u) < renewed else "before", 2) for u in names},
+        seconds=1.0,
+    )
+    wanted = stats.binomtest(renewed, users).proportion_ci(0.95, "exact")
+    told = by_luck(stage, 0.05)
+    assert (told["low"], told["high"]) == (round(wanted.low, 4), round(wanted.high, 4))
+
+
+@pytest.mark.parametrize("users", [2, 3, 40, 1000])
+def test_the_interval_of_a_mean_is_students(users: int) -> None:
+    half = stats.t.ppf(0.975, users - 1) * 0.5
+    told = Estimate(1.0, 0.5, users, users).as_dict()
+    assert (told["low"], told["high"]) == (round(1.0 - half, 4), round(1.0 + half, 4))

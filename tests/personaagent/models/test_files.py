@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -172,17 +172,18 @@ def test_the_second_process_waits_for_the_first(tmp_path: Path, cache: Path, mon
     )
     assert first.stdout is not None
     assert first.stdout.readline() == "held\n"
-    real, seen = fcntl.flock, []
+    real, waits = time.sleep, []
 
-    def flock(file: Any, operation: int) -> None:
-        seen.append(operation)
-        folder(target)  # the first has finished meanwhile ...
-        first.communicate("\n")  # ... and lets go
-        real(file, operation)
+    def sleep(seconds: float) -> None:
+        if not waits:
+            folder(target)  # the first has finished meanwhile ...
+            first.communicate("\n")  # ... and lets go
+        waits.append(seconds)
+        real(seconds)
 
-    monkeypatch.setattr("personaagent.models.files.fcntl.flock", flock)
+    monkeypatch.setattr("time.sleep", sleep)
     assert models.resolve_llm(tree()) == str(target)
-    assert seen == [fcntl.LOCK_EX]
+    assert waits
 
 
 @pytest.mark.model

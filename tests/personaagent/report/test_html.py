@@ -25,7 +25,6 @@ from personaagent.report.html import (
     SideBySide,
     Table,
     Text,
-    persona_diff,
     write_atomically,
     write_report,
 )
@@ -183,17 +182,6 @@ def test_changed_words_are_marked(tmp_path: Path):
     assert re.findall(r"<ins>(.*?)</ins>", html) == ["green", "tea", "New line."]
     assert "Same." in reader.text
     assert "Nothing changed." in render(tmp_path, [Diff("", "")])[1].text
-
-
-@given(st.text(max_size=200), st.text(max_size=200))
-@settings(max_examples=60, deadline=None)
-def test_a_diff_for_the_terminal_holds_both_texts(old: str, new: str):
-    lines = persona_diff(old, new)
-    if old == new:
-        assert lines == []
-    else:
-        assert [x[2:] for x in lines if x[0] in " -"] == old.splitlines()
-        assert [x[2:] for x in lines if x[0] in " +"] == new.splitlines()
 
 
 def test_a_report_replaces_the_old_one_whole_or_not_at_all(tmp_path: Path):
