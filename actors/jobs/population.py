@@ -25,11 +25,18 @@ from personaagent.evidence.commons import Population
 from personaagent.settings import AlignmentSettings
 from personaagent.types import AlignmentResult, Outcome, UserSummary
 
-__all__ = ["CostEstimate", "RunProgress", "estimate", "learn_commons", "read_users", "run_population", "select_users"]
+__all__ = [
+    "CostEstimate",
+    "RunProgress",
+    "batch_size",
+    "estimate",
+    "learn_commons",
+    "read_users",
+    "run_population",
+    "select_users",
+]
 
 log = logging.getLogger(__name__)
-
-MOST_PARTS = 2_000  # files that the results of one start are written to, as long as batches can grow
 
 
 @dataclass(frozen=True)
@@ -179,6 +186,19 @@ def run_population(
         return [results[u] for u in planned]
 
 
+def batch_size(users: int, actors: int, most: int) -> int:
+    """How many users are aligned together, as a cohort: what the others of a batch gain is evidence in advance for each.
+
+    So a batch has as many users as allowed, unless actors would have none.
+
+    Args:
+        users: to align.
+        actors: that the pool may have.
+        most: users of a batch.
+    """
+    return max(1, min(most, -(-users // actors)))
+
+
 def _pipeline(
     parts: AlignerParts, users: Sequence[str], run: str, calls: int, tokens: int
 ) -> Iterator[list[AlignmentResult]]:
@@ -189,9 +209,7 @@ def _pipeline(
 
     settings = parts.alignment
     most = max(settings.actors, settings.max_actors)
-    # A batch is written when its slowest user is done, so batches are small: progress is seen, autoscaling has something
-    # to spread, a dead actor loses little. Large populations get larger ones, to keep the number of files in bounds.
-    size = max(1, min(settings.users_per_batch, len(users) // MOST_PARTS))
+    size = batch_size(len(users), most, settings.users_per_batch)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -18,7 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.jobs.aligner_actor import AlignerParts, AlignmentActor, aligned_earlier
-from actors.jobs.population import RunProgress, estimate, learn_commons, read_users, run_population, select_users
+from actors.jobs.population import (
+    RunProgress,
+    batch_size,
+    estimate,
+    learn_commons,
+    read_users,
+    run_population,
+    select_users,
+)
 from actors.jobs.run_folder import RunFolder, erase_user, from_table, read_results, to_table
 from actors.memory.startup import start_memory
 from alignment.plan import calls_of
@@ -299,3 +307,11 @@ home = Path(sys.argv[2])
 parts = doubles.parts(doubles.host("two"), home / "pids", pause_s=0.1, users_per_batch=2, in_flight=16)
 run_population(parts, TestCluster.USERS, "run-2", home)
 """
+
+
+@pytest.mark.parametrize(
+    ("users", "actors", "size"),
+    [(12, 1, 12), (1, 1, 1), (100, 1, 32), (64, 8, 8), (3, 8, 1), (100_000, 4, 32)],
+)
+def test_users_of_a_run_are_aligned_together_as_far_as_actors_are_not_idle(users: int, actors: int, size: int) -> None:
+    assert batch_size(users, actors, 32) == size
