@@ -27,9 +27,9 @@ from tests.support.api_world import World
 from tests.test_readme import DOCS, ROOT
 
 # Programs of others: their command lines are read by the shell alone.
-OTHERS = {"curl", "docker", "export", "grep", "helm", "kind", "kubectl", "make", "personaagent", "python"}
+OTHERS = {".ci/run", "curl", "docker", "export", "grep", "helm", "kind", "kubectl", "make", "personaagent", "python"}
 OTHERS |= {"schemathesis", "sed"}
-LANGUAGES = {"bash", "javascript", "json", "mermaid", "python", "yaml", ""}
+LANGUAGES = {"bash", "javascript", "json", "mermaid", "python", "text", "yaml", ""}
 WIDTH = 100
 
 
