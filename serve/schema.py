@@ -86,9 +86,8 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = Annotated[
-    int, Field(strict=True), BeforeValidator(_whole)
-]  # to JSON 2.0 is an integer, too; true and "2" are none
+# To JSON 2.0 is an integer, too; true and "2" are none.
+Whole = Annotated[int, Field(strict=True), BeforeValidator(_whole)]
 
 
 class Body(BaseModel):

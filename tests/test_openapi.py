@@ -92,3 +92,13 @@ async def test_the_three_forms_of_interactions_are_described_and_taken(body: Any
     assert not validator.is_valid({"question": "q"})
     InteractionsBody.model_validate(body)
     assert (await World().post("anna", "/interactions", body)).status_code == 200
+
+
+async def test_what_validators_refuse_the_document_refuses_and_null_is_as_good_as_absent() -> None:
+    document = await described()
+    schemas = document["components"]["schemas"]
+    assert schemas["RollbackBody"]["properties"]["number"]["minimum"] == 1
+    assert schemas["Question"]["properties"]["choices"]["items"]["pattern"] == r"\S"
+    assert {"type": "null"} in schemas["ClaimBody"]["properties"]["kind"]["anyOf"]
+    for _, _, operation in operations(document):
+        assert not any("null" in str(p["schema"].get("type", p["schema"])) for p in operation.get("parameters", []))
