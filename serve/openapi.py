@@ -147,7 +147,6 @@ _FIELDS: dict[tuple[str, str], Node] = {
     ("FeedbackBody", "truth"): _SAID,
     ("Question", "query"): _SAID,
     ("Question", "choices"): {"type": "array", "items": _SAID, "minItems": 2, "uniqueItems": True},
-    ("RollbackBody", "number"): {"type": "integer", "minimum": 1},
     ("ChatBody", "tool_choice"): {
         "anyOf": [
             {"enum": ["none", "auto", "required"]},

@@ -369,7 +369,7 @@ class PersonaBody(Body):
 class RollbackBody(Body):
     """POST .../persona/rollback: the version to go back to."""
 
-    number: Annotated[Whole, Field(ge=1)]
+    number: Annotated[int, Field(strict=True, ge=1), BeforeValidator(_whole)]
 
 
 class PinBody(Body):

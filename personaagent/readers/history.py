@@ -14,9 +14,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
+from personaagent.base import why
 from personaagent.errors import FutureTimeError
 from personaagent.incoming import InteractionLine, Reading, first_times
-from personaagent.readers.base import ReadResult, Record, loads, opened, why
+from personaagent.readers.base import ReadResult, Record, loads, opened
 from personaagent.readers.kinds import refuse_other_kinds
 from personaagent.types import Interaction, Persona, Profile, utc_now
 
