@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from fastapi import Body, Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import AfterValidator, BeforeValidator, TypeAdapter
+from pydantic import BeforeValidator, TypeAdapter
 
 from personaagent import deadline
 from personaagent.agent import Agent, Reply
@@ -22,13 +22,11 @@ from personaagent.errors import ConflictError, NotFoundError
 from personaagent.explanation import Question, explain
 from personaagent.first_persona import foreseen
 from personaagent.housekeeping import Housekeeping
-from personaagent.incoming import said
 from personaagent.limits import check_question
 from personaagent.persona import add, again, pin_claim, strike, written
 from personaagent.protocols import LLM, Embedder, Memory, export_pages
 from personaagent.settings import Settings
 from personaagent.types import (
-    MAX_TEXT,
     AlignmentResult,
     ForgetReceipt,
     Interaction,
@@ -61,6 +59,7 @@ from .schema import (
     PersonaBody,
     PinBody,
     RollbackBody,
+    Said,
     completion,
     explanation,
     sse,
@@ -302,7 +301,7 @@ def _add_users(app: FastAPI, services: Services) -> None:
     @app.get("/v1/users/{user}/memory", response_model=None)
     async def recall(
         user: KnownUser,
-        query: Annotated[Annotated[str, AfterValidator(said)] | None, Query(max_length=MAX_TEXT)] = None,
+        query: Annotated[Said | None, Query()] = None,
         k: Annotated[int, Query(ge=1, le=1000)] = 10,
     ) -> dict[str, Any]:
         """Episodes that a query recalls, best first; without a query the newest ones, newest first."""

@@ -144,7 +144,6 @@ _INTERACTION: dict[str, Node] = {
 # What validators ask of fields, beyond the fields' types.
 _SAID: Node = {"type": "string", "pattern": r"\S", "maxLength": MAX_TEXT}
 _FIELDS: dict[tuple[str, str], Node] = {
-    ("FeedbackBody", "truth"): _SAID,
     ("Question", "query"): _SAID,
     ("Question", "choices"): {"type": "array", "items": _SAID, "minItems": 2, "uniqueItems": True},
     ("ChatBody", "tool_choice"): {
@@ -260,8 +259,6 @@ def _complete(path: str, method: str, operation: Node, keyed: bool) -> None:
         kinds = parameter["schema"].get("anyOf", ())
         if {"type": "null"} in kinds:
             parameter["schema"]["anyOf"] = [kind for kind in kinds if kind != {"type": "null"}]
-        if parameter["name"] == "query":
-            parameter["schema"] = _SAID
     if path == "/v1/chat/completions":
         responses["200"]["headers"] = {"X-Interaction-Id": _ID, **_TOLD}
     for status in _ERRORS:

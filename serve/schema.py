@@ -59,6 +59,7 @@ __all__ = [
     "PersonaBody",
     "PinBody",
     "RollbackBody",
+    "Said",
     "completion",
     "explanation",
 ]
@@ -88,6 +89,10 @@ def _whole(value: Any) -> Any:
 
 # To JSON 2.0 is an integer, too; true and "2" are none.
 Whole = Annotated[int, Field(strict=True), BeforeValidator(_whole)]
+
+
+# A text in which there is something to read. The pattern is for the OpenAPI document; what `said` asks is more than that.
+Said = Annotated[str, Field(max_length=MAX_TEXT, json_schema_extra={"pattern": r"\S"}), AfterValidator(said)]
 
 
 class Body(BaseModel):
@@ -332,7 +337,7 @@ class FeedbackBody(Body):
     A `rating` of 1 confirms the answer as the truth; one of -1 refuses it, with what was wanted instead or without.
     """
 
-    truth: Annotated[str, Field(max_length=MAX_TEXT)] | None = None
+    truth: Said | None = None
     rating: Annotated[Literal[1, -1], BeforeValidator(_number)] | None = None
 
     @model_validator(mode="after")
@@ -342,11 +347,6 @@ class FeedbackBody(Body):
         if self.truth is not None and self.rating == 1:
             raise ValueError("a rating of 1 says that the answer is the truth; send that or another truth, not both")
         return self
-
-    @field_validator("truth")
-    @classmethod
-    def _said(cls, value: str | None) -> str | None:
-        return None if value is None else said(value)
 
 
 class DecisionBody(Decision):
@@ -360,7 +360,7 @@ class DecisionBody(Decision):
 class PersonaBody(Body):
     """PUT .../persona: a version written by hand. `expected`: the version it must replace, if that matters; 0 is none."""
 
-    text: Annotated[str, AfterValidator(said), Field(min_length=1, max_length=MAX_TEXT)]
+    text: Said
     decision: DecisionBody | None = None
     pinned: Annotated[bool, Field(strict=True)] | None = None
     expected: Whole | None = None
@@ -381,7 +381,7 @@ class PinBody(Body):
 class ClaimBody(Body):
     """POST .../persona/claims: something said of the user on a person's word. `expected` as in `PersonaBody`."""
 
-    text: Annotated[str, AfterValidator(said), Field(min_length=1, max_length=MAX_TEXT)]
+    text: Said
     kind: ClaimKind = ClaimKind.FACT
     expected: Whole | None = None
 
