@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-__all__ = ["Frozen", "encodable", "readable", "repaired"]
+__all__ = ["Frozen", "encodable", "readable", "repaired", "why"]
 
 
 class Frozen(BaseModel):
@@ -49,3 +50,15 @@ def repaired(value: Any) -> Any:
     if isinstance(value, list):
         return [repaired(inner) for inner in value]
     return value
+
+
+def why(error: Exception) -> str:
+    """A validation error as one line: the field, and what is wrong with it. Never repeats the user's text."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        return f"{where}: {reason}" if where else reason
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error.msg} at character {error.pos + 1}"
+    return str(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import ray
+from ray._common.tls_utils import add_port_to_grpc_server
 from ray.serve._private import replica
 
 from serve.http.sites import is_local
@@ -26,7 +27,5 @@ def stay_local() -> None:
 
 
 def _add_local_port(server: Any, address: str) -> int:
-    from ray._common.tls_utils import add_port_to_grpc_server
-
     host = ray.util.get_node_ip_address()
     return int(add_port_to_grpc_server(server, address.replace(_ANY, f"{host}:", 1)))

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
+from personaagent.base import why
 from personaagent.errors import FutureTimeError, InvalidInput, NotFoundError
 from personaagent.memory.changes import Incoming
 from personaagent.memory.limits import chunks
@@ -332,16 +333,9 @@ def _reason(error: Exception) -> str:
     """What is wrong with a line, in words; it never repeats the user's text."""
     if isinstance(error, InvalidInput):
         return error.message
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        what = str(first["msg"]).removeprefix("Value error, ")
-        return f"{where}: {what}" if where else what
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON: {error.msg} at character {error.pos + 1}"
     if isinstance(error, RecursionError):
         return "JSON is nested too deeply"
-    return f"`{error.args[0]}` is missing" if isinstance(error, KeyError) else str(error)
+    return f"`{error.args[0]}` is missing" if isinstance(error, KeyError) else why(error)
 
 
 def _arrival(value: Any) -> int:

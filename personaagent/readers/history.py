@@ -14,10 +14,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
+from personaagent.base import why
 from personaagent.errors import FutureTimeError
 from personaagent.memory.incoming import InteractionLine, Reading, first_times
 from personaagent.readers.kinds import refuse_other_kinds
-from personaagent.readers.read_result import ReadResult, Record, loads, opened, why
+from personaagent.readers.read_result import ReadResult, Record, loads, opened
 from personaagent.types import Interaction, Persona, Profile, utc_now
 
 __all__ = ["read"]

@@ -66,9 +66,7 @@ def _kind(head: bytes) -> str | None:
     text = head.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").lstrip()
     lines = [line.decode("utf-8", "replace") for line in raw[:SAMPLE]]
     begins = "".join(lines[0].split())
-    if begins == "[" or (begins.startswith("[{") and len(lines) == 1):
-        return ARRAY
-    if begins.startswith("[{") and not _is_json(lines[0]):
+    if begins == "[" or (begins.startswith("[{") and (len(lines) == 1 or not _is_json(lines[0]))):
         return ARRAY
     commas = sum(line.rstrip().endswith(",") and _is_json(line.rstrip()[:-1]) for line in lines)
     if commas > len(lines) / 2:

@@ -14,8 +14,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from personaagent.base import why
 from personaagent.errors import InvalidInput
-from personaagent.readers.read_result import ReadResult, checked, json_items, loads, opened, why
+from personaagent.readers.read_result import ReadResult, checked, json_items, loads, opened
 from personaagent.types import MAX_TEXT, Interaction
 
 __all__ = ["CATEGORIES", "STARS", "TAGS", "TASKS", "lamp_label", "lamp_tests", "read"]

@@ -18,8 +18,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import IO
 
+from personaagent.base import why
 from personaagent.errors import InvalidInput
-from personaagent.readers.read_result import ReadResult, checked, why
+from personaagent.readers.read_result import ReadResult, checked
 from personaagent.types import Interaction
 
 __all__ = ["QUESTION", "RATINGS", "Movie", "movielens_split", "read", "split_newest"]

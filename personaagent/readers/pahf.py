@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from personaagent.base import why
 from personaagent.errors import InvalidInput
-from personaagent.readers.read_result import ReadResult, json_items, why
+from personaagent.readers.read_result import ReadResult, json_items
 from personaagent.types import Interaction
 
 __all__ = ["LEARNING", "PHASES", "pahf_phase", "read"]

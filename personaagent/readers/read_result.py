@@ -13,12 +13,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from personaagent.base import why
 from personaagent.errors import InvalidInput
 from personaagent.types import Interaction, Persona, Profile, future_fault
 
-__all__ = ["LineError", "ReadResult", "Record", "checked", "existing", "json_items", "loads", "opened", "why"]
+__all__ = ["LineError", "ReadResult", "Record", "checked", "existing", "json_items", "loads", "opened"]
 
 _CHUNK = 1 << 20  # characters read at a time
 
@@ -136,18 +135,6 @@ def json_items(path: Path, wanted: str) -> Iterator[tuple[int, Any]]:
     if isinstance(first[1], ValueError):
         raise InvalidInput(f"{path} is not readable JSON ({first[1]}); give {wanted}")
     return chain([first], items)
-
-
-def why(error: Exception) -> str:
-    """A validation error as one line: the field, and what is wrong with it. Never repeats the user's text."""
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        reason = str(first["msg"]).removeprefix("Value error, ")
-        return f"{where}: {reason}" if where else reason
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON: {error.msg} at character {error.pos + 1}"
-    return str(error)
 
 
 def _array(path: Path) -> Iterator[tuple[int, Any]]:

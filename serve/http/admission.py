@@ -23,13 +23,14 @@ from personaagent.settings import ServeSettings
 from serve.http.failures import error_response, retry_after
 from serve.http.turnover import Turnover
 
-__all__ = ["CHATS", "PLACES", "Admission", "Load", "is_chat"]
+__all__ = ["CHATS", "PLACES", "Admission", "Load", "is_chat", "refusal"]
 
 log = logging.getLogger(__name__)
 
 CHATS = 128  # under way in a replica, unless somebody knows better
 PROBES = frozenset({"healthz", "readyz"})
-PLACES = b"x-personaagent-places"  # header of a router's answers to chats, for `serve.http.edge`: chats that all routers take
+# Header of a router's answers to chats, for `serve.http.edge`: how many chats all routers take.
+PLACES = b"x-personaagent-places"
 GRACE_S = 2.0  # for a stream that has begun to say that its time is over
 
 
@@ -39,11 +40,15 @@ class Door:
 
     what: str
     limit: int
-    inside: int = 0
     refused: int = 0  # since the start
 
     def __post_init__(self) -> None:
         self.turnover = Turnover(self.limit)
+
+    @property
+    def inside(self) -> int:
+        """How many are under way."""
+        return self.turnover.inside
 
     @property
     def full(self) -> bool:
@@ -122,7 +127,7 @@ class Admission:
             if started:  # all that is left is to break off, which tells the client that something is missing
                 log.warning("a response was broken off: its time was over")
                 return
-            await _refusal(e)(scope, receive, watched)
+            await refusal(e)(scope, receive, watched)
 
     @asynccontextmanager
     async def _read(self, scope: Scope, receive: Receive, door: Door) -> AsyncIterator[list[Message] | None]:
@@ -200,7 +205,6 @@ class Admission:
                 limit.reschedule(asyncio.get_running_loop().time())
 
         at = asyncio.get_running_loop().time() + seconds
-        door.inside += 1
         number = door.turnover.begin()
         try:
             async with asyncio.timeout_at(at) as limit:
@@ -216,7 +220,6 @@ class Admission:
             if not left.is_set():
                 raise DeadlineExceeded from e
         finally:
-            door.inside -= 1
             door.turnover.end(number)
 
 
@@ -234,7 +237,8 @@ def _takes_long(method: str, segments: list[str]) -> bool:
     return rest in (["align"], ["interactions"]) if method == "POST" else rest == ["export"]
 
 
-def _refusal(error: PersonaAgentError | HTTPException) -> JSONResponse:
+def refusal(error: PersonaAgentError | HTTPException) -> JSONResponse:
+    """The answer to a request that is not let in."""
     if isinstance(error, PersonaAgentError):
         return JSONResponse(error.body(), error.status, headers=retry_after(error))
     code = {408: "request_timeout", 413: "request_too_large"}.get(error.status_code)

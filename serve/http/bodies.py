@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-__all__ = ["Body", "Whole", "whole"]
+from personaagent.memory.incoming import said
+from personaagent.types import MAX_TEXT
+
+__all__ = ["Body", "Said", "Whole", "whole"]
 
 
 def whole(value: Any) -> Any:
@@ -17,6 +20,9 @@ def whole(value: Any) -> Any:
 
 # To JSON 2.0 is an integer, too; true and "2" are none.
 Whole = Annotated[int, Field(strict=True), BeforeValidator(whole)]
+
+# A text in which there is something to read. The pattern is for the OpenAPI document; what `said` asks is more than that.
+Said = Annotated[str, Field(max_length=MAX_TEXT, json_schema_extra={"pattern": r"\S"}), AfterValidator(said)]
 
 
 class Body(BaseModel):

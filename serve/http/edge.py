@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from fastapi.responses import JSONResponse
 from ray.util.metrics import Counter
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,7 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from personaagent.errors import OverloadedError
-from serve.http.admission import PLACES, is_chat
+from serve.http.admission import PLACES, is_chat, refusal
 from serve.http.failures import error_body, error_response
 from serve.http.shedding import Shedding
 
@@ -73,10 +72,12 @@ class Edge:
             return
         if (seconds := self._chats.refuse()) is not None:
             self._shed()
-            await refusal(seconds)(scope, receive, send)
+            error = OverloadedError("the server has as many chats under way as it takes; try again soon")
+            error.after_s = seconds
+            await refusal(error)(scope, receive, send)
             return
         number = self._chats.begin()
-        sent = _Sent(send, lambda status: self._chats.answered(number, status), self._chats.learn)
+        sent = _Sent(send, self._chats.answered, self._chats.learn)
         try:
             await self._pass(scope, receive, sent)
         finally:
@@ -113,12 +114,6 @@ class _Sent:
             self.retry_after = headers.get(b"retry-after", b"").decode("latin-1") or None
         if self.passing:
             await self.send(message)
-
-
-def refusal(seconds: int) -> ASGIApp:
-    """The answer to a chat that is refused here, as a router would give it."""
-    body = OverloadedError("the server has as many chats under way as it takes; try again soon").body()
-    return JSONResponse(body, OverloadedError.status, headers={"Retry-After": str(seconds)})
 
 
 def _answer(status: int, retry_after: str | None) -> ASGIApp:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from personaagent.errors import FutureTimeError
-from personaagent.memory.incoming import InteractionLine, Reading, first_times, said
-from personaagent.types import MAX_TEXT, Interaction
-from serve.http.bodies import Body
+from personaagent.memory.incoming import InteractionLine, Reading, first_times
+from personaagent.types import Interaction
+from serve.http.bodies import Body, Said
 
 __all__ = ["MAX_INTERACTIONS", "FeedbackBody", "InteractionsBody"]
 
@@ -71,7 +71,7 @@ class FeedbackBody(Body):
     A `rating` of 1 confirms the answer as the truth; one of -1 refuses it, with what was wanted instead or without.
     """
 
-    truth: Annotated[str, Field(max_length=MAX_TEXT)] | None = None
+    truth: Said | None = None
     rating: Annotated[Literal[1, -1], BeforeValidator(_number)] | None = None
 
     @model_validator(mode="after")
@@ -81,8 +81,3 @@ class FeedbackBody(Body):
         if self.truth is not None and self.rating == 1:
             raise ValueError("a rating of 1 says that the answer is the truth; send that or another truth, not both")
         return self
-
-    @field_validator("truth")
-    @classmethod
-    def _said(cls, value: str | None) -> str | None:
-        return None if value is None else said(value)

@@ -143,10 +143,8 @@ _INTERACTION: dict[str, Node] = {
 # What validators ask of fields, beyond the fields' types.
 _SAID: Node = {"type": "string", "pattern": r"\S", "maxLength": MAX_TEXT}
 _FIELDS: dict[tuple[str, str], Node] = {
-    ("FeedbackBody", "truth"): _SAID,
     ("Question", "query"): _SAID,
     ("Question", "choices"): {"type": "array", "items": _SAID, "minItems": 2, "uniqueItems": True},
-    ("RollbackBody", "number"): {"type": "integer", "minimum": 1},
     ("ChatBody", "tool_choice"): {
         "anyOf": [
             {"enum": ["none", "auto", "required"]},

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, ConfigDict, Field, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator
 
 from personaagent.claims import ClaimKind
-from personaagent.memory.incoming import said
-from personaagent.types import MAX_TEXT, Decision
-from serve.http.bodies import Body, Whole, whole
+from personaagent.types import Decision
+from serve.http.bodies import Body, Said, Whole, whole
 
 __all__ = ["ClaimBody", "ClaimPinBody", "PersonaBody", "PinBody", "RollbackBody"]
 
@@ -25,7 +24,7 @@ class DecisionBody(Decision):
 class PersonaBody(Body):
     """PUT .../persona: a version written by hand. `expected`: the version it must replace, if that matters; 0 is none."""
 
-    text: Annotated[str, AfterValidator(said), Field(min_length=1, max_length=MAX_TEXT)]
+    text: Said
     decision: DecisionBody | None = None
     pinned: Annotated[bool, Field(strict=True)] | None = None
     expected: Whole | None = None
@@ -34,7 +33,7 @@ class PersonaBody(Body):
 class RollbackBody(Body):
     """POST .../persona/rollback: the version to go back to."""
 
-    number: Annotated[Whole, Field(ge=1)]
+    number: Annotated[int, Field(strict=True, ge=1), BeforeValidator(whole)]
 
 
 class PinBody(Body):
@@ -46,7 +45,7 @@ class PinBody(Body):
 class ClaimBody(Body):
     """POST .../persona/claims: something said of the user on a person's word. `expected` as in `PersonaBody`."""
 
-    text: Annotated[str, AfterValidator(said), Field(min_length=1, max_length=MAX_TEXT)]
+    text: Said
     kind: ClaimKind = ClaimKind.FACT
     expected: Whole | None = None
 

@@ -24,8 +24,6 @@ class Shedding:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock`: seconds that only grow."""
         self._clock = clock
-        self._inside: dict[int, int] = {}  # chats under way, with their number in `_turnover`
-        self._next = 0
         self._bound: int | None = None  # chats that were under way when one was refused
         self._most: int | None = None  # that all routers together take
         self._probe_at = 0.0
@@ -34,7 +32,7 @@ class Shedding:
     def refuse(self) -> int | None:
         """Whether to refuse the next chat: in how many seconds it should come again, or None to let it through."""
         bound = self._most if self._bound is None else self._bound
-        if bound is None or len(self._inside) < bound:
+        if bound is None or self._turnover.inside < bound:
             return None
         self._turnover.places = bound
         if self._clock() >= self._probe_at:
@@ -48,13 +46,11 @@ class Shedding:
 
     def begin(self) -> int:
         """A chat is let through; its number."""
-        self._next += 1
-        self._inside[self._next] = self._turnover.begin()
-        return self._next
+        return self._turnover.begin()
 
-    def answered(self, number: int, status: int) -> None:
+    def answered(self, status: int) -> None:
         """What the routers say to a chat, before its answer is complete."""
-        others = len(self._inside) - 1
+        others = self._turnover.inside - 1
         if status == 429:
             self._bound = max(1, others)
             self._probe_at = self._clock() + PROBE_S
@@ -63,10 +59,9 @@ class Shedding:
 
     def end(self, number: int, status: int | None) -> None:
         """A chat has ended. `status`: of its answer; None if there was none."""
-        begun = self._inside.pop(number)
         if status is not None and status < 400:
-            self._turnover.end(begun)
+            self._turnover.end(number)
         else:
-            self._turnover.drop(begun)
-        if not self._inside:
+            self._turnover.drop(number)
+        if not self._turnover.inside:
             self._bound = None

@@ -34,6 +34,11 @@ class Turnover:
         self._refused: deque[float] = deque()  # when those who wait were to come again
         self._next = 0
 
+    @property
+    def inside(self) -> int:
+        """Pieces of work that are under way."""
+        return len(self._begun)
+
     def begin(self) -> int:
         """A piece of work has begun; its number."""
         self._next += 1

@@ -8,15 +8,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
-from pydantic import AfterValidator
 
 from actors.forget import forget_everywhere
 from personaagent.agent.explanation import Question, explain, why
 from personaagent.errors import UnknownUserError
-from personaagent.memory.incoming import said
 from personaagent.protocols import export_pages
 from personaagent.types import (
-    MAX_TEXT,
     ForgetReceipt,
     Profile,
     RecallQuery,
@@ -24,6 +21,7 @@ from personaagent.types import (
     UserSummary,
     user_key,
 )
+from serve.http.bodies import Said
 from serve.http.dependencies import AppMemory, AppServices, KnownUser, User
 from serve.http.middleware import JsonRoute
 
@@ -76,7 +74,7 @@ async def profile(user: KnownUser, memory: AppMemory) -> Profile:
 async def recall(
     user: KnownUser,
     memory: AppMemory,
-    query: Annotated[Annotated[str, AfterValidator(said)] | None, Query(max_length=MAX_TEXT)] = None,
+    query: Annotated[Said | None, Query()] = None,
     k: Annotated[int, Query(ge=1, le=1000)] = 10,
 ) -> dict[str, Any]:
     """Episodes that a query recalls, best first; without a query the newest ones, newest first."""

@@ -71,7 +71,7 @@ def test_a_proxy_refuses_by_itself_what_its_routers_would_until_they_take_more()
     assert [chats.refuse() for _ in range(4)] == [None] * 4
     inside = [chats.begin() for _ in range(4)]
     for number in inside[2:]:
-        chats.answered(number, 429)
+        chats.answered(429)
         chats.end(number, 429)
     assert (chats.refuse() or 0) >= 1
     clock.now += PROBE_S  # one may ask again
@@ -83,7 +83,7 @@ def test_a_proxy_refuses_by_itself_what_its_routers_would_until_they_take_more()
     clock.now += PROBE_S
     assert chats.refuse() is None
     number = chats.begin()
-    chats.answered(number, 200)  # another router has come
+    chats.answered(200)  # another router has come
     assert chats.refuse() is None
 
 
@@ -100,7 +100,7 @@ def test_a_proxy_without_chats_refuses_nobody() -> None:
     for status in (429, None):
         number = chats.begin()
         if status is not None:
-            chats.answered(number, status)
+            chats.answered(status)
         chats.end(number, status)
         assert chats.refuse() is None
 
