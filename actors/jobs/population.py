@@ -1,12 +1,15 @@
 """Aligns whole populations as a Ray Data pipeline over an autoscaling pool of alignment actors.
 
-Results go to disk batch by batch (`actors.jobs.run_folder`). The same run id goes on where a killed job stopped: users with a
+Results go to disk as they come (`actors.jobs.run_folder`). The same run id goes on where a killed job stopped: users with a
 result are left out, and of the others the store tells which ones the run has aligned already.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +40,8 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+GATHER_S = 0.5  # results of a batch that come within so long are written together: a run leaves no file for each user
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,7 @@ def run_population(
         users: whom to align. A run that resumes keeps to the users of its first start, with any new ones behind.
         run: the run's id; the same id resumes.
         home: of the results.
-        on_progress: called at the start and after each batch.
+        on_progress: called at the start, and whenever there are more results.
         held: the run's folder, if the caller entered it before it listed the users, so that nobody forgotten since is in it.
 
     Returns:
@@ -168,7 +173,6 @@ def run_population(
     with held or RunFolder(home, run) as folder:
         planned = folder.plan(users)
         results = {u: r for u, r in folder.results().items() if r.outcome is not Outcome.FAILED}
-        todo = [u for u in planned if u not in results]
         earlier, started, fresh = folder.seconds, time.monotonic(), list[AlignmentResult]()
 
         def report() -> None:
@@ -178,11 +182,15 @@ def run_population(
                 on_progress(_progress(results, fresh, len(planned), seconds))
 
         report()
-        for batch in _pipeline(parts, todo, run, sum(r.calls for r in results.values()), _tokens(results.values())):
-            folder.write(batch)
-            results.update((r.user, r) for r in batch)
-            fresh += batch
-            report()
+        # Of a batch whose actor died Ray takes the tables of the second try from the number on at which the first one ended.
+        # They hold other users by then, so whoever is missing in the end is asked for again.
+        while todo := [u for u in planned if u not in results]:
+            for group in _pipeline(parts, todo, run, sum(r.calls for r in results.values()), _tokens(results.values())):
+                new = [r for r in group if r.user not in results]
+                folder.write(new)
+                results.update((r.user, r) for r in new)
+                fresh += new
+                report()
         return [results[u] for u in planned]
 
 
@@ -202,9 +210,7 @@ def batch_size(users: int, actors: int, most: int) -> int:
 def _pipeline(
     parts: AlignerParts, users: Sequence[str], run: str, calls: int, tokens: int
 ) -> Iterator[list[AlignmentResult]]:
-    """Results batch by batch as they come; `calls` and `tokens` are what the run has spent before."""
-    if not users:
-        return
+    """Results in groups as they come; `calls` and `tokens` are what the run has spent before."""
     import ray.data  # takes seconds, and only this needs it
 
     settings = parts.alignment
@@ -213,6 +219,7 @@ def _pipeline(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.target_max_block_size = 1  # byte: what an actor has yielded is passed on at once
     if not log.isEnabledFor(logging.DEBUG):  # progress is ours to report
         logging.getLogger("ray.data").setLevel(logging.ERROR)
     data = ray.data.from_items([{"user": u} for u in users], override_num_blocks=-(-len(users) // size)).map_batches(
@@ -225,6 +232,7 @@ def _pipeline(
             max_size=most,
             # One more than it takes to have `users_per_batch` users under way, so that the end of a batch idles nothing.
             max_concurrent_calls_per_actor=-(-settings.users_per_batch // size) + 1,
+            enable_true_multi_threading=True,  # the calls' threads only wait for the one that has the event loop
         ),
         num_cpus=settings.actor_cpus,
     )
@@ -233,22 +241,58 @@ def _pipeline(
 
 
 class _Align:
-    """One of Ray Data's actors: a table of users in, a table of results out."""
+    """One of Ray Data's actors: a table of users in, tables of their results out, as they come.
+
+    Its call is a plain generator, whose tables Ray Data passes on one by one; those of an asynchronous one it keeps until
+    the generator has ended (Ray 2.60).
+    """
 
     def __init__(self, parts: AlignerParts, run: str) -> None:
         self._actor = AlignmentActor(parts)
         self._run = run
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
-    async def __call__(self, users: pa.Table) -> pa.Table:
+    def __call__(self, users: pa.Table) -> Iterator[pa.Table]:
         """One row per user, whatever happens."""
-        names = users["user"].to_pylist()
+        found = queue.SimpleQueue[AlignmentResult | None]()
+        work = asyncio.run_coroutine_threadsafe(self._align(users["user"].to_pylist(), found.put), self._loop)
+        for group in _groups(found):
+            yield to_table(group)
+        work.result()
+
+    async def _align(self, users: Sequence[str], put: Callable[[AlignmentResult | None], None]) -> None:
+        left = dict.fromkeys(users)
         try:
-            results = await self._actor.align(names, self._run)
+            async for result in self._actor.stream(users, self._run):
+                left.pop(result.user, None)
+                put(result)
         except Exception as e:
-            log.debug("a batch of %d users failed", len(names), exc_info=True)
+            log.debug("%d users of a batch of %d failed", len(left), len(users), exc_info=True)
             reason = f"error: {type(e).__name__}"
-            results = [AlignmentResult(user=u, outcome=Outcome.FAILED, reason=reason, run=self._run) for u in names]
-        return to_table(results)
+            for user in left:
+                put(AlignmentResult(user=user, outcome=Outcome.FAILED, reason=reason, run=self._run))
+        finally:
+            put(None)
+
+
+def _groups(found: queue.SimpleQueue[AlignmentResult | None]) -> Iterator[list[AlignmentResult]]:
+    """What is put there until None, and with each what follows within `GATHER_S`."""
+    group, until = list[AlignmentResult](), 0.0
+    while True:
+        try:
+            result = found.get(timeout=max(0.0, until - time.monotonic()) if group else None)
+        except queue.Empty:
+            yield group
+            group = []
+            continue
+        if result is None:
+            break
+        if not group:
+            until = time.monotonic() + GATHER_S
+        group.append(result)
+    if group:
+        yield group
 
 
 def _share(parts: AlignerParts, actors: int, calls: int, tokens: int) -> AlignerParts:

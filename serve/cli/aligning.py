@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from personaagent.types import AlignmentResult
     from serve.runtime.system import System
 
-__all__ = ["register"]
+__all__ = ["align_population", "register"]
 
 
 async def align(
@@ -72,7 +72,8 @@ async def align(
                 return None
             started = time.perf_counter()
             everybody = [] if named else [s.user for s in summaries if s.truths]
-            results = await _population(run, system, chosen, name, everybody, folder)
+            run.output.note(f"run {name}; if it is interrupted, `personaagent align --run-id {name}` goes on")
+            results = await align_population(run, system, chosen, name, everybody, folder)
             seconds = time.perf_counter() - started
     _show(run, name, results, seconds)
     if report is not None:
@@ -81,14 +82,28 @@ async def align(
     return EXIT_ERROR if any(r.outcome is Outcome.FAILED for r in results) else None
 
 
-async def _population(
-    run: Run, system: System, users: Sequence[str], name: str, everybody: Sequence[str], held: RunFolder | None
+async def align_population(
+    run: Run,
+    system: System,
+    users: Sequence[str],
+    name: str,
+    everybody: Sequence[str] = (),
+    held: RunFolder | None = None,
 ) -> list[AlignmentResult]:
+    """Align users as one run of the population job, with its progress on the terminal; as `run_population`.
+
+    Args:
+        run: of the program.
+        system: whose users they are.
+        users: whom to align.
+        name: the run's id.
+        everybody: whose memory tells what people have in common, learned first; nobody: nothing is learned.
+        held: the run's folder, if it was entered before the users were listed.
+    """
     from actors.jobs.aligner_actor import AlignerParts
     from actors.jobs.population import learn_commons, run_population
 
     parts = AlignerParts(system.llm, system.embedder, system.memory, system.settings.agent, system.settings.alignment)
-    run.output.note(f"run {name}; if it is interrupted, `personaagent align --run-id {name}` goes on")
     if everybody and (learned := await learn_commons(parts, everybody, name, system.settings.home, held)) is not None:
         common = f"learned what {learned.users} people have in common"
         run.output.note(common if learned.foretells else "people have nothing in common that predicts what they choose")

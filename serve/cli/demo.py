@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -177,21 +178,13 @@ async def _answer(run: Run, system: System) -> list[list[Reply]]:
 
 
 async def _align(run: Run, system: System, story: Story) -> None:
-    from actors.jobs.aligner_actor import AlignerParts, AlignmentActor
     from personaagent.types import Outcome
+    from serve.cli.aligning import align_population
 
-    users = sorted(story.imported.users)
-    settings = system.settings
-    parts = AlignerParts(system.llm, system.embedder, system.memory, settings.agent, settings.alignment)
     run.output.show()
     started = time.perf_counter()
-    with run.output.progress("aligning", len(users)) as tell:
-        done: dict[str, AlignmentResult] = {}
-        async for result in AlignmentActor(parts).stream(users, "demo"):
-            done[result.user] = result
-            accepted = sum(r.outcome is Outcome.ACCEPTED for r in done.values())
-            tell("aligning", len(done), len(users), f"{accepted} accepted, last {result.user}")
-    story.results = [done[user] for user in users]
+    name = f"demo-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    story.results = await align_population(run, system, sorted(story.imported.users), name)
     story.align_s = time.perf_counter() - started
     for result in story.results:
         if result.outcome is Outcome.ACCEPTED:

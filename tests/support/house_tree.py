@@ -34,7 +34,7 @@ def lines(folder: Path, depth: int = 0) -> list[str]:
     for room in sorted(folder.iterdir()):
         if (room / "__init__.py").is_file():
             found += lines(room, depth + 1)
-        elif room.is_dir() and room.name != "__pycache__":
+        elif room.is_dir() and any(file.is_file() and file.suffix != ".pyc" for file in room.rglob("*")):
             found.append(f"{indent}  {room.name}/")
     return [line.rstrip() for line in found]
 

@@ -55,6 +55,22 @@ class RemoteMemory:
         return call
 
 
+class LateFor(RemoteMemory):
+    """Keeps one user's new persona waiting until a file is there, for a minute at most."""
+
+    def __init__(self, host: Any, user: str, file: Path) -> None:
+        super().__init__(host)
+        self._user = user
+        self._file = file
+
+    async def commit_persona(self, user: str, *args: Any) -> Any:
+        for _ in range(600):
+            if user != self._user or self._file.exists():
+                break
+            await asyncio.sleep(0.1)
+        return await self._host.call.remote("commit_persona", (user, *args), {})
+
+
 class SlowLLM(SecretLLM):
     """Takes a while, and leaves a file named after its process in `folder`."""
 

@@ -278,6 +278,23 @@ class TestCluster:
         self.check(memory, results, "run-2")
         assert all(r == before[r.user] for r in results if r.user in before)
 
+    def test_results_come_while_others_of_their_batch_are_aligned(self, cluster: str, tmp_path: Path) -> None:
+        memory, go, done = self.filled("three"), tmp_path / "go", list[int]()
+        pids = tmp_path / "pids"
+        pids.mkdir()
+
+        def let_the_last_go(progress: RunProgress) -> None:
+            done.append(progress.done)
+            if progress.done == len(self.USERS) - 1:
+                assert len(read_results(tmp_path, "run-3")) == progress.done
+                go.touch()
+
+        parts = replace(doubles.parts(memory, pids), memory=doubles.LateFor(memory, self.USERS[7], go))
+        results = run_population(parts, self.USERS, "run-3", tmp_path, let_the_last_go)
+        self.check(memory, results, "run-3")
+        assert go.exists()
+        assert done == sorted(done)
+
     async def test_over_the_real_memory_shards(self, cluster: str, tmp_path: Path) -> None:
         store = Settings(home=tmp_path, memory=MemorySettings(shards=2, tenant="population"))
         memory = await start_memory(store, HashEmbedder())
