@@ -10,7 +10,6 @@ FILE is a deployment file (see cluster/options.py). The functions are pure: sett
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
@@ -24,6 +23,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from cluster.command_line import OneLineParser
 from cluster.guards import disruption_budgets, network_policy, pod_monitor
 from cluster.options import ClusterOptions, load_deployment
 from cluster.pods import API_PORT, CONTAINER_SECURITY, DASHBOARD_PORT, HOME, Object, head_group, metadata, worker_group
@@ -288,9 +288,7 @@ def _dump(value: Object) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. 0: done; 2: bad input, said in one line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cluster.render", description="Kubernetes manifests from the settings."
-    )
+    parser = OneLineParser(prog="python -m cluster.render", description="Kubernetes manifests from the settings.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("service", "align", "nightly"):
         command = commands.add_parser(name)
@@ -302,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.add_argument("--min-new", type=int, default=1, help="truths since a user's last alignment")
             command.add_argument("--since", help="only users with an interaction that new")
     commands.add_parser("examples")
-    given = parser.parse_args(arguments)
+    given = parser.read(arguments)
     try:
         if given.command == "examples":
             for name, text in examples().items():

@@ -12,7 +12,6 @@ is told, and so would submit to the cluster it runs in.
 
 from __future__ import annotations
 
-import argparse
 import math
 import shlex
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 import httpx
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixed
 
+from cluster.command_line import OneLineParser
 from personaagent.errors import PersonaAgentError, UnavailableError
 
 __all__ = ["follow", "main", "submit"]
@@ -146,12 +146,12 @@ def _passing(error: BaseException) -> bool:
 
 def main(arguments: Sequence[str] | None = None, transport: httpx.BaseTransport | None = None) -> int:
     """The command line. 0: the run is done, or somebody stopped it; 1: it failed, to be called again; 2: no cluster."""
-    parser = argparse.ArgumentParser(prog="python -m cluster.submit", description="Align users in a running cluster.")
+    parser = OneLineParser(prog="python -m cluster.submit", description="Align users in a running cluster.")
     parser.add_argument("--address", required=True, help="the dashboard of the service's cluster, http://host:8265")
     parser.add_argument("--run-id", required=True, help="a run of this id is resumed, never repeated")
     parser.add_argument("--cpus", type=float, default=1.0, help="for the driver")
     parser.add_argument("rest", nargs="*", metavar="-- ARGUMENT", help="of `personaagent align`")
-    given = parser.parse_args(arguments)
+    given = parser.read(arguments)
     try:
         with httpx.Client(base_url=given.address, timeout=30.0, trust_env=False, transport=transport) as client:
             job = submit(client, given.run_id, given.rest, given.cpus)

@@ -46,7 +46,7 @@ def load_engine() -> ModuleType:
     """
     try:
         with _root_logger_kept():
-            from serve.engine import server as engine
+            from serve.engine import deployment as engine
     except ImportError as e:
         reason = str(e).splitlines()[0]
         raise InvalidInput(

@@ -102,7 +102,7 @@ def test_bash_reads_its_blocks(block: Block) -> None:
 def test_our_modules_read_their_command_lines(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
     """They get as far as their parsers, which end the program here."""
     mains = {"cluster.render": render.main, "tests.simulation": simulation.main}
-    read = argparse.ArgumentParser.parse_args
+    read = argparse.ArgumentParser.parse_known_args
 
     class Read(Exception):
         pass
@@ -111,7 +111,7 @@ def test_our_modules_read_their_command_lines(block: Block, monkeypatch: pytest.
         read(self, *given)
         raise Read
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse)
     for words in commands(block):
         if words[:2] == ["python", "-m"]:
             monkeypatch.setattr(sys, "argv", words[2:])

@@ -14,7 +14,7 @@ import pytest
 from tests.test_layout import FLOORS, ROOT, modules
 
 # They must import vLLM, which sets up logging for everybody.
-OF_VLLM = ("serve.engine.cpu", "serve.engine.likelihood", "serve.engine.scheduler", "serve.engine.server")
+OF_VLLM = tuple(f"serve.engine.{name}" for name in ("cpu", "deployment", "likelihood", "scheduler", "server"))
 HEAVY = ("ray", "torch", "vllm", "transformers", "pymilvus", "milvus_lite")
 # Rooms that know nothing of what is heavy, and the one who pays when they do: a command that only prints its help.
 LIGHT = ("personaagent", "alignment", "cluster", "serve.cli")

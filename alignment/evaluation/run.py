@@ -42,7 +42,7 @@ from alignment.evaluation.metrics import Scored
 from alignment.evaluation.records import AlignedRecord, Answered, Built, Records
 from alignment.evaluation.result import result_of
 from alignment.evaluation.segments import Groups, group_users
-from alignment.evaluation.watch import Outage, Progress, Watch
+from alignment.evaluation.watch import Outage, Progress, Watch, silent
 from alignment.learned_commons import learn_into
 from alignment.memory_views import MemoryView
 from personaagent.agent.agent import Agent
@@ -160,7 +160,7 @@ class Evaluation:
         self._records = Records(plan, journal)
         if self._records.damaged:
             log.warning("%d lines of the journal cannot be read; their work is done again", self._records.damaged)
-        tell: Progress = progress or _silent
+        tell: Progress = progress or silent
         self._watch = Watch(tell, plan.answers, self._records.answered, self._sent)
         self._outage = Outage()
         self._last: LLMError | InvalidInput | UnavailableError | None = None
@@ -395,7 +395,3 @@ async def _newest(memory: Memory, user: str) -> int:
         found = await memory.truths(user, mark, PAGE)
         mark, more = found.mark, found.more
     return mark
-
-
-def _silent(stage: str, done: int, total: int, note: str = "") -> None:
-    """Tells nobody."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from personaagent.errors import PersonaAgentError, UnavailableError
 
-__all__ = ["Outage", "Progress", "Watch"]
+__all__ = ["Outage", "Progress", "Watch", "silent"]
 
 IN_A_ROW = 20  # calls that find the model down: then it is
 
@@ -18,6 +18,10 @@ class Progress(Protocol):
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
         """`note` says how far the whole evaluation is."""
         ...
+
+
+def silent(stage: str, done: int, total: int, note: str = "") -> None:
+    """A `Progress` that tells nobody."""
 
 
 class Watch:

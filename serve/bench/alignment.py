@@ -151,7 +151,7 @@ async def _peers(llm: LLM, memory: Memory, settings: Settings, users: list[str])
 def _engine_of(settings: Settings, model: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Arguments and environment of the engine that is running; the import costs seconds, so it comes last."""
     from serve.engine.cpu import cpu_fit
-    from serve.engine.server import llm_config
+    from serve.engine.deployment import llm_config
 
     config = llm_config(settings, model)
     arguments, environment = cpu_fit(settings) if config.accelerator_config.kind == "cpu" else ({}, {})

@@ -355,7 +355,8 @@ async def test_what_was_said_while_the_clock_was_ahead_does_not_outrank_later_an
     def now() -> datetime:
         return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=clock.now)
 
-    monkeypatch.setattr("personaagent.persona.profile.utc_now", now)
+    for module in ("facts", "profile"):
+        monkeypatch.setattr(f"personaagent.persona.{module}.utc_now", now)
     memory = DirectMemory(shard := MemoryShard(config(tmp_path)))
 
     async def drink_is(i: str, truth: str) -> None:

@@ -27,7 +27,7 @@ from personaagent.persona.persona import (
 )
 from personaagent.report.html import Table
 from personaagent.types import Decision, Fact, Origin, Persona, PersonaDraft, Profile
-from serve.cli.demo import _described
+from serve.cli.demo_report import described
 from serve.cli.persona_view import reading
 from serve.cli.run_report import claims_table
 
@@ -232,9 +232,9 @@ def test_a_report_lists_claims_with_what_they_rest_on() -> None:
         ["ann", "fact", "has a dog", None, 0, None],
         ["bob", "fact", "Old prose.", None, 0, None],
     ]
-    described = _described(version(BOTH)).splitlines()
-    assert described[:2] == ["[prefers] prefers tea", "[fact] lives in Rome"]
-    assert '[exemplar] "Coming on Sunday?" -> "sure!!"' in described
+    lines = described(version(BOTH)).splitlines()
+    assert lines[:2] == ["[prefers] prefers tea", "[fact] lives in Rome"]
+    assert '[exemplar] "Coming on Sunday?" -> "sure!!"' in lines
 
 
 @pytest.mark.parametrize(

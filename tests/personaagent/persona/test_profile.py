@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from personaagent import prompts
 from personaagent.claims import Claim, ClaimKind
 from personaagent.memory.local import LocalMemory
+from personaagent.persona.facts import parse_facts, trim
 from personaagent.persona.persona import initial_persona, tokens
-from personaagent.persona.profile import BATCH, build_profile, parse_facts, trim
+from personaagent.persona.profile import BATCH, build_profile
 from personaagent.types import ChatRequest, ChatResult, Decision, Fact, Profile
 from tests.support.doubles import HashEmbedder
 from tests.support.fake_llm import FakeLLM
