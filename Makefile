@@ -35,9 +35,9 @@ demo: $(STAMP) ## the whole loop on bundled histories, with a report
 serve: $(STAMP) ## the OpenAI-compatible server; GPU: make serve EXTRA=gpu MODEL=<Hugging Face id>
 	$(BIN)/personaagent serve --model "$(MODEL)" --set serve.default_user=me $(ARGS)
 
-test: $(STAMP) ## all tests: pure ones in two processes, then those with the real models or a real Ray cluster
-	$(call TESTS,-n 2 --dist loadgroup -m "not cluster and not model")
-	$(call TESTS,-m "cluster or model")
+# One process has the tests on a real Ray, which mostly wait; so there is one more than cores.
+test: $(STAMP) ## all tests, in three processes
+	$(call TESTS,-n 3 --dist loadgroup)
 
 test-quick: $(STAMP) ## while you work: pure tests that need no Milvus server and are not slow
 	$(call TESTS,-n 2 --dist loadgroup -m "not cluster and not model and not milvus and not slow")

@@ -29,19 +29,29 @@ def data_dir() -> Path:
     return folder
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Pure tests run first, then those with the real models, then those with a cluster: what fails fast comes early."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In one process what fails fast comes first: pure tests, then the real models, then clusters.
 
-    def tier(item: pytest.Item) -> int:
-        return 2 if item.get_closest_marker("cluster") else 1 if item.get_closest_marker("model") else 0
-
-    items.sort(key=tier)
+    Of several processes one does everything that needs a Ray, which there can be one of, and mostly waits for processes to
+    start; another one what needs the Milvus server. Both begin with that, because it takes longest.
+    """
+    several = hasattr(config, "workerinput")
     for item in items:
         used = set(getattr(item, "fixturenames", ()))
         if used & MILVUS_FIXTURES:
             item.add_marker(pytest.mark.milvus)
-        if "milvus" in used:  # one server for them all, also where tests run in several processes
+        if item.get_closest_marker("cluster"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+        elif "milvus" in used:
             item.add_marker(pytest.mark.xdist_group("milvus"))
+
+    def tier(item: pytest.Item) -> int:
+        order = [m for m in ("cluster", "model") if item.get_closest_marker(m)]
+        if several:
+            return 0 if order[:1] == ["cluster"] else 1 if item.get_closest_marker("milvus") else 2
+        return {"cluster": 2, "model": 1}[order[0]] if order else 0
+
+    items.sort(key=tier)
 
 
 def pytest_collection_finish() -> None:
