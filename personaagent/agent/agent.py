@@ -199,7 +199,7 @@ class Agent:
             return Replay(
                 interaction=interaction, text=made[0].answer, lm=lm, evidence=recall.evidence, choices=made, usage=usage
             )
-        tools = MemoryTools(self.memory, interaction.user, interaction.id, self.settings.tool_tokens)
+        tools = MemoryTools(self.memory, interaction.user, interaction.id, 600)
         turn = Turn(
             user=interaction.user,
             messages=messages,
@@ -286,7 +286,7 @@ class Agent:
 
     async def _written(self, turn: Turn, seen: _Seen, streaming: bool, samples: Samples) -> AsyncIterator[str | Reply]:
         """The reply with free text, behind its pieces if these are asked for."""
-        tools = MemoryTools(self.memory, turn.user, budget=self.settings.tool_tokens)
+        tools = MemoryTools(self.memory, turn.user, budget=600)
         habits = await self._said(turn.user) if samples.count > 1 or turn.explain else {}
         text = FreeText(self.llm, self.settings, turn, seen.view, tools, streaming, samples, habits)
         async with aclosing(text.pieces()) as pieces:  # type: ignore[type-var]

@@ -5,6 +5,7 @@ are immutable; collections are tuples.
 """
 
 from personaagent.base import Frozen
+from personaagent.types.action import ACTION, ANSWER, Action, ToolCall
 from personaagent.types.aligned import AlignmentResult, Outcome
 from personaagent.types.interaction import Interaction, Kind, choice_kind
 from personaagent.types.model_call import ChatRequest, ChatResult, Likelihood, LikelihoodRequest, Message, Usage
@@ -39,12 +40,15 @@ from personaagent.types.stored import (
 )
 
 __all__ = [
+    "ACTION",
     "AHEAD",
+    "ANSWER",
     "LARGEST_GRADE",
     "MAX_CHOICES",
     "MAX_TEXT",
     "MAX_USER_ID",
     "THUMB",
+    "Action",
     "AlignmentResult",
     "AppendResult",
     "ChatRequest",
@@ -74,6 +78,7 @@ __all__ = [
     "Recall",
     "RecallQuery",
     "Text",
+    "ToolCall",
     "Truths",
     "Usage",
     "UserId",

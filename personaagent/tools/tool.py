@@ -1,0 +1,95 @@
+"""What a tool is: a name, a JSON Schema of its arguments, what it does, and a function that answers with text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Any, Protocol
+
+from pydantic import Field, JsonValue
+
+from personaagent.base import Frozen
+from personaagent.settings import NAME
+from personaagent.types import UserId
+
+__all__ = ["Effect", "Sees", "Tool", "ToolContext", "ToolOutput", "ToolSource", "ToolSpec"]
+
+
+class Effect(StrEnum):
+    """Whether a call changes anything outside of the turn. Replays never make calls that do."""
+
+    READS = "reads"
+    CHANGES = "changes"
+
+
+class Sees(StrEnum):
+    """What of the user reaches a tool."""
+
+    ARGUMENTS = "arguments"  # what the model writes into the call, and nothing else
+    MEMORY = "memory"  # their memory too: such a tool runs in this system
+
+
+class ToolSpec(Frozen):
+    """A tool as models and people read it."""
+
+    name: Annotated[str, Field(pattern=NAME)]
+    description: str
+    parameters: dict[str, JsonValue] = Field(default_factory=lambda: dict[str, JsonValue](type="object", properties={}))
+    effect: Effect = Effect.READS
+    sees: Sees = Sees.ARGUMENTS
+    timeout_s: Annotated[float, Field(gt=0)] | None = None  # None: that of the settings
+    tokens: Annotated[int, Field(ge=16)] | None = None  # of what is shown of a result; None: that of the settings
+
+    @property
+    def function(self) -> dict[str, Any]:
+        """In OpenAI's form."""
+        function = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        return {"type": "function", "function": function}
+
+
+class ToolContext(Frozen):
+    """For whom a tool is called. A tool reaches no other user: it cannot be told one.
+
+    `before` is the interaction being replayed: what came later stays out of sight.
+    """
+
+    user: UserId
+    interaction: str
+    incarnation: int | None = None
+    before: str | None = None
+
+
+class ToolOutput(Frozen):
+    """What a tool answered. An `error` is for the model to read, like any result."""
+
+    text: str
+    error: bool = False
+
+
+class Tool(Protocol):
+    """One tool. It may be called many times at once, for many users."""
+
+    @property
+    def spec(self) -> ToolSpec:
+        """Its name, arguments and effect."""
+        ...
+
+    async def call(self, arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
+        """Do it. Arguments fit the schema.
+
+        Raises:
+            PersonaAgentError: it could not be done; the model is told why in one line, and the turn goes on.
+        """
+        ...
+
+
+class ToolSource(Protocol):
+    """Where tools come from: the settings, an MCP server."""
+
+    async def tools(self) -> Sequence[Tool]:
+        """Those that can be called now. A source that is down has none; it does not raise."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what is held: connections, processes."""
+        ...

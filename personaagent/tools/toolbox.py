@@ -1,0 +1,158 @@
+"""The tools of one deployment, called within bounds: whatever a tool does, the turn gets a short observation and goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from personaagent import deadline
+from personaagent.base import Frozen
+from personaagent.errors import DeadlineExceeded, InvalidInput, PersonaAgentError
+from personaagent.nearest import likely
+from personaagent.persona.persona import clip, tokens
+from personaagent.settings import ToolSettings
+from personaagent.tools.arguments import check_arguments
+from personaagent.tools.tool import Effect, Tool, ToolContext, ToolOutput, ToolSource, ToolSpec
+from personaagent.tools.untrusted import as_data
+from personaagent.types import ANSWER, ToolCall
+
+__all__ = ["Observation", "OpenToolbox", "Recorded", "Toolbox"]
+
+log = logging.getLogger(__name__)
+
+
+class Observation(Frozen):
+    """What came of a call, as the model reads it and as the turn's trace tells it."""
+
+    call: ToolCall
+    text: str  # within the budget of tokens
+    error: bool = False
+    seconds: float = 0.0
+    tokens: int = 0  # of what is shown
+    bytes: int = 0  # of what the tool answered, before it was cut
+    recorded: bool = False  # taken from an earlier turn instead of called
+
+    @property
+    def shown(self) -> str:
+        """For the model: marked as data."""
+        return as_data(self.call.name, self.text)
+
+
+class Toolbox:
+    """Tools by name. Built-in ones come first; of two tools of the same name the later one is left out, with a warning."""
+
+    def __init__(self, settings: ToolSettings, tools: Sequence[Tool] = (), sources: Sequence[ToolSource] = ()) -> None:
+        self.settings = settings
+        self._tools = tuple(tools)
+        self._sources = tuple(sources)
+
+    async def open(self) -> OpenToolbox:
+        """The tools that there are now; they stay the same for a turn, whatever their servers change meanwhile."""
+        found = list(self._tools)
+        for listed in await asyncio.gather(*(source.tools() for source in self._sources)):
+            found += listed
+        by_name: dict[str, Tool] = {}
+        for tool in found:
+            if by_name.setdefault(tool.spec.name, tool) is not tool or tool.spec.name == ANSWER:
+                log.warning("two tools are named %s; the second one is left out", tool.spec.name)
+        by_name.pop(ANSWER, None)
+        return OpenToolbox(self.settings, by_name)
+
+    async def close(self) -> None:
+        """Close all sources."""
+        await asyncio.gather(*(source.close() for source in self._sources))
+
+
+class OpenToolbox:
+    """The tools of one turn."""
+
+    def __init__(self, settings: ToolSettings, tools: Mapping[str, Tool]) -> None:
+        self.settings = settings
+        self._tools = tools
+
+    @property
+    def specs(self) -> tuple[ToolSpec, ...]:
+        """In the order in which they are offered."""
+        return tuple(tool.spec for tool in self._tools.values())
+
+    def spec(self, name: str) -> ToolSpec | None:
+        """The tool of this name."""
+        return None if name not in self._tools else self._tools[name].spec
+
+    async def call(self, call: ToolCall, context: ToolContext) -> Observation:
+        """Call a tool. What goes wrong is an observation, but for the end of the request's own time.
+
+        Raises:
+            DeadlineExceeded: the time of the request is over.
+        """
+        started = time.perf_counter()
+        tool = self._tools.get(call.name)
+        if tool is None:
+            return self._seen(
+                call, ToolOutput(text=f"there is no tool {call.name!r}{likely(call.name, self._tools)}", error=True)
+            )
+        try:
+            check_arguments(tool.spec.parameters, call.arguments)
+            async with deadline.bounded(tool.spec.timeout_s or self.settings.timeout_s):
+                output = await tool.call(call.arguments, context)
+        except DeadlineExceeded:
+            raise
+        except PersonaAgentError as e:
+            output = ToolOutput(text=e.message, error=True)
+        except Exception as e:  # a tool is other people's code: whatever it raises is its failure and not the turn's
+            log.warning("tool %s failed: %s", call.name, type(e).__name__)
+            log.debug("tool %s failed", call.name, exc_info=True)
+            output = ToolOutput(text=f"the tool failed ({type(e).__name__})", error=True)
+        return self._seen(call, output, time.perf_counter() - started, tool.spec.tokens)
+
+    async def call_all(self, calls: Sequence[ToolCall], context: ToolContext) -> list[Observation]:
+        """Calls side by side, in their order; one after the other if any of them changes something."""
+        changes = any((spec := self.spec(c.name)) is not None and spec.effect is Effect.CHANGES for c in calls)
+        if changes:
+            return [await self.call(c, context) for c in calls]
+        return list(await asyncio.gather(*(self.call(c, context) for c in calls)))
+
+    def _seen(self, call: ToolCall, output: ToolOutput, seconds: float = 0.0, budget: int | None = None) -> Observation:
+        size = len(output.text.encode("utf-8", "replace"))
+        text = clip(output.text, budget or self.settings.tokens) or "(nothing)"
+        if output.error:
+            text = f"error: {text}"
+        return Observation(call=call, text=text, error=output.error, seconds=seconds, tokens=tokens(text), bytes=size)
+
+
+class Recorded(OpenToolbox):
+    """The tools of a replay: what was recorded is given again, and nothing is called that changes something."""
+
+    def __init__(
+        self, toolbox: OpenToolbox, earlier: Sequence[Mapping[str, Any]], callable_names: Sequence[str] = ()
+    ) -> None:
+        """Args:
+        toolbox: the tools.
+        earlier: what the interaction recorded of its calls, see `record`.
+        callable_names: tools of this system that read, and may be called again.
+        """
+        super().__init__(toolbox.settings, toolbox._tools)
+        self._earlier = tuple(earlier)
+        self._callable = frozenset(callable_names)
+
+    async def call(self, call: ToolCall, context: ToolContext) -> Observation:
+        """The recorded result of the same call, or of another call of the tool; a call only of a tool that may be."""
+        spec = self.spec(call.name)
+        try:
+            if spec is not None:
+                check_arguments(spec.parameters, call.arguments)
+        except InvalidInput:
+            return await super().call(call, context)  # which says so without calling anything
+        same = [e for e in self._earlier if e.get("name") == call.name]
+        exact = [e for e in same if e.get("arguments") == call.arguments]
+        if found := exact or same:
+            text = str(found[0].get("result", ""))
+            return Observation(
+                call=call, text=text, error=bool(found[0].get("error")), tokens=tokens(text), recorded=True
+            )
+        if spec is not None and (spec.effect is Effect.CHANGES or call.name not in self._callable):
+            return Observation(call=call, text="error: no result of this tool was recorded", error=True, recorded=True)
+        return await super().call(call, context)

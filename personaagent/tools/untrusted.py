@@ -1,0 +1,22 @@
+"""What tools answer is data. It is marked as such before a model reads it, and cannot forge the mark or a turn of the talk."""
+
+from __future__ import annotations
+
+import re
+
+from personaagent import prompts
+from personaagent.base import readable
+
+__all__ = ["as_data"]
+
+# Tokens by which chat templates part the speakers: <|im_start|>, <|eot_id|>, [INST], <start_of_turn>, <s>, <tool_call> ...
+_CONTROL = re.compile(
+    r"<\|[^<>|]{1,40}\|>|</?s>|\[/?INST\]|<</?SYS>>|</?(?:start|end)_of_turn>|</?tool_(?:call|response|result)s?>|</?data>",
+    re.IGNORECASE,
+)
+
+
+def as_data(name: str, text: str) -> str:
+    """A tool's result between marks, without anything in it that ends them or speaks as somebody else."""
+    cleaned = _CONTROL.sub(lambda m: m[0].replace("<", "‹").replace(">", "›").replace("[", "(").replace("]", ")"), text)
+    return prompts.TOOL_RESULT.format(name=name, result=readable(cleaned))
