@@ -111,15 +111,12 @@ class Likelihoods:
         return [f.per_token for f in found]
 
     def _request(self, draft: PersonaDraft, interaction: Interaction, episodes: Sequence[Episode]) -> LikelihoodRequest:
-        settings = self._agent.settings
-        closed = interaction.kind is not Kind.TEXT
         messages = assemble(
             (Message(role="user", content=interaction.query),),
             draft.text,
             episodes,
             draft.decision,
             interaction.choices,
-            tools=not closed and settings.tools and settings.max_steps > 1,
             exemplars=draft.exemplars,
         )
         answer = (interaction.truth or "").strip()[:LONGEST]

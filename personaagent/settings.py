@@ -31,6 +31,7 @@ NAME = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$"  # of a tool, as models take it
 _DROPPED = {
     "embedder.batch_wait_ms": "a batch of texts waits for 3 ms",
     "memory.flush_rows": "Milvus Lite flushes after 2,000 rows, or memory.flush_s seconds",
+    "agent.max_steps": "tools.calls says how often tools are called in a turn",
     "agent.tool_tokens": "tools.tokens says how much is shown of a tool's result",
     "alignment.online_capacity": "10,000 users are queued; others stay due and follow later",
 }
@@ -216,7 +217,6 @@ class ToolSettings(Section):
 class AgentSettings(Section):
     """The action loop."""
 
-    max_steps: Annotated[int, Field(ge=1, le=16)] = 3  # model calls of one turn
     max_tokens: Annotated[int, Field(ge=1)] = 256  # of an answer, unless the request says
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.3  # of free text; small models repeat themselves
     samples: Annotated[int, Field(ge=1, le=16)] = 1  # answers that a free text is chosen from; 1: the only one

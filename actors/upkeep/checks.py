@@ -33,7 +33,7 @@ EXAMPLES = 5  # ids named per finding
 UNIT = 1e-3  # how far from 1 a vector's length may be
 STALE = timedelta(days=90)  # without a truth
 QUOTED = 40  # characters; shorter personas may well be said by chance
-ECHOED = (prompts.INSTRUCTIONS, prompts.TOOLS, prompts.EPISODES_HEADING, prompts.NEW_USER, prompts.PROFILE_SYSTEM)
+ECHOED = (prompts.INSTRUCTIONS, prompts.EPISODES_HEADING, prompts.NEW_USER, prompts.PROFILE_SYSTEM)
 
 _FRAME = prompts.EPISODE_LINE.format(query="|", truth="")  # what stands around a recalled request
 

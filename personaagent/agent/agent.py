@@ -10,15 +10,16 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from personaagent.agent.acting import Acting
 from personaagent.agent.contrast import Samples, checked_samples
 from personaagent.agent.copying import Said, copied
 from personaagent.agent.decision import decide, score_options
 from personaagent.agent.free_text import FreeAnswer, FreeText, sources
 from personaagent.agent.prompt import query_of
-from personaagent.agent.tools import MemoryTools
 from personaagent.agent.turns import Replay, Reply, Turn
 from personaagent.agent.view import PromptView, Saw
 from personaagent.errors import (
@@ -33,6 +34,8 @@ from personaagent.memory.rounds import RECENT, Rounds
 from personaagent.persona.versions import PersonaVersions
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AgentSettings
+from personaagent.tools.tool import ToolContext
+from personaagent.tools.toolbox import CALLS, Toolbox, recorded
 from personaagent.types import (
     MAX_TEXT,
     ChatResult,
@@ -81,11 +84,26 @@ class _Seen:
 class Agent:
     """Answers turns of any user; it keeps no state of its own, so any number of copies can run."""
 
-    def __init__(self, llm: LLM, memory: Memory, settings: AgentSettings, embedder: Embedder | None = None) -> None:
-        """`embedder`: lets the first persona of a user with a history be made from it."""
+    def __init__(
+        self,
+        llm: LLM,
+        memory: Memory,
+        settings: AgentSettings,
+        embedder: Embedder | None = None,
+        toolbox: Toolbox | None = None,
+    ) -> None:
+        """Args:
+        llm: the model.
+        memory: of all users.
+        settings: how it answers.
+        embedder: lets the first persona of a user with a history be made from it, and tells which tool fits a request.
+        toolbox: what it acts with; None: nothing.
+        """
         self.llm = llm
         self.memory = memory
         self.settings = settings
+        self.toolbox = toolbox
+        self._embedder = embedder
         self.personas = PersonaVersions(memory, settings, embedder)
 
     async def ensure_persona(self, user: str, incarnation: int | None = None) -> Persona:
@@ -199,7 +217,6 @@ class Agent:
             return Replay(
                 interaction=interaction, text=made[0].answer, lm=lm, evidence=recall.evidence, choices=made, usage=usage
             )
-        tools = MemoryTools(self.memory, interaction.user, interaction.id, 600)
         turn = Turn(
             user=interaction.user,
             messages=messages,
@@ -207,8 +224,11 @@ class Agent:
             priority=priority,
             max_tokens=min(self.settings.max_tokens, REPLAY_TOKENS),
         )
+        earlier = interaction.metadata.get(CALLS)
+        context = ToolContext(user=interaction.user, interaction=interaction.id, before=interaction.id)
+        acting = await self._acting(turn, view, context, earlier if isinstance(earlier, list) else [])
         result: ChatResult | None = None
-        async for piece in FreeText(self.llm, self.settings, turn, view, tools).pieces():
+        async for piece in FreeText(self.llm, self.settings, turn, view, *acting).pieces():
             if isinstance(piece, FreeAnswer):
                 result = piece.result
         assert result is not None
@@ -241,7 +261,7 @@ class Agent:
                 yield reply.text
         else:
             # Closed explicitly, like the streams within: whoever stops reading also stops the model.
-            async with aclosing(self._written(turn, seen, streaming, samples)) as pieces:  # type: ignore[type-var]
+            async with aclosing(self._written(turn, seen, streaming, samples, incarnation)) as pieces:  # type: ignore[type-var]
                 async for piece in pieces:
                     if isinstance(piece, str):
                         yield piece
@@ -258,13 +278,19 @@ class Agent:
                     query=query,
                     response=reply.text if len(reply.text) <= MAX_TEXT else None,
                     choices=turn.choices,
-                    metadata={"source": "chat", "persona": number or 1, "identity": turn.identity, **rounds},
+                    metadata={
+                        "source": "chat",
+                        "persona": number or 1,
+                        "identity": turn.identity,
+                        **rounds,
+                        **({CALLS: recorded(reply.trace)} if reply.trace else {}),
+                    },
                 ),
                 incarnation,
             )
             if stored is None:
                 reply = reply.model_copy(update={"persona": await self._begun(turn.user, incarnation)})
-        yield reply
+        yield reply if turn.trace else reply.model_copy(update={"trace": None})
 
     async def _decided(self, turn: Turn, choices: tuple[str, ...], decision: Decision, seen: _Seen) -> Reply:
         """The reply to a closed choice or rating."""
@@ -284,17 +310,20 @@ class Agent:
             message={"role": "assistant", "content": choice.answer},
         )
 
-    async def _written(self, turn: Turn, seen: _Seen, streaming: bool, samples: Samples) -> AsyncIterator[str | Reply]:
+    async def _written(
+        self, turn: Turn, seen: _Seen, streaming: bool, samples: Samples, incarnation: int
+    ) -> AsyncIterator[str | Reply]:
         """The reply with free text, behind its pieces if these are asked for."""
-        tools = MemoryTools(self.memory, turn.user, budget=600)
+        context = ToolContext(user=turn.user, interaction=seen.interaction, incarnation=incarnation)
+        acting, calls = await self._acting(turn, seen.view, context)
         habits = await self._said(turn.user) if samples.count > 1 or turn.explain else {}
-        text = FreeText(self.llm, self.settings, turn, seen.view, tools, streaming, samples, habits)
+        text = FreeText(self.llm, self.settings, turn, seen.view, acting, calls, streaming, samples, habits)
         async with aclosing(text.pieces()) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 if isinstance(piece, str):
                     yield piece
                     continue
-                result, steps, chosen = piece
+                result, steps, chosen, trace = piece
                 yield Reply(
                     interaction_id=seen.interaction,
                     text=result.text,
@@ -306,8 +335,40 @@ class Agent:
                     copied=copied(result.text, *sources(turn, seen.view, habits)) if turn.explain else None,
                     samples=chosen if turn.explain or chosen.note else None,
                     steps=steps,
+                    trace=trace,
                     message=result.message or {"role": "assistant", "content": result.text},
                 )
+
+    async def _acting(
+        self, turn: Turn, view: PromptView, context: ToolContext, earlier: Sequence[Any] | None = None
+    ) -> tuple[Acting | None, int]:
+        """Who acts in a turn, and how many calls it may make; nobody where the application constrains the answer's form.
+
+        `earlier` are the calls that the interaction which is replayed recorded; None: it is none.
+        """
+        if self.toolbox is None or not self.settings.tools or turn.extra.keys() & _FORMED:
+            return None, 0
+        box = await self.toolbox.open()
+        if earlier is not None:
+            box = box.replayed(earlier)
+        bounds = self.toolbox.settings
+        weight = bounds.model_weight
+        if weight is None:
+            weight = 1.0 if self.toolbox.native else view.persona.decision.model_weight
+        acting = Acting(
+            llm=self.llm,
+            memory=self.memory,
+            embedder=self._embedder,
+            box=box,
+            context=context,
+            query=query_of(turn.messages),
+            messages=turn.messages,
+            view=view,
+            weight=weight,
+            native=self.toolbox.native,
+            priority=turn.priority,
+        )
+        return acting, bounds.calls
 
     async def _begun(self, user: str, incarnation: int) -> int:
         """Commit the first persona of a user whose first answer was just remembered; its number."""

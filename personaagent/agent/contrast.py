@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from personaagent.agent.copying import Copy, Said, copied
-from personaagent.agent.tools import MARK
 from personaagent.aio import together
 from personaagent.base import Frozen
 from personaagent.errors import ContextLengthExceeded, InvalidInput
@@ -103,11 +102,9 @@ async def best_of(llm: LLM, request: ChatRequest, count: int, against: SampleSet
         raise InvalidInput("this model does not tell likelihoods")
     results = await together(llm.chat(_sample(request, number)) for number in range(count))
     usage = sum((r.usage for r in results), Usage())
-    if MARK in results[0].text:
-        return results[0].model_copy(update={"usage": usage}), Samples()
     answers: dict[str, ChatResult] = {}
     for result in results:
-        if result.text.strip() and MARK not in result.text:
+        if result.text.strip():
             answers.setdefault(result.text.strip(), result)
     if not answers:
         return results[0].model_copy(update={"usage": usage}), Samples(count=count)

@@ -1,22 +1,24 @@
-"""Free text: model calls and tool calls within bounds, until there is an answer."""
+"""Free text: tools are called within bounds, then the answer is written, as it comes where it is streamed."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import NamedTuple
 
 from personaagent import prompts
+from personaagent.agent.acting import Acting
 from personaagent.agent.contrast import Samples, SampleSetting, best_of
 from personaagent.agent.copying import Said
-from personaagent.agent.tools import MARK, MemoryTools, parse_tool_call, strip_tool_calls
 from personaagent.agent.turns import Turn
 from personaagent.agent.view import PromptView, without_persona
 from personaagent.base import readable
 from personaagent.errors import ContextLengthExceeded
 from personaagent.protocols import LLM
 from personaagent.settings import AgentSettings
-from personaagent.types import ChatRequest, ChatResult, Message, Usage
+from personaagent.tools.toolbox import Observation
+from personaagent.types import ANSWER, ChatRequest, ChatResult, Message, ToolCall, Usage
 
 __all__ = ["FreeAnswer", "FreeText", "sources"]
 
@@ -27,8 +29,9 @@ class FreeAnswer(NamedTuple):
     """What model and tool calls came to."""
 
     result: ChatResult  # with the usage of all calls
-    steps: int
+    steps: int  # answers and rounds of tool calls
     samples: Samples
+    trace: tuple[Observation, ...] = ()
 
 
 class FreeText:
@@ -39,7 +42,8 @@ class FreeText:
         settings: of the agent.
         turn: the request.
         view: what of the user is shown; it shrinks until it fits.
-        tools: of the memory.
+        acting: calls tools; None: there are none.
+        calls: of tools, at most.
         streaming: whether to give pieces of text.
         samples: how many answers to choose from. What is said after a tool call is not chosen.
         habits: texts of the user that tell a copy from a habit.
@@ -51,80 +55,91 @@ class FreeText:
         settings: AgentSettings,
         turn: Turn,
         view: PromptView,
-        tools: MemoryTools,
+        acting: Acting | None = None,
+        calls: int = 0,
         streaming: bool = False,
         samples: Samples = Samples(),  # noqa: B008  # immutable
         habits: Mapping[str, Said] | None = None,
     ) -> None:
         self._llm, self._settings = llm, settings
-        self._turn, self._view, self._tools = turn, view, tools
+        self._turn, self._view = turn, view
+        self._acting, self._calls = acting, calls
         self._samples, self._habits = samples, habits or {}
-        self._offered = settings.tools and settings.max_steps > 1
         self._asks_pieces = streaming
         # The application's own tools come back as structured calls, which only a whole response shows.
         self._streams = streaming and "tools" not in turn.extra
         self._limit = min(turn.max_tokens or settings.max_tokens, llm.context_length)  # tokens of an answer
-        self._trail: list[Message] = []  # tool calls and what they found
+        self._trail: list[Message] = []  # what tools found
+        self._trace: list[Observation] = []
 
     async def pieces(self) -> AsyncIterator[str | FreeAnswer]:
         """Pieces of text if asked for, then the whole. Raises as the model does."""
-        usage = Usage()
-        step = 1
+        steps = 1 + await self._act()
+        usage = Usage() if self._acting is None else self._acting.usage
         while True:
-            final = step == self._settings.max_steps
             result, chosen = ChatResult(text=""), self._samples
             try:
-                async with aclosing(self._call(final)) as called:  # type: ignore[type-var]
+                async with aclosing(self._call()) as called:  # type: ignore[type-var]
                     async for piece in called:
                         if isinstance(piece, str):
                             yield piece
                         else:
                             result, chosen = piece
+                break
             except ContextLengthExceeded:
                 if not self._shrink():
                     raise
-                continue
-            usage = usage + result.usage
-            call = parse_tool_call(result.text)
-            if call is None or final or not self._offered:
-                text = strip_tool_calls(result.text) if call else result.text
-                message = {**result.message, "content": text} if call else result.message
-                if self._asks_pieces and not self._streams and text:
-                    yield text
-                yield FreeAnswer(
-                    result.model_copy(update={"text": text, "usage": usage, "message": message}), step, chosen
-                )
-                return
-            self._samples = Samples()
-            found = await self._tools.run(call)
-            self._trail += [
-                Message(role="assistant", content=result.text.strip()),
-                Message(role="user", content=prompts.TOOL_RESULT.format(name=call.name or "tool", result=found)),
-            ]
-            step += 1
+        if self._asks_pieces and not self._streams and result.text:
+            yield result.text
+        whole = result.model_copy(update={"usage": usage + result.usage})
+        yield FreeAnswer(whole, steps, chosen, tuple(self._trace))
 
-    async def _call(self, final: bool) -> AsyncIterator[str | tuple[ChatResult, Samples]]:
+    async def _act(self) -> int:
+        """Call tools as long as they are needed; how many rounds that were."""
+        rounds = 0
+        while self._acting is not None and len(self._trace) < self._calls:
+            try:
+                chosen = await self._acting.choose(self._trail, [o.call for o in self._trace])
+                if chosen.tool == ANSWER:
+                    break
+                found = await self._acting.call(chosen, self._trail, self._calls - len(self._trace))
+            except ContextLengthExceeded:
+                if not (self._view.shrink() or _cut(self._trail)):
+                    raise
+                continue
+            self._trace += found
+            rounds += 1
+            for observation in found:
+                said = f"{observation.call.name} {_written(observation.call)}"
+                self._trail += [
+                    Message(role="assistant", content=prompts.TOOL_CALLED.format(call=said)),
+                    Message(role="user", content=observation.shown),
+                ]
+        if rounds:
+            self._samples = Samples()
+            last = self._trail[-1]
+            self._trail[-1] = Message(role="user", content=f"{last.text}\n{prompts.ANSWER_NOW}")
+        return rounds
+
+    async def _call(self) -> AsyncIterator[str | tuple[ChatResult, Samples]]:
         """One call of the model, or several to choose from: pieces of text where they are streamed, then the result."""
-        request = self._request(final)
+        request = self._request()
         if self._streams:
-            async with aclosing(self._unless_tool_call(request)) as pieces:  # type: ignore[type-var]
+            async with aclosing(self._whole_characters(request)) as pieces:  # type: ignore[type-var]
                 async for piece in pieces:
                     yield piece if isinstance(piece, str) else (piece, self._samples)
         elif self._samples.count > 1 and not self._trail:
             texts, allowed = sources(self._turn, self._view, self._habits)
-            against = SampleSetting(without_persona(self._turn.messages, self._offered), texts, allowed)
+            against = SampleSetting(without_persona(self._turn.messages), texts, allowed)
             yield await best_of(self._llm, request, self._samples.count, against)
         else:
             yield await self._llm.chat(request), self._samples
 
-    def _request(self, final: bool) -> ChatRequest:
-        turn, tail = self._turn, self._trail
-        prompt = self._view.prompt(turn.messages, tools=self._offered)
-        if final and tail:
-            tail = [*tail[:-1], Message(role="user", content=f"{tail[-1].text}\n{prompts.ANSWER_NOW}")]
+    def _request(self) -> ChatRequest:
+        turn = self._turn
         penalty = self._settings.frequency_penalty
         return ChatRequest(
-            messages=(*prompt, *tail),
+            messages=(*self._view.prompt(turn.messages), *self._trail),
             max_tokens=self._limit,
             temperature=turn.temperature,
             top_p=turn.top_p,
@@ -142,22 +157,25 @@ class FreeText:
             return True
         return self._view.shrink() or _cut(self._trail)
 
-    async def _unless_tool_call(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
-        """Stream an answer, holding back as long as it may still turn out to be a tool call."""
-        text, sent = "", 0
+    async def _whole_characters(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
+        """Stream an answer in valid Unicode: half a character waits for its other half."""
+        kept = ""
         async with aclosing(self._llm.stream(request)) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 if isinstance(piece, ChatResult):
-                    if MARK not in text and sent < len(text):
-                        yield readable(text[sent:])
+                    if kept:
+                        yield readable(kept)
                     yield piece
                     return
-                text += piece
-                at = text.find(MARK)
-                safe = at if at >= 0 else _safe_length(text)
-                if safe > sent:
-                    yield readable(text[sent:safe])
-                    sent = safe
+                text, kept = kept + piece, ""
+                if text and "\ud800" <= text[-1] <= "\udbff":
+                    text, kept = text[:-1], text[-1]
+                if text:
+                    yield readable(text)
+
+
+def _written(call: ToolCall) -> str:
+    return json.dumps(call.arguments, ensure_ascii=False)
 
 
 def _cut(trail: list[Message]) -> bool:
@@ -172,13 +190,3 @@ def _cut(trail: list[Message]) -> bool:
 def sources(turn: Turn, view: PromptView, habits: Mapping[str, Said]) -> tuple[list[Said], list[str]]:
     """What an answer may copy from, and what it may repeat: the conversation and what the persona says."""
     return list({**habits, **view.said}.values()), [*(m.text for m in turn.messages), view.persona.text]
-
-
-def _safe_length(text: str) -> int:
-    """How much of `text` can be neither the beginning of a tool call nor half a character."""
-    if text and "\ud800" <= text[-1] <= "\udbff":  # the other half may be the next piece
-        return len(text) - 1
-    for size in range(min(len(MARK), len(text)), 0, -1):
-        if MARK.startswith(text[-size:]):
-            return len(text) - size
-    return len(text)

@@ -37,12 +37,11 @@ def assemble(
     episodes: Sequence[Episode],
     decision: Decision,
     choices: Sequence[str] | None = None,
-    tools: bool = True,
     exemplars: Sequence[Exemplar] = (),
 ) -> tuple[Message, ...]:
     """The messages of a model call.
 
-    Instructions, tools and the application's own system messages come first because all users share them; the persona
+    Instructions and the application's own system messages come first because all users share them; the persona
     follows with its exemplars, which are much the same at every request of a user, then the recalled episodes (least
     relevant first, so that the best stands next to the request), then the conversation.
 
@@ -52,12 +51,9 @@ def assemble(
         episodes: recalled, best first; only those with a known truth are shown.
         decision: the form in which episodes are shown.
         choices: options of the last user message.
-        tools: whether to offer the memory tools.
         exemplars: the persona's, in its own order; see `beside`.
     """
     system = [prompts.INSTRUCTIONS]
-    if tools:
-        system.append(prompts.TOOLS)
     system += [m.text for m in messages if m.role in ("system", "developer") and m.text]
     system.append(f"{prompts.PERSONA_HEADING}\n{persona}")
     episodes, exemplars = beside(episodes, exemplars, decision, choices)

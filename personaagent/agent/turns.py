@@ -10,6 +10,7 @@ from personaagent.agent.contrast import MAX_SAMPLES, Samples
 from personaagent.agent.copying import Copy
 from personaagent.agent.decision import Choice
 from personaagent.agent.view import Saw
+from personaagent.tools.toolbox import Observation
 from personaagent.types import Frozen, Interaction, Message, Reason, Usage, UserId
 
 __all__ = ["Replay", "Reply", "Turn"]
@@ -20,7 +21,8 @@ class Turn(Frozen):
 
     `generated` says that the interaction's id was made up for this request: one that brings results of the application's
     tools then goes on with the interaction that called them. With `explain` the reply says what the model saw, and to a
-    closed choice or rating also why. `samples` is how many answers a free text is chosen from; None: what the settings say.
+    closed choice or rating also why; with `trace` which tools were called, and what came of it. `samples` is how many answers
+    a free text is chosen from; None: what the settings say.
     """
 
     user: UserId
@@ -37,6 +39,7 @@ class Turn(Frozen):
     priority: int = 0
     remember: bool = True
     explain: bool = False
+    trace: bool = False
     samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = None
     identity: str = "user"  # how the request named the user; kept with the interaction
 
@@ -63,6 +66,7 @@ class Reply(Frozen):
     copied: Copy | None = None
     samples: Samples | None = None
     steps: int = 1
+    trace: tuple[Observation, ...] | None = None
     message: dict[str, Any] = Field(default_factory=dict)
 
 

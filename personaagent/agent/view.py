@@ -45,12 +45,10 @@ class PromptView:
         episodes, exemplars = beside(recall.episodes, kept, persona.decision, choices)
         return cls(persona, exemplars, episodes)
 
-    def prompt(
-        self, messages: Sequence[Message], choices: Sequence[str] | None = None, tools: bool = False
-    ) -> tuple[Message, ...]:
+    def prompt(self, messages: Sequence[Message], choices: Sequence[str] | None = None) -> tuple[Message, ...]:
         """The messages of a model call; see `assemble`."""
         decision = self.persona.decision
-        return assemble(messages, self.persona.text, self.episodes, decision, choices, tools, self.exemplars)
+        return assemble(messages, self.persona.text, self.episodes, decision, choices, self.exemplars)
 
     def shrink(self) -> bool:
         """Show half as much; False if nothing is left to leave out."""
@@ -80,6 +78,6 @@ class PromptView:
         return shown
 
 
-def without_persona(messages: Sequence[Message], tools: bool) -> tuple[Message, ...]:
+def without_persona(messages: Sequence[Message]) -> tuple[Message, ...]:
     """The same prompt for somebody of whom nothing is known."""
-    return assemble(messages, prompts.NO_PERSONA, (), Decision(), None, tools)
+    return assemble(messages, prompts.NO_PERSONA, (), Decision())

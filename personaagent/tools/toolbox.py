@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import Field, JsonValue
+
 from personaagent import deadline
 from personaagent.base import Frozen
 from personaagent.errors import DeadlineExceeded, InvalidInput, PersonaAgentError
@@ -15,13 +17,16 @@ from personaagent.nearest import likely
 from personaagent.persona.persona import clip, tokens
 from personaagent.settings import ToolSettings
 from personaagent.tools.arguments import check_arguments
-from personaagent.tools.tool import Effect, Tool, ToolContext, ToolOutput, ToolSource, ToolSpec
+from personaagent.tools.tool import Effect, Sees, Tool, ToolContext, ToolOutput, ToolSource, ToolSpec
 from personaagent.tools.untrusted import as_data
 from personaagent.types import ANSWER, ToolCall
 
-__all__ = ["Observation", "OpenToolbox", "Recorded", "Toolbox"]
+__all__ = ["CALLS", "Observation", "OpenToolbox", "Recorded", "Toolbox", "recorded"]
 
 log = logging.getLogger(__name__)
+
+CALLS = "calls"  # metadata of an interaction: the calls made for it, for its replays
+RECORDED = 1_000  # characters of a result that are kept
 
 
 class Observation(Frozen):
@@ -34,6 +39,8 @@ class Observation(Frozen):
     tokens: int = 0  # of what is shown
     bytes: int = 0  # of what the tool answered, before it was cut
     recorded: bool = False  # taken from an earlier turn instead of called
+    chosen: dict[str, float] = Field(default_factory=dict)  # the probability of each tool, and of answering at once
+    decided_s: float = 0.0  # that choosing took
 
     @property
     def shown(self) -> str:
@@ -41,11 +48,32 @@ class Observation(Frozen):
         return as_data(self.call.name, self.text)
 
 
+def recorded(trace: Sequence[Observation]) -> list[JsonValue]:
+    """What an interaction remembers of its calls."""
+    return [
+        {"name": o.call.name, "arguments": o.call.arguments, "result": o.text[:RECORDED], "error": o.error}
+        for o in trace
+    ]
+
+
 class Toolbox:
     """Tools by name. Built-in ones come first; of two tools of the same name the later one is left out, with a warning."""
 
-    def __init__(self, settings: ToolSettings, tools: Sequence[Tool] = (), sources: Sequence[ToolSource] = ()) -> None:
+    def __init__(
+        self,
+        settings: ToolSettings,
+        tools: Sequence[Tool] = (),
+        sources: Sequence[ToolSource] = (),
+        native: bool = False,
+    ) -> None:
+        """Args:
+        settings: bounds.
+        tools: that are always there.
+        sources: of more, which come and go.
+        native: whether the model's template has a form of its own for calls, see `ToolSettings.calling`.
+        """
         self.settings = settings
+        self.native = native
         self._tools = tuple(tools)
         self._sources = tuple(sources)
 
@@ -81,6 +109,11 @@ class OpenToolbox:
     def spec(self, name: str) -> ToolSpec | None:
         """The tool of this name."""
         return None if name not in self._tools else self._tools[name].spec
+
+    def replayed(self, earlier: Sequence[Any]) -> Recorded:
+        """The tools of a replay of an interaction that recorded these calls."""
+        local = [s.name for s in self.specs if s.sees is Sees.MEMORY and s.effect is Effect.READS]
+        return Recorded(self, [e for e in earlier if isinstance(e, Mapping)], local)
 
     async def call(self, call: ToolCall, context: ToolContext) -> Observation:
         """Call a tool. What goes wrong is an observation, but for the end of the request's own time.

@@ -43,6 +43,7 @@ class RecallQuery(Frozen):
     since: datetime | None = None
     until: datetime | None = None
     metadata: dict[str, JsonValue] = Field(default_factory=dict)  # equality filters
+    lessons: bool = False  # also what tells which tool or argument was right
     with_truth: bool = False  # only episodes whose truth is known
     max_tokens: int | None = None  # budget over the recalled texts
     ranking: Literal["hybrid", "dense", "bm25"] = "hybrid"
