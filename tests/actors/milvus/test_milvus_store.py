@@ -25,7 +25,7 @@ from tests.support.milvus_servers import LiteServer, StandaloneServer
 from tests.support.store_contract import ALWAYS, DIM, EMBEDDER, StoreContract, assert_same, make_persona, make_row
 
 # For tests that ask for the real server by name: they run where the others of it do, so that one is started for them all.
-REAL = (pytest.mark.milvus, pytest.mark.xdist_group("milvus"))
+REAL = (pytest.mark.milvus,)
 IDENTITY = StoreIdentity(embedder="test", dim=DIM, shards=1, tenant="default", shard=0)
 
 
