@@ -44,10 +44,10 @@ test-ray: $(STAMP)
 	rc=0; { $(call TESTS,-m cluster); } > "$$log" 2>&1 || rc=$$?; cat "$$log"; exit $$rc
 
 test-others: $(STAMP)
-	$(call TESTS,-n 2 -m "not cluster")
+	$(call TESTS,-n 2 --dist worksteal -m "not cluster")
 
 test-quick: $(STAMP) ## while you work: pure tests that need no Milvus server and are not slow
-	$(call TESTS,-n 2 -m "not cluster and not model and not milvus and not slow")
+	$(call TESTS,-n 2 --dist worksteal -m "not cluster and not model and not milvus and not slow")
 
 check: $(STAMP) ## formatting, lint, types
 	$(BIN)/ruff format --check .

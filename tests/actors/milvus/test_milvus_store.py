@@ -24,7 +24,7 @@ from personaagent.types import user_key
 from tests.support.milvus_servers import LiteServer, StandaloneServer
 from tests.support.store_contract import ALWAYS, DIM, EMBEDDER, StoreContract, assert_same, make_persona, make_row
 
-# For tests that ask for the real server by name: they run where the others of it do, so that one is started for them all.
+# For tests that ask for the real server by name.
 REAL = (pytest.mark.milvus,)
 IDENTITY = StoreIdentity(embedder="test", dim=DIM, shards=1, tenant="default", shard=0)
 
