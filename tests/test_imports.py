@@ -85,6 +85,7 @@ def looked(light: bool) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("light", [True, False], ids=["light rooms", "all"])
 def test_importing_starts_nothing_opens_nothing_and_leaves_logging_alone(light: bool) -> None:
     assert looked(light)["seen"] == []

@@ -213,6 +213,7 @@ async def test_a_kill_at_any_step_leaves_nothing_on_a_server(
         await shard.close()
 
 
+@pytest.mark.slow
 async def test_a_full_disk_leaves_no_receipt_and_the_next_call_finishes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,6 +415,7 @@ async def test_what_a_version_before_left_in_the_files_goes_at_the_first_opening
     await shard.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(3))
 async def test_retention_that_was_killed_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
@@ -466,6 +468,7 @@ def losing(patch: pytest.MonkeyPatch, store: Any, method: str, number: int, befo
     patch.setattr(store, method, lost)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", [True, False])
 async def test_a_tombstone_that_may_be_written_is_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool
@@ -485,6 +488,7 @@ async def test_a_tombstone_that_may_be_written_is_looked_for(
     await shard.close()
 
 
+@pytest.mark.slow
 async def test_forgetting_whose_end_got_no_answer_does_not_take_what_came_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -499,6 +503,7 @@ async def test_forgetting_whose_end_got_no_answer_does_not_take_what_came_after(
     await shard.close()
 
 
+@pytest.mark.slow
 async def test_work_that_began_between_two_tries_of_forgetting_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -559,6 +564,7 @@ async def gone(memory: DirectMemory) -> None:
     assert store.load("ann") == type(store.load("ann"))()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("back", [False, True])
 async def test_a_turn_that_ends_after_the_receipt_is_not_remembered(
@@ -646,6 +652,7 @@ async def test_an_alignment_under_way_stores_nothing(memory: DirectMemory) -> No
     await gone(memory)
 
 
+@pytest.mark.slow
 async def test_an_import_under_way_leaves_out_who_was_forgotten(memory: DirectMemory) -> None:
     rows = [
         interaction(f"{n}", "ann" if n % 2 else "bob", query=f"{SECRET if n % 2 else 'tea'} {n}") for n in range(3_000)

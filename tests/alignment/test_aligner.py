@@ -165,6 +165,7 @@ class TestGate:
         result = await one(world)
         assert (result.score_after or 0) >= (result.score_before or 0)
 
+    @pytest.mark.slow
     async def test_a_third_of_false_truths_does_not_wreck_a_persona(self) -> None:
         for seed in range(5):
             world = World(seed=seed)
@@ -202,6 +203,7 @@ class TestEdges:
         await world.add([drink("ann", i) for i in range(count)])
         assert (await one(world)).outcome in (Outcome.ACCEPTED, Outcome.REJECTED)
 
+    @pytest.mark.slow
     async def test_ten_thousand_interactions_cost_what_a_window_costs(self) -> None:
         world = World()
         await world.add([drink("ann", i) for i in range(10_000)])
@@ -237,6 +239,7 @@ class TestEdges:
         assert not teacher.answers
         assert not world.llm.updates
 
+    @pytest.mark.slow
     async def test_the_persona_changed_once_meanwhile(self) -> None:
         world = World()
         await world.add([drink("ann", i) for i in range(27)])
@@ -250,6 +253,7 @@ class TestEdges:
         result = await one(world)
         assert (result.outcome, result.persona_before, result.persona_after) == (Outcome.ACCEPTED, 2, 3)
 
+    @pytest.mark.slow
     async def test_the_persona_changes_again_and_again(self) -> None:
         world = World()
         await world.add([drink("ann", i) for i in range(27)])
@@ -269,6 +273,7 @@ class TestEdges:
 
 
 class TestBudget:
+    @pytest.mark.slow
     async def test_calls_stay_within_the_users_budget(self) -> None:
         for most in (1, 5, 12, 24, 30, 40, 60):
             world = World(max_calls=most)
@@ -292,6 +297,7 @@ class TestBudget:
         assert result.outcome is Outcome.ACCEPTED
         assert result.calls <= 95
 
+    @pytest.mark.slow
     async def test_the_run_has_a_budget_too(self) -> None:
         world = World(run_calls=100)
         users = [f"user {u}" for u in range(5)]
@@ -304,6 +310,7 @@ class TestBudget:
 
 
 class TestManyUsers:
+    @pytest.mark.slow
     async def test_one_failing_user_touches_no_other(self) -> None:
         world = World()
         for user in ("ann", "bob", "cat"):
@@ -343,6 +350,7 @@ class TestManyUsers:
         result = await one(world)
         assert (result.outcome, result.reason) == (Outcome.FAILED, "error: llm_error")
 
+    @pytest.mark.slow
     async def test_an_engine_that_comes_back_is_waited_for(self) -> None:
         world = World(retry_s=60)
         await world.add([drink("ann", i) for i in range(27)])
@@ -357,6 +365,7 @@ class TestManyUsers:
         world.llm.before = down
         assert (await one(world)).outcome is Outcome.ACCEPTED
 
+    @pytest.mark.slow
     async def test_a_store_that_goes_down_around_a_commit_gets_it_once(self) -> None:
         for lost_after in (False, True):
             world = World(retry_s=60)
@@ -475,6 +484,7 @@ async def test_a_persona_that_fell_behind_is_rebuilt_from_the_profile() -> None:
     assert fact in persona.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paper", [True, False])
 @pytest.mark.parametrize(
     ("written", "reason"),

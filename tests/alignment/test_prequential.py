@@ -209,6 +209,7 @@ class TestFit:
         strange = Foretold("bob", ((7.0, 7.0), *MADE_UP), np.full((20, SIZE + 1), -1.0))
         assert Others([*entries, strange]).fit(strange, 0.0, 1.0).users == 0  # nobody else knows that start
 
+    @pytest.mark.slow
     @given(seed=st.integers(0, 1000), size=st.integers(1, 9))
     def test_the_order_of_users_and_a_users_own_entry_change_nothing(self, seed: int, size: int) -> None:
         rng = np.random.default_rng(seed)

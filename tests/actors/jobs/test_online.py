@@ -241,6 +241,7 @@ class TestOnlineAligner:
         await aligner.check_health()
         task.cancel()
 
+    @pytest.mark.slow
     async def test_with_a_real_aligner_and_memory(self) -> None:
         world = World()
         await world.add([drink("ann", i) for i in range(27)])

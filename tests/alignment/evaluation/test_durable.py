@@ -129,6 +129,7 @@ async def test_a_cut_anywhere_while_it_learns_ends_well(tmp_path: Path, folder: 
         assert timeless(result) == timeless(whole), after
 
 
+@pytest.mark.slow
 async def test_an_evaluation_that_is_done_asks_nothing_again(tmp_path: Path, folder: Path) -> None:
     plan = planned("history", history_file(tmp_path), ALL)
     first = await evaluated(plan, folder, CopyingLLM())
@@ -142,6 +143,7 @@ async def test_an_evaluation_that_is_done_asks_nothing_again(tmp_path: Path, fol
     assert second["requests_sent"] == first["requests_sent"]  # of all runs together
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [UnavailableError("did not answer in time"), LLMError("no"), InvalidInput("too long")]
 )
@@ -228,6 +230,7 @@ async def test_when_nothing_at_all_was_answered_there_is_no_result(tmp_path: Pat
         await evaluated(plan, folder, CopyingLLM(fail))
 
 
+@pytest.mark.slow
 async def test_a_profile_that_failed_is_built_again_with_what_rests_on_it(tmp_path: Path, folder: Path) -> None:
     path = pahf_folder(tmp_path)
     plan = planned("pahf", path, ("none", "pag", "persona", "personaagent"), paper=True)
@@ -258,6 +261,7 @@ async def test_a_profile_that_failed_is_built_again_with_what_rests_on_it(tmp_pa
     assert timeless(result) == timeless(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [None, 1, 5])
 async def test_an_alignment_that_failed_is_done_again_with_what_rests_on_it(
     tmp_path: Path, folder: Path, cut: int | None
@@ -283,6 +287,7 @@ async def test_an_alignment_that_failed_is_done_again_with_what_rests_on_it(
     assert timeless(result) == timeless(whole)
 
 
+@pytest.mark.slow
 async def test_a_process_that_is_killed_loses_no_answer(tmp_path: Path, folder: Path) -> None:
     history_file(tmp_path)
     code = f"""
@@ -302,6 +307,7 @@ asyncio.run(evaluated(plan, Path({str(folder)!r}), llm))
     assert timeless(result) == timeless(await run_evaluation(plan, CopyingLLM(), HashEmbedder(64)))
 
 
+@pytest.mark.slow
 async def test_progress_never_goes_back_and_counts_what_was_there(tmp_path: Path, folder: Path) -> None:
     plan = planned("history", history_file(tmp_path), ALL, cold_start=False)
     told: list[tuple[str, int, int, int]] = []

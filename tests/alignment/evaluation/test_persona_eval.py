@@ -100,6 +100,7 @@ async def test_own_words_are_better_than_others_and_none(tmp_path: Path) -> None
     assert phase["general"]["aligned-first"]["n"] == phase["alignment"]["new_words"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", [s for s in get_args(Search) if s != "gepa"])
 async def test_no_search_sees_a_test_item(tmp_path: Path, search: Search) -> None:
     model = Model()
@@ -172,11 +173,13 @@ async def test_noise_is_told_by_user_and_group(tmp_path: Path) -> None:
     assert sum(cell["users"] for cell in phase["groups"]["history_length"].values()) == len(STYLES)
 
 
+@pytest.mark.slow
 async def test_the_same_seed_gives_the_same_result(tmp_path: Path) -> None:
     first, second = [await evaluate(tmp_path, shuffle="items", seed=3) for _ in range(2)]
     assert first["phases"]["newest"]["kinds"] == second["phases"]["newest"]["kinds"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wanted", "changed"), [(True, {}), (False, {}), (True, {"shuffle": "items"})])
 async def test_all_texts_of_the_sample_are_measured_left_out_if_wanted(wanted: bool, changed: dict[str, Any]) -> None:
     plan = plan_personas("sample", None, 2, Controls(left_out=wanted, **changed), settings())

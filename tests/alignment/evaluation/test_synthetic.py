@@ -37,6 +37,7 @@ def ideal(items: list[Interaction]) -> float:
     return sum(worth(i)[i.truth or ""] == max(worth(i).values()) for i in items) / len(items)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS)
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 10_000))

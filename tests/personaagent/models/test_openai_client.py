@@ -200,6 +200,7 @@ async def test_errors(server: Server, status: int, message: str, code: str | Non
     assert "key-1" not in raised.value.message
 
 
+@pytest.mark.slow
 async def test_nothing_there(server: Server) -> None:
     llm = OpenAILLM("http://127.0.0.1:9/v1", "m", timeout_s=5)
     with pytest.raises(UnavailableError):

@@ -97,6 +97,7 @@ def of_all_kinds(texts: list[str]) -> list[Section]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evil", EVIL)
 def test_texts_stay_texts_wherever_they_stand(tmp_path: Path, evil: str):
     harmless, before = render(tmp_path, of_all_kinds(["a", "b", "c"]))
@@ -140,6 +141,7 @@ def test_plots_are_xml_named_and_follow_the_page(tmp_path: Path):
     assert len(set(ids)) == len(ids)
 
 
+@pytest.mark.slow
 def test_the_same_sections_give_the_same_bytes_but_for_the_time(tmp_path: Path):
     def body() -> str:
         return re.sub(r"<p class=\"time\">.*?</p>", "", render(tmp_path, of_all_kinds(["a", "b", "c"]))[0])

@@ -45,6 +45,7 @@ class Calls:
         return self.history.operations[-1]
 
 
+@pytest.mark.slow
 async def test_clients_of_a_correct_system_see_no_promise_broken() -> None:
     calls = Calls()
     others = [Client(calls.world.http, calls.history, calls.people, "echo", f"other {n}") for n in range(3)]

@@ -573,6 +573,7 @@ def test_explain_needs_no_model(invoke: Invoke, system: type[FakeSystem], tmp_pa
 # Evaluation
 
 
+@pytest.mark.slow
 def test_an_evaluation_goes_on_where_it_stopped(
     invoke: Invoke, system: type[FakeSystem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

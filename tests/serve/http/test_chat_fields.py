@@ -433,6 +433,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(
         st.sampled_from([*ChatBody.model_fields, "functions", "function_call", "n", "logprobs", "modalities", "store"]),

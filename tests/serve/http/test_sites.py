@@ -123,6 +123,7 @@ FOREIGN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("headers", FOREIGN)
 @pytest.mark.parametrize(
     ("method", "path"),
