@@ -253,6 +253,7 @@ async def test_no_replaced_version_survives_in_any_segment(tmp_path: Path, versi
     await shard.close()
 
 
+@pytest.mark.slow
 async def test_a_look_at_the_files_decides_about_the_receipt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard = MemoryShard(config(tmp_path, flush_s=1000))
     await told(shard)
@@ -596,6 +597,7 @@ async def test_a_turn_that_ends_after_the_receipt_is_not_remembered(
         await gone(memory)
 
 
+@pytest.mark.slow
 async def test_who_comes_back_is_welcome(memory: DirectMemory) -> None:
     llm = WaitingLLM()
     llm.go.set()
@@ -799,6 +801,7 @@ async def test_who_has_damaged_records_can_be_forgotten(tmp_path: Path, kind: st
     await shard.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["lite", pytest.param("server", marks=pytest.mark.milvus)])
 async def test_who_has_nothing_left_after_retention_leaves_no_name(
     tmp_path: Path, where: str, request: pytest.FixtureRequest

@@ -107,6 +107,7 @@ class TestDueQueue:
         queue.refresh([summary("a", 5)])  # a new user of that name
         assert queue.take(5) == ["a"]
 
+    @pytest.mark.slow
     @given(
         st.lists(
             st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 9)), unique_by=lambda t: t[0]), max_size=6

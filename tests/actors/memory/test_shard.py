@@ -207,6 +207,7 @@ async def test_reads_of_active_users_go_on_while_the_store_is_away(
     assert [i.id for i in await shard.latest("ann", 5, False)] == ["1", "2"]
 
 
+@pytest.mark.slow
 async def test_a_large_user_is_searched_in_the_store_with_the_same_answers(tmp_path: Path) -> None:
     small = MemoryShard(config(tmp_path / "small"))
     large = MemoryShard(config(tmp_path / "large", max_active_episodes=100))

@@ -341,6 +341,7 @@ def test_a_lost_part_is_named_and_evidence_is_not_dropped_for_it(tmp_path: Path)
     assert profile.facts == (fact("f", "long"),)
 
 
+@pytest.mark.slow
 def test_duplicates_echoes_and_staleness_are_noticed(tmp_path: Path) -> None:
     settings = home(tmp_path, shards=1)
     with stores(settings) as (store,):
@@ -434,6 +435,7 @@ def stating(*sources: str) -> Persona:
     return Persona(**dict(draft), number=2, parent=1, time=START)
 
 
+@pytest.mark.slow
 async def test_a_shard_expires_by_itself(tmp_path: Path) -> None:
     settings = home(tmp_path, shards=1, retention_days=30)
     fill(settings)

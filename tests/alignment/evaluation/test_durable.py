@@ -172,6 +172,7 @@ async def test_a_call_that_fails_is_one_missing_answer(tmp_path: Path, folder: P
     assert timeless(result) == timeless(whole)
 
 
+@pytest.mark.slow
 async def test_a_missing_answer_does_not_stop_a_run_that_asks_for_it_alone(tmp_path: Path, folder: Path) -> None:
     plan = planned("history", history_file(tmp_path), ("rag",))
 
@@ -338,6 +339,7 @@ async def test_progress_never_goes_back_and_counts_what_was_there(tmp_path: Path
     assert ("newest: align personaagent", 4, 4) in {t[:3] for t in resumed}
 
 
+@pytest.mark.slow
 async def test_a_long_step_is_told_of_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alignment.evaluation.run.TELL_S", 0.01)
     plan = planned("history", history_file(tmp_path), ("none",))
@@ -365,6 +367,7 @@ def test_what_needs_a_model() -> None:
     assert needs_model(("evidence",), ("memory",))
 
 
+@pytest.mark.slow
 async def test_without_a_model_nothing_is_asked_of_one(tmp_path: Path) -> None:
     plan = planned("history", history_file(tmp_path), ("evidence",))
     llm = CopyingLLM()

@@ -117,6 +117,7 @@ async def test_memory_keeps_what_it_learned_before_a_shift(tmp_path: Path) -> No
     assert result["segments"]["shifted"]["history_length"]["8"]["users"] == 3
 
 
+@pytest.mark.slow
 async def test_ratings_are_scored_by_their_error(tmp_path: Path) -> None:
     result = await evaluate("movielens", movielens_folder(tmp_path), ("evidence", "none", "personaagent"), CopyingLLM())
     scores = result["results"]["newest"]["evidence"]
@@ -134,6 +135,7 @@ async def test_lamp_reads_its_own_files(tmp_path: Path) -> None:
     assert value(result, "test", "evidence", "mae") == 0.0
 
 
+@pytest.mark.slow
 async def test_a_prompt_that_fails_is_a_wrong_answer_and_the_others_go_on(tmp_path: Path) -> None:
     def fail(request: ChatRequest) -> None:
         if "user 1" in request.messages[-1].text:
@@ -169,6 +171,7 @@ async def test_equal_prompts_are_sent_once_and_counted_for_everyone(tmp_path: Pa
     assert len(both.requests) == 16 + 16 + profiles
 
 
+@pytest.mark.slow
 async def test_paper_mode_and_progress(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     result = await evaluate(

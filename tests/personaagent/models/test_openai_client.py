@@ -176,6 +176,7 @@ async def test_a_stream_that_breaks_is_an_error(server: Server) -> None:
         await anext(stream)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "message", "code", "expected"),
     [
@@ -234,6 +235,7 @@ ODD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [*ODD, "<html>"])
 async def test_what_is_no_answer_is_an_error_that_says_so(server: Server, sent: str) -> None:
     llm = OpenAILLM(server.url, "m")

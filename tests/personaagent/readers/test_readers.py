@@ -381,6 +381,7 @@ def test_the_newest_of_each_user_are_the_test(tmp_path: Path):
         split_newest(learn, 1.5)
 
 
+@pytest.mark.slow
 def test_movielens_itself(data_dir: Path):
     result = read("movielens", data_dir / "movielens" / "ml-latest-small.zip", 50)
     got = list(result)

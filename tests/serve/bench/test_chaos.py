@@ -61,6 +61,7 @@ async def test_clients_of_a_correct_system_see_no_promise_broken() -> None:
     assert any(o.whole and o.saw for o in calls.history.operations)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", ["chat", "stream", "bring", "set_persona"])
 async def test_a_write_is_seen_once_by_its_user_until_forgotten(act: str) -> None:
     calls = Calls()
