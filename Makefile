@@ -19,7 +19,7 @@ COMPILE := uv pip compile pyproject.toml --extra cpu --extra dev --python-versio
   --python-platform x86_64-manylinux_2_28 --override requirements/overrides.txt --no-annotate --no-header \
   --generate-hashes --no-emit-package torch
 
-.PHONY: help setup demo serve test test-quick check format lock clean
+.PHONY: help setup demo serve test test-ray test-others test-quick check format lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -35,12 +35,19 @@ demo: $(STAMP) ## the whole loop on bundled histories, with a report
 serve: $(STAMP) ## the OpenAI-compatible server; GPU: make serve EXTRA=gpu MODEL=<Hugging Face id>
 	$(BIN)/personaagent serve --model "$(MODEL)" --set serve.default_user=me $(ARGS)
 
-# One process has the tests on a real Ray, which mostly wait; so there is one more than cores.
-test: $(STAMP) ## all tests, in three processes
-	$(call TESTS,-n 3 --dist loadgroup)
+# Those on a real Ray mostly wait for processes to start, so they run beside the others; what they say comes when they are done.
+test: $(STAMP) ## all tests
+	@$(MAKE) --no-print-directory -j 2 test-ray test-others
+
+test-ray: $(STAMP)
+	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	rc=0; { $(call TESTS,-m cluster); } > "$$log" 2>&1 || rc=$$?; cat "$$log"; exit $$rc
+
+test-others: $(STAMP)
+	$(call TESTS,-n 2 --dist worksteal -m "not cluster")
 
 test-quick: $(STAMP) ## while you work: pure tests that need no Milvus server and are not slow
-	$(call TESTS,-n 2 --dist loadgroup -m "not cluster and not model and not milvus and not slow")
+	$(call TESTS,-n 2 --dist worksteal -m "not cluster and not model and not milvus and not slow")
 
 check: $(STAMP) ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -29,29 +29,16 @@ def data_dir() -> Path:
     return folder
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In one process what fails fast comes first: pure tests, then the real models, then clusters.
-
-    Of several processes one does everything that needs a Ray, which there can be one of, and mostly waits for processes to
-    start; another one what needs the Milvus server. Both begin with that, because it takes longest.
-    """
-    several = hasattr(config, "workerinput")
-    for item in items:
-        used = set(getattr(item, "fixturenames", ()))
-        if used & MILVUS_FIXTURES:
-            item.add_marker(pytest.mark.milvus)
-        if item.get_closest_marker("cluster"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-        elif "milvus" in used:
-            item.add_marker(pytest.mark.xdist_group("milvus"))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Pure tests run first, then those with the real models, then those with a cluster: what fails fast comes early."""
 
     def tier(item: pytest.Item) -> int:
-        order = [m for m in ("cluster", "model") if item.get_closest_marker(m)]
-        if several:
-            return 0 if order[:1] == ["cluster"] else 1 if item.get_closest_marker("milvus") else 2
-        return {"cluster": 2, "model": 1}[order[0]] if order else 0
+        return 2 if item.get_closest_marker("cluster") else 1 if item.get_closest_marker("model") else 0
 
     items.sort(key=tier)
+    for item in items:
+        if set(getattr(item, "fixturenames", ())) & MILVUS_FIXTURES:
+            item.add_marker(pytest.mark.milvus)
 
 
 def pytest_collection_finish() -> None:
@@ -62,7 +49,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandaloneServer]:
-    """A real Milvus server, one for all tests that do not kill it."""
+    """A real Milvus server, one for all tests of a process that do not kill it."""
     if (reason := standalone_reason()) is not None:
         pytest.skip(reason)
     server = StandaloneServer(tmp_path_factory.mktemp("standalone"))

@@ -85,18 +85,21 @@ def looked(light: bool) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("light", [True, False], ids=["light rooms", "all"])
 def test_importing_starts_nothing_opens_nothing_and_leaves_logging_alone(light: bool) -> None:
     assert looked(light)["seen"] == []
     assert looked(light)["threads"] == ["MainThread"]
 
 
+@pytest.mark.slow
 def test_light_rooms_load_nothing_heavy() -> None:
     loaded = looked(True)["loaded"]
     assert {room.split(".")[0] for room in loaded} == {*FLOORS[:2], "cluster", "serve"}
     assert {module: heavy for module, heavy in loaded.items() if heavy} == {}
 
 
+@pytest.mark.slow
 def test_no_module_but_those_of_the_engine_loads_a_model_library() -> None:
     last = list(looked(False)["loaded"].values())[-1]
     assert set(last) <= {"ray", "pymilvus", "milvus_lite"}

@@ -38,6 +38,7 @@ def test_histories_are_right_whatever_happens(simulator: Simulator, first: int) 
         assert result.operations > 20
 
 
+@pytest.mark.slow
 def test_seeds_that_once_failed(simulator: Simulator) -> None:
     for seed in ONCE_FAILED:
         assert simulator.run(seed).violations == [], replay(seed)

@@ -178,6 +178,7 @@ def test_a_job_that_had_nothing_to_do_leaves_no_folder(tmp_path: Path) -> None:
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_forgetting_reads_only_files_that_hold_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with RunFolder(tmp_path, "r") as folder:
         folder.plan([f"u{i}" for i in range(30)])

@@ -213,6 +213,7 @@ async def test_a_kill_at_any_step_leaves_nothing_on_a_server(
         await shard.close()
 
 
+@pytest.mark.slow
 async def test_a_full_disk_leaves_no_receipt_and_the_next_call_finishes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +253,7 @@ async def test_no_replaced_version_survives_in_any_segment(tmp_path: Path, versi
     await shard.close()
 
 
+@pytest.mark.slow
 async def test_a_look_at_the_files_decides_about_the_receipt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard = MemoryShard(config(tmp_path, flush_s=1000))
     await told(shard)
@@ -414,6 +416,7 @@ async def test_what_a_version_before_left_in_the_files_goes_at_the_first_opening
     await shard.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(3))
 async def test_retention_that_was_killed_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
@@ -466,6 +469,7 @@ def losing(patch: pytest.MonkeyPatch, store: Any, method: str, number: int, befo
     patch.setattr(store, method, lost)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", [True, False])
 async def test_a_tombstone_that_may_be_written_is_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool
@@ -485,6 +489,7 @@ async def test_a_tombstone_that_may_be_written_is_looked_for(
     await shard.close()
 
 
+@pytest.mark.slow
 async def test_forgetting_whose_end_got_no_answer_does_not_take_what_came_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -499,6 +504,7 @@ async def test_forgetting_whose_end_got_no_answer_does_not_take_what_came_after(
     await shard.close()
 
 
+@pytest.mark.slow
 async def test_work_that_began_between_two_tries_of_forgetting_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -559,6 +565,7 @@ async def gone(memory: DirectMemory) -> None:
     assert store.load("ann") == type(store.load("ann"))()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("back", [False, True])
 async def test_a_turn_that_ends_after_the_receipt_is_not_remembered(
@@ -590,6 +597,7 @@ async def test_a_turn_that_ends_after_the_receipt_is_not_remembered(
         await gone(memory)
 
 
+@pytest.mark.slow
 async def test_who_comes_back_is_welcome(memory: DirectMemory) -> None:
     llm = WaitingLLM()
     llm.go.set()
@@ -646,6 +654,7 @@ async def test_an_alignment_under_way_stores_nothing(memory: DirectMemory) -> No
     await gone(memory)
 
 
+@pytest.mark.slow
 async def test_an_import_under_way_leaves_out_who_was_forgotten(memory: DirectMemory) -> None:
     rows = [
         interaction(f"{n}", "ann" if n % 2 else "bob", query=f"{SECRET if n % 2 else 'tea'} {n}") for n in range(3_000)
@@ -792,6 +801,7 @@ async def test_who_has_damaged_records_can_be_forgotten(tmp_path: Path, kind: st
     await shard.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["lite", pytest.param("server", marks=pytest.mark.milvus)])
 async def test_who_has_nothing_left_after_retention_leaves_no_name(
     tmp_path: Path, where: str, request: pytest.FixtureRequest

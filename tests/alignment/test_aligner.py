@@ -73,6 +73,7 @@ class TestPaperMode:
 
 
 class TestGate:
+    @pytest.mark.slow
     @pytest.mark.parametrize("make", [drink, note])
     async def test_accepts_a_better_persona(self, make) -> None:  # type: ignore[no-untyped-def]
         world = World()
@@ -90,6 +91,7 @@ class TestGate:
         assert result.calls == len(world.llm.order)
         assert result.prompt_tokens == 100 * result.calls
 
+    @pytest.mark.slow
     async def test_refuses_a_worse_persona(self) -> None:
         world = World(SecretLLM(teach=lambda r: "This person is cold and always likes water."))
         await world.add([drink("ann", i) for i in range(27)])
@@ -105,6 +107,7 @@ class TestGate:
         assert persona is not None
         assert persona.text == GOOD
 
+    @pytest.mark.slow
     async def test_never_shows_the_gates_interactions_to_the_teacher(self) -> None:
         world = World(candidates=4, iterations=2)
         everything = [drink("ann", i) for i in range(27)]
@@ -126,6 +129,7 @@ class TestGate:
         assert result.score_before == 1.0
         assert not world.llm.losses
 
+    @pytest.mark.slow
     async def test_fits_how_memory_decides_when_prose_does_not_help(self) -> None:
         world = World(SecretLLM(teach=lambda r: "no"), decision=LOUD)
         repeated = [drink("ann", i).model_copy(update={"query": f"Something for topic {i % 3}"}) for i in range(27)]
@@ -137,6 +141,7 @@ class TestGate:
         assert persona.decision.model_weight < LOUD.model_weight or persona.decision.episodes > 0
         assert result.score_after == 1.0
 
+    @pytest.mark.slow
     async def test_other_demonstrations_are_not_tried_where_memory_answers_alone(self) -> None:
         world = World(decision=LOUD)
         await world.add([drink("ann", i) for i in range(27)])  # memory knows: always the same drink
@@ -144,6 +149,7 @@ class TestGate:
         assert world.llm.updates  # prose is tried all the same
         assert not any(m.role == "assistant" for r in world.llm.answers for m in r.messages)
 
+    @pytest.mark.slow
     async def test_who_has_no_evidence_keeps_to_the_model_alone(self) -> None:
         world = World(SecretLLM(teach=lambda r: "no"))
         await world.add([drink("ann", i) for i in range(27)])
@@ -159,12 +165,14 @@ class TestGate:
         assert result.outcome is Outcome.REJECTED
         assert all(len(query.decisions) <= 1 for query in asked)
 
+    @pytest.mark.slow
     async def test_contradicting_truths_change_nothing(self) -> None:
         world = World()
         await world.add([drink("ann", i, truth=("mint tea", "water", "black coffee")[i % 3]) for i in range(27)])
         result = await one(world)
         assert (result.score_after or 0) >= (result.score_before or 0)
 
+    @pytest.mark.slow
     async def test_a_third_of_false_truths_does_not_wreck_a_persona(self) -> None:
         for seed in range(5):
             world = World(seed=seed)
@@ -176,6 +184,7 @@ class TestGate:
             assert persona is not None
             assert persona.text == GOOD
 
+    @pytest.mark.slow
     async def test_nothing_is_computed_twice(self) -> None:
         world = World(iterations=3)
         await world.add([drink("ann", i, truth=("mint tea", "water")[i % 2]) for i in range(40)])
@@ -202,6 +211,7 @@ class TestEdges:
         await world.add([drink("ann", i) for i in range(count)])
         assert (await one(world)).outcome in (Outcome.ACCEPTED, Outcome.REJECTED)
 
+    @pytest.mark.slow
     async def test_ten_thousand_interactions_cost_what_a_window_costs(self) -> None:
         world = World()
         await world.add([drink("ann", i) for i in range(10_000)])
@@ -237,6 +247,7 @@ class TestEdges:
         assert not teacher.answers
         assert not world.llm.updates
 
+    @pytest.mark.slow
     async def test_the_persona_changed_once_meanwhile(self) -> None:
         world = World()
         await world.add([drink("ann", i) for i in range(27)])
@@ -250,6 +261,7 @@ class TestEdges:
         result = await one(world)
         assert (result.outcome, result.persona_before, result.persona_after) == (Outcome.ACCEPTED, 2, 3)
 
+    @pytest.mark.slow
     async def test_the_persona_changes_again_and_again(self) -> None:
         world = World()
         await world.add([drink("ann", i) for i in range(27)])
@@ -269,6 +281,7 @@ class TestEdges:
 
 
 class TestBudget:
+    @pytest.mark.slow
     async def test_calls_stay_within_the_users_budget(self) -> None:
         for most in (1, 5, 12, 24, 30, 40, 60):
             world = World(max_calls=most)
@@ -285,6 +298,7 @@ class TestBudget:
         assert result.outcome is Outcome.SKIPPED
         assert "budget" in result.reason
 
+    @pytest.mark.slow
     async def test_the_best_so_far_is_judged_when_the_budget_ends(self) -> None:
         world = World(iterations=20, max_calls=95)
         await world.add([drink("ann", i, truth="water" if i % 6 == 0 else "mint tea") for i in range(27)])
@@ -292,6 +306,7 @@ class TestBudget:
         assert result.outcome is Outcome.ACCEPTED
         assert result.calls <= 95
 
+    @pytest.mark.slow
     async def test_the_run_has_a_budget_too(self) -> None:
         world = World(run_calls=100)
         users = [f"user {u}" for u in range(5)]
@@ -304,6 +319,7 @@ class TestBudget:
 
 
 class TestManyUsers:
+    @pytest.mark.slow
     async def test_one_failing_user_touches_no_other(self) -> None:
         world = World()
         for user in ("ann", "bob", "cat"):
@@ -320,6 +336,7 @@ class TestManyUsers:
         assert "secret" not in results[1].reason
         assert sorted(seen) == ["ann", "bob", "cat"]
 
+    @pytest.mark.slow
     async def test_a_few_refused_requests_are_scores(self) -> None:
         world = World()
         await world.add([drink("ann", i) for i in range(27)])
@@ -343,6 +360,7 @@ class TestManyUsers:
         result = await one(world)
         assert (result.outcome, result.reason) == (Outcome.FAILED, "error: llm_error")
 
+    @pytest.mark.slow
     async def test_an_engine_that_comes_back_is_waited_for(self) -> None:
         world = World(retry_s=60)
         await world.add([drink("ann", i) for i in range(27)])
@@ -357,6 +375,7 @@ class TestManyUsers:
         world.llm.before = down
         assert (await one(world)).outcome is Outcome.ACCEPTED
 
+    @pytest.mark.slow
     async def test_a_store_that_goes_down_around_a_commit_gets_it_once(self) -> None:
         for lost_after in (False, True):
             world = World(retry_s=60)
@@ -420,6 +439,7 @@ class TestManyUsers:
         assert len(await world.memory.personas("ann")) == 2
 
 
+@pytest.mark.slow
 async def test_proposers_are_exchangeable() -> None:
     class Fixed:
         async def propose(self, persona, cases, count, caller):  # type: ignore[no-untyped-def]
@@ -475,6 +495,7 @@ async def test_a_persona_that_fell_behind_is_rebuilt_from_the_profile() -> None:
     assert fact in persona.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paper", [True, False])
 @pytest.mark.parametrize(
     ("written", "reason"),

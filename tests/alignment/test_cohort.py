@@ -127,6 +127,7 @@ async def test_the_fit_takes_no_model_calls_and_survives_a_search_without_budget
     assert all(r.calls <= 16 and "predicts" in r.reason for r in results)
 
 
+@pytest.mark.slow
 async def test_users_who_have_nothing_to_foretell_keep_nobody_waiting() -> None:
     world = World(Fading(), decision=Decision(episodes=0))
     await world.add(moods("ann"))
@@ -136,6 +137,7 @@ async def test_users_who_have_nothing_to_foretell_keep_nobody_waiting() -> None:
     assert [r.outcome is Outcome.FAILED for r in results] == [False] * 4
 
 
+@pytest.mark.slow
 async def test_a_user_who_is_forgotten_meanwhile_is_skipped_and_keeps_nobody_waiting() -> None:
     world = World(Fading(), decision=Decision(episodes=0))
     for user in ("ann", "bob"):

@@ -239,6 +239,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.text(max_size=80)

@@ -77,6 +77,7 @@ def test_a_common_taste_is_found() -> None:
     assert Commons(population).utility(["a bus"]) == pytest.approx([0.0])
 
 
+@pytest.mark.slow
 def test_users_with_nothing_in_common_leave_the_table_empty() -> None:
     """All but those whom chance gave something."""
     found = 0
@@ -137,6 +138,7 @@ def test_grades_at_random_teach_only_how_often_each_is_given() -> None:
     assert population.grades
 
 
+@pytest.mark.slow
 def test_learning_takes_seconds() -> None:
     world = synthetic("bundles", 300, 3)
     by_user: dict[str, list[Interaction]] = {}

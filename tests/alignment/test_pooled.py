@@ -66,6 +66,7 @@ def test_a_cohort_does_not_drown_what_ones_own_answers_deny(
     assert not pool._estimate("ann", "both", np.zeros(0)).denied
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("items", [4, 6, 9, 12])
 def test_a_deviation_from_few_numbers_passes_no_more_than_a_known_one(items: int) -> None:
     rng = np.random.default_rng(items)

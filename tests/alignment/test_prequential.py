@@ -54,6 +54,7 @@ class TestForetell:
         assert np.allclose(whole.logs[:6], part.logs)
         assert (whole.logs < 0).all()
 
+    @pytest.mark.slow
     async def test_only_what_can_be_foretold_counts_and_only_the_newest_of_it(self) -> None:
         history = [drink("ann", i, truth="lemonade" if i % 3 == 0 else "mint tea") for i in range(30)]
         assert len((await told([*history, note("ann", 99)])).logs) == 19
@@ -148,6 +149,7 @@ class TestPosterior:
 
 
 class TestFit:
+    @pytest.mark.slow
     def test_random_users_keep_their_reading_as_often_as_promised(self) -> None:
         """One standard deviation of caution lets luck pass about one time in six."""
         rng = np.random.default_rng(0)
@@ -175,6 +177,7 @@ class TestFit:
         assert fitted.users == 30
         assert "with 30 other users" in fitted.reason
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("between", [0.0, 0.15])
     def test_the_cohort_helps_users_with_few_answers(self, between: float) -> None:
         rng = np.random.default_rng(5)
@@ -209,6 +212,7 @@ class TestFit:
         strange = Foretold("bob", ((7.0, 7.0), *MADE_UP), np.full((20, SIZE + 1), -1.0))
         assert Others([*entries, strange]).fit(strange, 0.0, 1.0).users == 0  # nobody else knows that start
 
+    @pytest.mark.slow
     @given(seed=st.integers(0, 1000), size=st.integers(1, 9))
     def test_the_order_of_users_and_a_users_own_entry_change_nothing(self, seed: int, size: int) -> None:
         rng = np.random.default_rng(seed)

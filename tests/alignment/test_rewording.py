@@ -123,6 +123,7 @@ async def test_users_get_their_own_words() -> None:
         assert (results[user].text_gain or 0) > 0
 
 
+@pytest.mark.slow
 async def test_feedback_that_says_nothing_about_a_user_changes_nothing() -> None:
     """Truths dealt to users at random: another user's words do as well, so they are no persona."""
     passed = total = 0

@@ -47,6 +47,7 @@ def test_what_weak_models_return_is_refused(text: str, reason: str | None) -> No
     assert refusal(text, PERSONA) == reason
 
 
+@pytest.mark.slow
 @given(st.text(max_size=400), st.text(max_size=100))
 def test_any_text_gets_a_verdict(text: str, incumbent: str) -> None:
     verdict = refusal(tidy(text), incumbent)

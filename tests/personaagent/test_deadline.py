@@ -77,6 +77,7 @@ async def test_a_call_that_times_out_is_cancelled(call: Call) -> None:
     assert part.left == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
 async def test_at_the_deadline_every_call_is_cancelled(call: Call) -> None:
     part = Part()
@@ -154,6 +155,7 @@ async def test_a_request_that_finds_no_room_hears_so_at_once(call: Call) -> None
         await call(part, 100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [batch, embed])
 async def test_work_that_is_nobodys_request_waits_for_room(call: Call) -> None:
     part = Part(error=full())
@@ -165,6 +167,7 @@ async def test_work_that_is_nobodys_request_waits_for_room(call: Call) -> None:
         await task
 
 
+@pytest.mark.slow
 async def test_batch_work_waits_for_room_until_its_deadline() -> None:
     part = Part(error=full())
     with deadline.until(1.0), pytest.raises(DeadlineExceeded):

@@ -67,6 +67,7 @@ def test_options_stand_in_no_telling_order(by_user: dict[str, list[Interaction]]
     assert max(places.values()) < 2 * min(places[n] for n in range(4))
 
 
+@pytest.mark.slow
 async def test_what_was_chosen_before_tells_what_comes_next(by_user: dict[str, list[Interaction]]):
     """Without any model: hashed words for vectors, so the floor is far below what embeddings reach."""
     memory = LocalMemory(HashEmbedder(64))

@@ -107,6 +107,7 @@ class TestDueQueue:
         queue.refresh([summary("a", 5)])  # a new user of that name
         assert queue.take(5) == ["a"]
 
+    @pytest.mark.slow
     @given(
         st.lists(
             st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 9)), unique_by=lambda t: t[0]), max_size=6
@@ -241,6 +242,7 @@ class TestOnlineAligner:
         await aligner.check_health()
         task.cancel()
 
+    @pytest.mark.slow
     async def test_with_a_real_aligner_and_memory(self) -> None:
         world = World()
         await world.add([drink("ann", i) for i in range(27)])

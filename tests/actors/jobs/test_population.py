@@ -138,6 +138,7 @@ class TestSelection:
 
 
 class TestEstimate:
+    @pytest.mark.slow
     @pytest.mark.parametrize("truths", [0, 1, 2, 3, 6, 27])
     @pytest.mark.parametrize(
         "changed", [{}, {"iterations": 3}, {"profile": True}, {"paper": True}, {"batch": 1, "held_out": 1}]
@@ -188,6 +189,7 @@ class TestCommons:
 
 
 class TestActor:
+    @pytest.mark.slow
     async def test_users_aligned_earlier_in_the_run_are_not_aligned_again(self) -> None:
         world = World()
         await world.add([drink("ann", i) for i in range(27)])

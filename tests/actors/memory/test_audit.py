@@ -42,6 +42,7 @@ def test_a_line_torn_by_a_killed_process_spoils_no_other(tmp_path: Path) -> None
     assert [json.loads(lines[i])["user_key"] for i in (0, 2)] == ["a", "b"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [100, 1_000])  # searched in the store, and in RAM
 async def test_what_cannot_be_logged_is_done_neither_in_ram_nor_in_the_store(tmp_path: Path, most: int) -> None:
     shard = MemoryShard(config(tmp_path, max_active_episodes=most))

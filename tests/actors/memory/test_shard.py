@@ -207,6 +207,7 @@ async def test_reads_of_active_users_go_on_while_the_store_is_away(
     assert [i.id for i in await shard.latest("ann", 5, False)] == ["1", "2"]
 
 
+@pytest.mark.slow
 async def test_a_large_user_is_searched_in_the_store_with_the_same_answers(tmp_path: Path) -> None:
     small = MemoryShard(config(tmp_path / "small"))
     large = MemoryShard(config(tmp_path / "large", max_active_episodes=100))
@@ -249,6 +250,7 @@ async def test_a_large_user_is_searched_in_the_store_with_the_same_answers(tmp_p
         await shard.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [100, 1000])  # searched in the store, and in RAM
 async def test_evidence_starts_from_what_users_have_in_common(tmp_path: Path, most: int) -> None:
     shard = MemoryShard(config(tmp_path, max_active_episodes=most))
@@ -286,6 +288,7 @@ async def test_evidence_starts_from_what_users_have_in_common(tmp_path: Path, mo
     await shard.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [50, 150])  # in RAM, and searched in the store
 async def test_options_are_kept_whatever_happens_to_their_row(tmp_path: Path, rows: int) -> None:
     shard = MemoryShard(config(tmp_path, max_active_episodes=100))

@@ -24,8 +24,8 @@ from personaagent.types import user_key
 from tests.support.milvus_servers import LiteServer, StandaloneServer
 from tests.support.store_contract import ALWAYS, DIM, EMBEDDER, StoreContract, assert_same, make_persona, make_row
 
-# For tests that ask for the real server by name: they run where the others of it do, so that one is started for them all.
-REAL = (pytest.mark.milvus, pytest.mark.xdist_group("milvus"))
+# For tests that ask for the real server by name.
+REAL = (pytest.mark.milvus,)
 IDENTITY = StoreIdentity(embedder="test", dim=DIM, shards=1, tenant="default", shard=0)
 
 
@@ -197,6 +197,7 @@ def test_another_store_than_expected_is_refused(
     store.close()
 
 
+@pytest.mark.slow
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "memory-00.db"
     code = (
@@ -246,6 +247,7 @@ def drop_data(folder: Path) -> None:
     next(folder.rglob("*.parquet")).unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [damage_manifest, drop_manifest, damage_schema, cut_data, drop_data])
 def test_a_damaged_folder_is_refused_and_left_alone(tmp_path: Path, damage: object) -> None:
     path = tmp_path / "memory-00.db"
@@ -324,6 +326,7 @@ def test_a_flush_that_breaks_stops_writing_until_a_restart(tmp_path: Path, monke
     again.close()
 
 
+@pytest.mark.slow
 def test_readers_never_miss_a_row_while_another_thread_writes_and_flushes(tmp_path: Path) -> None:
     store = MilvusStore(tmp_path / "memory-00.db", IDENTITY)
     acknowledged = 0

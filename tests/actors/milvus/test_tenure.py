@@ -209,6 +209,7 @@ async def test_a_row_is_read_before_it_is_replaced(shards: tuple[MemoryShard, Me
     assert (told.updated, (await old.interaction("ann", "3")).truth) == (1, "known")
 
 
+@pytest.mark.slow
 async def test_the_lease_is_renewed_before_a_read_has_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard = MemoryShard(config(tmp_path, lease_s=0.3, flush_s=0.05))
     await shard.append("ann", await batch(interaction("1")), "test")

@@ -60,6 +60,7 @@ def served(settings: Settings) -> dict[str, int]:
     return found
 
 
+@pytest.mark.slow
 def test_what_a_user_wrote_after_coming_back_survives_a_reshard_that_once_copied_their_forgetting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +83,7 @@ def test_what_a_user_wrote_after_coming_back_survives_a_reshard_that_once_copied
     assert served(home(tmp_path, shards=2)) == {"ann": 1, "bob": 1}
 
 
+@pytest.mark.slow
 def test_forgetting_that_broke_off_is_finished_before_anything_is_moved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +131,7 @@ def test_a_migrate_erases_nobody_who_lives_on_the_server(tmp_path: Path, server:
     assert served(there) == {"ann": 1, "bob": 1}
 
 
+@pytest.mark.slow
 def test_not_even_the_name_of_who_was_forgotten_is_in_a_store_whose_reshard_had_just_begun_to_copy_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +157,7 @@ def test_not_even_the_name_of_who_was_forgotten_is_in_a_store_whose_reshard_had_
     assert not texts(tmp_path, "SECRETNAME")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["_verify", "_clean"])
 async def test_a_receipt_is_true_after_a_reshard_that_broke_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
@@ -185,6 +189,7 @@ async def test_a_receipt_names_an_old_store_that_was_kept(tmp_path: Path) -> Non
     assert texts(tmp_path / "store" / "default.before-reshard-2", "SECRETWORD")
 
 
+@pytest.mark.slow
 def test_what_expires_is_not_left_in_an_unfinished_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = home(tmp_path, shards=1)
     with stores(settings) as (store,):

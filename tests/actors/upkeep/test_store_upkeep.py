@@ -118,6 +118,7 @@ def same(one: dict[str, StoredUser], other: dict[str, StoredUser]) -> bool:
 # Moving
 
 
+@pytest.mark.slow
 def test_resharding_moves_everything(tmp_path: Path) -> None:
     before = fill(home(tmp_path, shards=2))
     moved = reshard(home(tmp_path), 3)
@@ -178,6 +179,7 @@ def test_an_interrupted_reshard_loses_nothing_and_goes_on(
     assert [p.name for p in (tmp_path / "store").iterdir()] == ["default"]
 
 
+@pytest.mark.slow
 def test_the_old_store_can_be_kept(tmp_path: Path) -> None:
     fill(home(tmp_path, shards=2))
     assert "kept" in reshard(home(tmp_path), 1, keep=True).note
@@ -185,6 +187,7 @@ def test_the_old_store_can_be_kept(tmp_path: Path) -> None:
     assert (kept / "memory-01.db").is_dir()
 
 
+@pytest.mark.slow
 def test_a_store_in_use_or_absent_is_refused(tmp_path: Path) -> None:
     settings = home(tmp_path, shards=2)
     for call in (lambda: doctor(settings), lambda: reshard(settings, 3), lambda: expire(settings, 1)):
@@ -255,6 +258,7 @@ def checks(found: dict[str, Any], problem: bool = True) -> set[str]:
     return {f["check"] for f in found["findings"] if f["problem"] is problem and not f["fixed"]}
 
 
+@pytest.mark.slow
 def test_a_healthy_store_has_no_problems(tmp_path: Path) -> None:
     settings = home(tmp_path, shards=2)
     before = fill(settings)
@@ -265,6 +269,7 @@ def test_a_healthy_store_has_no_problems(tmp_path: Path) -> None:
     json.dumps(found)
 
 
+@pytest.mark.slow
 def test_dangling_links_and_orphans_are_found_and_repaired(tmp_path: Path) -> None:
     settings = home(tmp_path, shards=1)
     fill(settings)
@@ -301,6 +306,7 @@ def test_dangling_links_and_orphans_are_found_and_repaired(tmp_path: Path) -> No
     )
 
 
+@pytest.mark.slow
 def test_what_cannot_be_repaired_is_reported_and_left(tmp_path: Path) -> None:
     settings = home(tmp_path, shards=2)
     fill(settings)
@@ -335,6 +341,7 @@ def test_a_lost_part_is_named_and_evidence_is_not_dropped_for_it(tmp_path: Path)
     assert profile.facts == (fact("f", "long"),)
 
 
+@pytest.mark.slow
 def test_duplicates_echoes_and_staleness_are_noticed(tmp_path: Path) -> None:
     settings = home(tmp_path, shards=1)
     with stores(settings) as (store,):
@@ -376,6 +383,7 @@ def test_duplicates_echoes_and_staleness_are_noticed(tmp_path: Path) -> None:
 # Retention
 
 
+@pytest.mark.slow
 def test_old_interactions_expire_with_what_points_to_them(tmp_path: Path) -> None:
     settings = home(tmp_path, shards=1, retention_days=30)
     fill(settings)
@@ -404,6 +412,7 @@ def recent(user: str, id: str) -> Any:
     return replace(row, payload=pack(interaction), time=microseconds(interaction.time))
 
 
+@pytest.mark.slow
 def test_exemplars_expire_and_claims_lose_what_they_rested_on(tmp_path: Path) -> None:
     settings = home(tmp_path, shards=1, retention_days=30)
     fill(settings)
@@ -426,6 +435,7 @@ def stating(*sources: str) -> Persona:
     return Persona(**dict(draft), number=2, parent=1, time=START)
 
 
+@pytest.mark.slow
 async def test_a_shard_expires_by_itself(tmp_path: Path) -> None:
     settings = home(tmp_path, shards=1, retention_days=30)
     fill(settings)
@@ -474,6 +484,7 @@ def keys(n: int) -> list[str]:
     return [fernet.Fernet.generate_key().decode() for _ in range(n)]
 
 
+@pytest.mark.slow
 def test_an_encrypted_store_tells_nothing_and_opens_only_with_its_key(tmp_path: Path) -> None:
     right, wrong = keys(2)
     settings = home(tmp_path, shards=1, encryption_key=SecretStr(right))
@@ -595,6 +606,7 @@ def invoke(folder: Path, *args: str) -> Any:
     return CliRunner().invoke(app, ["--home", str(folder), *args])
 
 
+@pytest.mark.slow
 def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = home(tmp_path, shards=2)
     result = invoke(tmp_path, "doctor")

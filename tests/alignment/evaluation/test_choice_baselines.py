@@ -132,6 +132,7 @@ async def test_other_kinds_of_truths_do_no_harm(name: str) -> None:
     assert (await answer(name, asked("Write a line.", None), past)).text == "Dear Sam"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHOICE_BASELINES)
 async def test_probabilities_are_of_the_options(name: str) -> None:
     made = synthetic("bundles", users=1), synthetic("ratings", users=1)
@@ -161,6 +162,7 @@ async def regret(name: str, benchmark: Benchmark) -> float:
     return float(np.mean(found))
 
 
+@pytest.mark.slow
 async def test_each_world_is_for_somebody() -> None:
     bundles, constant = synthetic("bundles", users=6), synthetic("constant", users=6)
     assert await regret("counting", bundles) < 0.5 * await regret("last", bundles)

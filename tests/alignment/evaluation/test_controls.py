@@ -77,6 +77,7 @@ def test_items_stay_with_their_user_and_change_places(benchmark: Benchmark, seed
         assert truth != before[user, i] or count[user] == 1
 
 
+@pytest.mark.slow
 @given(benchmarks(), st.integers(0, 3))
 def test_nobody_keeps_their_own_where_the_others_have_as_much_to_give(benchmark: Benchmark, seed: int) -> None:
     before, after = texts(benchmark), texts(shuffled(benchmark, "users", seed))

@@ -90,6 +90,7 @@ def test_the_command_line_knows_every_data_set() -> None:
     }
 
 
+@pytest.mark.slow
 async def test_methods_without_a_model_are_evaluated_on_a_made_up_world() -> None:
     llm = CopyingLLM()
     options = EvaluationOptions(dataset="synthetic-change", methods=tuple(MODEL_FREE), users=3)

@@ -129,6 +129,7 @@ async def test_a_cut_anywhere_while_it_learns_ends_well(tmp_path: Path, folder: 
         assert timeless(result) == timeless(whole), after
 
 
+@pytest.mark.slow
 async def test_an_evaluation_that_is_done_asks_nothing_again(tmp_path: Path, folder: Path) -> None:
     plan = planned("history", history_file(tmp_path), ALL)
     first = await evaluated(plan, folder, CopyingLLM())
@@ -142,6 +143,7 @@ async def test_an_evaluation_that_is_done_asks_nothing_again(tmp_path: Path, fol
     assert second["requests_sent"] == first["requests_sent"]  # of all runs together
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [UnavailableError("did not answer in time"), LLMError("no"), InvalidInput("too long")]
 )
@@ -170,6 +172,7 @@ async def test_a_call_that_fails_is_one_missing_answer(tmp_path: Path, folder: P
     assert timeless(result) == timeless(whole)
 
 
+@pytest.mark.slow
 async def test_a_missing_answer_does_not_stop_a_run_that_asks_for_it_alone(tmp_path: Path, folder: Path) -> None:
     plan = planned("history", history_file(tmp_path), ("rag",))
 
@@ -228,6 +231,7 @@ async def test_when_nothing_at_all_was_answered_there_is_no_result(tmp_path: Pat
         await evaluated(plan, folder, CopyingLLM(fail))
 
 
+@pytest.mark.slow
 async def test_a_profile_that_failed_is_built_again_with_what_rests_on_it(tmp_path: Path, folder: Path) -> None:
     path = pahf_folder(tmp_path)
     plan = planned("pahf", path, ("none", "pag", "persona", "personaagent"), paper=True)
@@ -258,6 +262,7 @@ async def test_a_profile_that_failed_is_built_again_with_what_rests_on_it(tmp_pa
     assert timeless(result) == timeless(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [None, 1, 5])
 async def test_an_alignment_that_failed_is_done_again_with_what_rests_on_it(
     tmp_path: Path, folder: Path, cut: int | None
@@ -283,6 +288,7 @@ async def test_an_alignment_that_failed_is_done_again_with_what_rests_on_it(
     assert timeless(result) == timeless(whole)
 
 
+@pytest.mark.slow
 async def test_a_process_that_is_killed_loses_no_answer(tmp_path: Path, folder: Path) -> None:
     history_file(tmp_path)
     code = f"""
@@ -302,6 +308,7 @@ asyncio.run(evaluated(plan, Path({str(folder)!r}), llm))
     assert timeless(result) == timeless(await run_evaluation(plan, CopyingLLM(), HashEmbedder(64)))
 
 
+@pytest.mark.slow
 async def test_progress_never_goes_back_and_counts_what_was_there(tmp_path: Path, folder: Path) -> None:
     plan = planned("history", history_file(tmp_path), ALL, cold_start=False)
     told: list[tuple[str, int, int, int]] = []
@@ -332,6 +339,7 @@ async def test_progress_never_goes_back_and_counts_what_was_there(tmp_path: Path
     assert ("newest: align personaagent", 4, 4) in {t[:3] for t in resumed}
 
 
+@pytest.mark.slow
 async def test_a_long_step_is_told_of_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alignment.evaluation.run.TELL_S", 0.01)
     plan = planned("history", history_file(tmp_path), ("none",))
@@ -359,6 +367,7 @@ def test_what_needs_a_model() -> None:
     assert needs_model(("evidence",), ("memory",))
 
 
+@pytest.mark.slow
 async def test_without_a_model_nothing_is_asked_of_one(tmp_path: Path) -> None:
     plan = planned("history", history_file(tmp_path), ("evidence",))
     llm = CopyingLLM()

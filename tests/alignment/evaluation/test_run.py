@@ -81,6 +81,7 @@ async def test_every_method_is_scored_and_the_result_is_json(tmp_path: Path) -> 
     assert result["segments"]["newest"]["segment"]["even"]["gain"]["metric"] == "accuracy"
 
 
+@pytest.mark.slow
 async def test_memory_helps_and_another_users_does_not(tmp_path: Path) -> None:
     methods = ("none", "rag", "persona", "personaagent")
     result = await evaluate("history", history_file(tmp_path), methods, CopyingLLM(), controls=True)
@@ -91,6 +92,7 @@ async def test_memory_helps_and_another_users_does_not(tmp_path: Path) -> None:
     assert result["control"]["newest"]["wrong_user"]["accuracy"]["value"] == 0.0
 
 
+@pytest.mark.slow
 async def test_no_test_item_is_seen_before_or_after_it_is_asked(tmp_path: Path) -> None:
     llm = CopyingLLM()
     path = history_file(tmp_path)
@@ -104,6 +106,7 @@ async def test_no_test_item_is_seen_before_or_after_it_is_asked(tmp_path: Path) 
             assert not any(query in request.messages[-1].text for query in tests)
 
 
+@pytest.mark.slow
 async def test_memory_keeps_what_it_learned_before_a_shift(tmp_path: Path) -> None:
     llm = CopyingLLM()
     result = await evaluate("pahf", pahf_folder(tmp_path), ("evidence", "icl", "personaagent"), llm)
@@ -114,6 +117,7 @@ async def test_memory_keeps_what_it_learned_before_a_shift(tmp_path: Path) -> No
     assert result["segments"]["shifted"]["history_length"]["8"]["users"] == 3
 
 
+@pytest.mark.slow
 async def test_ratings_are_scored_by_their_error(tmp_path: Path) -> None:
     result = await evaluate("movielens", movielens_folder(tmp_path), ("evidence", "none", "personaagent"), CopyingLLM())
     scores = result["results"]["newest"]["evidence"]
@@ -131,6 +135,7 @@ async def test_lamp_reads_its_own_files(tmp_path: Path) -> None:
     assert value(result, "test", "evidence", "mae") == 0.0
 
 
+@pytest.mark.slow
 async def test_a_prompt_that_fails_is_a_wrong_answer_and_the_others_go_on(tmp_path: Path) -> None:
     def fail(request: ChatRequest) -> None:
         if "user 1" in request.messages[-1].text:
@@ -150,6 +155,7 @@ async def test_an_engine_that_is_down_ends_the_evaluation(tmp_path: Path) -> Non
         await evaluate("history", history_file(tmp_path), ("none",), CopyingLLM(fail))
 
 
+@pytest.mark.slow
 async def test_equal_prompts_are_sent_once_and_counted_for_everyone(tmp_path: Path) -> None:
     path = history_file(tmp_path)
     alone, both = CopyingLLM(), CopyingLLM()
@@ -165,6 +171,7 @@ async def test_equal_prompts_are_sent_once_and_counted_for_everyone(tmp_path: Pa
     assert len(both.requests) == 16 + 16 + profiles
 
 
+@pytest.mark.slow
 async def test_paper_mode_and_progress(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     result = await evaluate(
@@ -182,6 +189,7 @@ async def test_paper_mode_and_progress(tmp_path: Path) -> None:
     assert result["cost"]["personaagent"]["per_user"]["align"]["calls"] == 7.0
 
 
+@pytest.mark.slow
 async def test_spoilt_truths_are_every_other_users_and_never_a_tests(tmp_path: Path) -> None:
     clean = load_benchmark("history", history_file(tmp_path))
     dirty, whose = spoil(clean, 1.0, seed=1)

@@ -37,6 +37,7 @@ def ideal(items: list[Interaction]) -> float:
     return sum(worth(i)[i.truth or ""] == max(worth(i).values()) for i in items) / len(items)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS)
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 10_000))
@@ -131,6 +132,7 @@ def test_preferences_turn_round_between_phases() -> None:
     assert 0.2 < sum(orders[0][k] != orders[1][k] for k in both) / len(both) < 0.8
 
 
+@pytest.mark.slow
 def test_a_drifting_user_changes_the_more_the_longer() -> None:
     def changed(world: str, low: int, high: int) -> float:
         """How much else an option is worth when it comes again after so many interactions, on average."""
@@ -177,6 +179,7 @@ def test_a_habit_is_heard_once_and_asked_in_other_words_with_other_distractors()
             assert len(others & answers) >= 2
 
 
+@pytest.mark.slow
 def test_many_options_few_interactions_one_favourite() -> None:
     sizes = [len(i.choices or ()) for i in asked(synthetic("many"))]
     assert min(sizes) >= 20

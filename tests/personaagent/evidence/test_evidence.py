@@ -221,6 +221,7 @@ def test_feedback_that_comes_late_is_learned() -> None:
     assert best(ask(index, "what shall I drink", DRINKS)) == "black coffee"
 
 
+@pytest.mark.slow
 def test_more_is_remembered_than_is_looked_at() -> None:
     """Among thousands of choices the few that bear on a request are found."""
     fruit = ("ripe pear", "sour plum", "dried fig", "sweet melon")
@@ -302,6 +303,7 @@ def test_grades_of_another_scale_are_compared_by_their_place_on_it() -> None:
     assert best(ask(index, "rate the quiet museum", GRADES)) == "5"
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(
     st.lists(

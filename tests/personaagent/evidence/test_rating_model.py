@@ -91,6 +91,7 @@ def test_a_scale_follows_the_newest_ratings() -> None:
     assert scale_of(grades, np.arange(40, 0, -1).astype(float), EVEN, never).shares[0] > 0.6
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.integers(0, 4), max_size=30),

@@ -201,6 +201,7 @@ async def new_of(memory: LocalMemory | DirectMemory) -> int:
     return summary.truths_since_alignment
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [True, False])
 async def test_truths_that_arrive_meanwhile_are_new_afterwards(keep: bool) -> None:
     llm = SecretLLM(None if keep else lambda _: "This person has a clear taste and always likes nothing.")
@@ -300,6 +301,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", [6, 130])  # more than 100 are not held in RAM
 async def test_arrivals_go_on_when_the_clock_is_put_back(tmp_path: Path, clock: Clock, many: int) -> None:
     shard = MemoryShard(config(tmp_path, max_active_episodes=100))
@@ -348,6 +350,7 @@ async def test_an_import_is_read_after_retention_took_what_was_read_and_the_cloc
     await shard.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ahead", [timedelta(minutes=50), timedelta(days=2), timedelta(days=365)])
 async def test_what_was_said_while_the_clock_was_ahead_does_not_outrank_later_answers(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
@@ -386,6 +389,7 @@ async def test_pages_of_a_large_user_are_those_of_any_other(tmp_path: Path) -> N
                 assert {i.id for i in small.truths(after, n).interactions} <= {str(k) for k in range(20) if k % 3}
 
 
+@pytest.mark.slow
 async def test_noting_an_alignment_is_guarded_like_any_other_write(tmp_path: Path) -> None:
     shard = MemoryShard(config(tmp_path))
     memory = DirectMemory(shard)

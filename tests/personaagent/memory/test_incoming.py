@@ -69,6 +69,7 @@ def posted(row: dict[str, Any]) -> tuple[Interaction | None, str]:
         return None, f"{where}: {reason}" if where else reason
 
 
+@pytest.mark.slow
 @given(rows)
 @settings(max_examples=300, deadline=None)
 def test_both_doors_read_a_line_alike(tmp_path_factory: pytest.TempPathFactory, row: dict[str, Any]) -> None:

@@ -47,6 +47,7 @@ async def reopened(memory: DirectMemory, folder: Path, **settings: Any) -> Direc
     return DirectMemory(MemoryShard(config(folder, **settings)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "setting", "size"),
     [
@@ -122,6 +123,7 @@ async def test_all_of_a_user_together_has_a_limit(tmp_path: Path) -> None:
     await large.close()
 
 
+@pytest.mark.slow
 async def test_what_an_older_version_stored_is_still_read(tmp_path: Path) -> None:
     memory = DirectMemory(MemoryShard(config(tmp_path, limits=ROOMY)))
     rows = [interaction(str(n), minute=n, metadata={"x": f"{n}" * 200_000}) for n in range(12)]
@@ -210,6 +212,7 @@ async def test_versions_come_in_pages_and_only_the_newest_is_in_ram(memory: Dire
     assert (await memory.persona_page("bob", None, 20)).versions == ()
 
 
+@pytest.mark.slow
 async def test_the_oldest_versions_lose_their_texts_when_all_are_too_large(tmp_path: Path) -> None:
     small: dict[str, Any] = {"limits": {"persona_chain_mb": 0.05, "persona_kb": 10}}
     memory = DirectMemory(MemoryShard(config(tmp_path, **small)))
@@ -274,6 +277,7 @@ def test_a_chain_reads_the_same_from_ram_and_store(count: int, before: int | Non
 # Exports, imports and what passes between processes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [100, 50_000])  # searched in the store, and in RAM
 async def test_an_export_comes_in_pages_and_leaves_out_what_arrives_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int

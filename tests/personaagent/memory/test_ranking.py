@@ -212,6 +212,7 @@ def test_recall_returns_what_sorting_everything_does(seed: int) -> None:
             assert recall.known == known
 
 
+@pytest.mark.slow
 def test_a_long_history_with_many_ties_is_ranked_alike() -> None:
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(list("abcdefgh"), size=4)) for _ in range(1_500)]

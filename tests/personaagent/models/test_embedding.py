@@ -77,6 +77,7 @@ def numbers(texts: Sequence[str]) -> Matrix:
     return np.array([[float(t)] for t in texts], dtype=np.float32)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 30), max_size=12), st.integers(1, 9))
 @settings(deadline=None, max_examples=60)
 def test_every_caller_gets_its_own_rows(sizes: list[int], max_batch: int) -> None:

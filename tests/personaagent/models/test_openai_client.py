@@ -176,6 +176,7 @@ async def test_a_stream_that_breaks_is_an_error(server: Server) -> None:
         await anext(stream)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "message", "code", "expected"),
     [
@@ -200,6 +201,7 @@ async def test_errors(server: Server, status: int, message: str, code: str | Non
     assert "key-1" not in raised.value.message
 
 
+@pytest.mark.slow
 async def test_nothing_there(server: Server) -> None:
     llm = OpenAILLM("http://127.0.0.1:9/v1", "m", timeout_s=5)
     with pytest.raises(UnavailableError):
@@ -233,6 +235,7 @@ ODD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [*ODD, "<html>"])
 async def test_what_is_no_answer_is_an_error_that_says_so(server: Server, sent: str) -> None:
     llm = OpenAILLM(server.url, "m")

@@ -305,6 +305,7 @@ def _interactions(draw: st.DrawFn) -> list[Interaction]:
     return made
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(_interactions(), st.integers(0, 12), st.randoms(use_true_random=False))
 def test_any_history_gives_claims_that_rest_on_it(made: list[Interaction], most: int, rng: random.Random) -> None:

@@ -46,6 +46,7 @@ def test_newer_ones_are_preferred() -> None:
     assert choose_exemplars(made, most=1)[0].source == "i19"
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(_interactions())
 def test_any_history_gives_exemplars_of_its_own(made: list[Interaction]) -> None:

@@ -93,6 +93,7 @@ lines = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(lines, min_size=1, max_size=8), st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_whatever_a_line_says_is_what_one_gets(tmp_path_factory: pytest.TempPathFactory, rows: list[Any], ascii: bool):
@@ -114,6 +115,7 @@ def test_whatever_a_line_says_is_what_one_gets(tmp_path_factory: pytest.TempPath
     assert [i.id for i in read("history", path)] == [i.id for i in got]
 
 
+@pytest.mark.slow
 @given(
     st.lists(lines, min_size=1, max_size=8), st.lists(st.tuples(st.integers(0, 8), st.binary(max_size=30)), max_size=4)
 )
@@ -269,6 +271,7 @@ def test_an_export_is_read_back(tmp_path: Path):
 # --- JSON arrays -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(st.lists(st.dictionaries(text, json_values, max_size=3), max_size=6), st.sampled_from([None, 0, 2]))
 @settings(max_examples=100, deadline=None)
 def test_items_of_an_array(tmp_path_factory: pytest.TempPathFactory, items: list[Any], indent: int | None):
@@ -378,6 +381,7 @@ def test_the_newest_of_each_user_are_the_test(tmp_path: Path):
         split_newest(learn, 1.5)
 
 
+@pytest.mark.slow
 def test_movielens_itself(data_dir: Path):
     result = read("movielens", data_dir / "movielens" / "ml-latest-small.zip", 50)
     got = list(result)

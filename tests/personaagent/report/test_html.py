@@ -97,6 +97,7 @@ def of_all_kinds(texts: list[str]) -> list[Section]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evil", EVIL)
 def test_texts_stay_texts_wherever_they_stand(tmp_path: Path, evil: str):
     harmless, before = render(tmp_path, of_all_kinds(["a", "b", "c"]))
@@ -119,6 +120,7 @@ def test_any_text_makes_a_well_formed_report(tmp_path_factory: pytest.TempPathFa
     assert not {"script", "img", "iframe"} & set(reader.tags)
 
 
+@pytest.mark.slow
 def test_nothing_is_loaded_from_elsewhere(tmp_path: Path):
     html, reader = render(tmp_path, of_all_kinds(["a", "b"]))
     namespaces = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
@@ -128,6 +130,7 @@ def test_nothing_is_loaded_from_elsewhere(tmp_path: Path):
     assert "default-src 'none'" in html
 
 
+@pytest.mark.slow
 def test_plots_are_xml_named_and_follow_the_page(tmp_path: Path):
     html, reader = render(tmp_path, of_all_kinds(["a", "日本語 🙂", "ж"]))
     drawings = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
@@ -140,6 +143,7 @@ def test_plots_are_xml_named_and_follow_the_page(tmp_path: Path):
     assert len(set(ids)) == len(ids)
 
 
+@pytest.mark.slow
 def test_the_same_sections_give_the_same_bytes_but_for_the_time(tmp_path: Path):
     def body() -> str:
         return re.sub(r"<p class=\"time\">.*?</p>", "", render(tmp_path, of_all_kinds(["a", "b", "c"]))[0])
@@ -147,6 +151,7 @@ def test_the_same_sections_give_the_same_bytes_but_for_the_time(tmp_path: Path):
     assert body() == body()
 
 
+@pytest.mark.slow
 def test_users_without_scores_are_counted_and_many_are_cut(tmp_path: Path):
     _, reader = render(tmp_path, [Dumbbell(["a", "b", "c"], [0.1, None, 0.2], [0.2, 0.3, float("nan")])])
     assert "2 of 3 users have no score" in reader.text

@@ -72,6 +72,7 @@ def measured(users: int = 4, seconds: float = 2.0, cached: int = 250) -> Measure
     return Measured(users, seconds, usage, results, [], stages, calls, between)
 
 
+@pytest.mark.slow
 async def test_the_same_users_can_be_aligned_batched_and_one_call_at_a_time() -> None:
     memory, names = await filled(3)
     batched, sequential = Crowded(), Crowded()
@@ -87,6 +88,7 @@ async def test_the_same_users_can_be_aligned_batched_and_one_call_at_a_time() ->
     assert await memory.personas(names[0]) == ()
 
 
+@pytest.mark.slow
 async def test_words_are_judged_by_likelihoods_or_by_simulated_answers() -> None:
     settings = Settings(alignment=SMALL.model_copy(update={"held_out": 6}))  # four free texts: two select, two judge
     memory = LocalMemory(ScriptedEmbedder(16))
@@ -180,6 +182,7 @@ async def test_the_bench_measures_the_system_then_scripted_users(monkeypatch: py
     assert said == ["scripted users", "scripted users"]
 
 
+@pytest.mark.slow
 async def test_the_system_is_measured_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     class System:
         """The parts of a running system, scripted."""

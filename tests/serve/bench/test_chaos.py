@@ -45,6 +45,7 @@ class Calls:
         return self.history.operations[-1]
 
 
+@pytest.mark.slow
 async def test_clients_of_a_correct_system_see_no_promise_broken() -> None:
     calls = Calls()
     others = [Client(calls.world.http, calls.history, calls.people, "echo", f"other {n}") for n in range(3)]
@@ -60,6 +61,7 @@ async def test_clients_of_a_correct_system_see_no_promise_broken() -> None:
     assert any(o.whole and o.saw for o in calls.history.operations)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", ["chat", "stream", "bring", "set_persona"])
 async def test_a_write_is_seen_once_by_its_user_until_forgotten(act: str) -> None:
     calls = Calls()

@@ -315,6 +315,7 @@ def test_every_fault_of_a_store_is_found(fault: Broken, seed: int) -> None:
         assert found == set()
 
 
+@pytest.mark.slow
 def test_most_faults_of_a_store_are_found() -> None:
     """Not all: what is forgotten or never looked at again is missed by nobody."""
     for fault in (Broken.LOST, Broken.DOUBLED, Broken.RESURRECTED, Broken.CROSSED):

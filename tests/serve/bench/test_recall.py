@@ -47,6 +47,7 @@ def test_equal_weight_fusion() -> None:
     assert fused([[], []]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["requests", "dialogues", "Thai", "Russian"])
 async def test_the_default_is_no_worse_than_equal_weight_fusion(kind: str) -> None:
     found = (await compare(HashEmbedder(dim=64), kinds=[kind], seeds=[0]))[kind]

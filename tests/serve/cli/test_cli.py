@@ -332,6 +332,7 @@ def test_import_of_a_damaged_export(invoke: Invoke, system: type[FakeSystem], tm
     assert json.loads(invoke("users", "--json").stdout)["count"] == 1
 
 
+@pytest.mark.slow
 def test_what_stands_behind_a_broken_beginning_is_nobody_elses(
     invoke: Invoke, system: type[FakeSystem], tmp_path: Path
 ) -> None:
@@ -573,6 +574,7 @@ def test_explain_needs_no_model(invoke: Invoke, system: type[FakeSystem], tmp_pa
 # Evaluation
 
 
+@pytest.mark.slow
 def test_an_evaluation_goes_on_where_it_stopped(
     invoke: Invoke, system: type[FakeSystem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -618,6 +620,7 @@ def test_an_evaluation_goes_on_where_it_stopped(
     assert len(system.started) == 3
 
 
+@pytest.mark.slow
 def test_an_evaluation_without_a_model_starts_none(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:
     folder = tmp_path / "here"
     data = history_file(tmp_path)

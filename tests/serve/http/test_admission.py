@@ -153,6 +153,7 @@ async def test_other_requests_have_a_bound_of_their_own() -> None:
     assert await slow.done() is None
 
 
+@pytest.mark.slow
 async def test_a_request_ends_at_its_deadline_and_what_it_asked_with_it() -> None:
     part = Part()
     world = World(llm=HandleLLM(part, "m", context_length=4096), request_timeout_s=0.5)  # type: ignore[arg-type]
@@ -163,6 +164,7 @@ async def test_a_request_ends_at_its_deadline_and_what_it_asked_with_it() -> Non
     assert await world.memory.latest("ann", 5) == ()
 
 
+@pytest.mark.slow
 async def test_a_stream_says_that_its_time_is_over() -> None:
     part = Part(pieces=3)
     world = World(llm=HandleLLM(part, "m", context_length=4096), request_timeout_s=1.0)  # type: ignore[arg-type]

@@ -109,6 +109,7 @@ async def test_a_blank_names_nobody_and_nothing_wherever_it_stands(world: World,
     assert (await send(world, {"X-PersonaAgent-Remember": ""}, user="eve")).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "param", "reason"),
     [
@@ -225,6 +226,7 @@ async def test_fields_that_change_nothing_are_ignored_and_named(world: World) ->
     assert streamed.headers["X-PersonaAgent-Ignored"] == "stream_options.include_obfuscation"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -433,6 +435,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(
         st.sampled_from([*ChatBody.model_fields, "functions", "function_call", "n", "logprobs", "modalities", "store"]),

@@ -104,6 +104,7 @@ def test_openai_node(server: str) -> None:
     assert "node one" in [i["query"] for i in remembered(server)]
 
 
+@pytest.mark.slow
 def test_langchain(server: str) -> None:
     langchain = pytest.importorskip("langchain_openai", reason="needs `pip install langchain-openai`")
     model = langchain.ChatOpenAI(base_url=server, api_key="none", model="echo", max_retries=0)

@@ -40,6 +40,7 @@ async def said(port: int, request: bytes) -> tuple[str, dict[str, Any]]:
     return head.decode(), json.loads(body)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 async def test_what_is_no_http_is_answered_in_openais_shape(http: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from uvicorn.protocols.http import h11_impl, httptools_impl

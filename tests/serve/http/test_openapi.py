@@ -33,6 +33,7 @@ def references(node: Any) -> set[str]:
     return set()
 
 
+@pytest.mark.slow
 async def test_every_operation_names_its_errors_in_our_shape_and_what_it_takes_and_gives() -> None:
     document = await described()
     text = str(document)
@@ -75,6 +76,7 @@ async def test_a_key_is_part_of_the_description_where_one_is_asked_for() -> None
     assert "401" not in document["paths"]["/readyz"]["get"]["responses"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [
@@ -97,6 +99,7 @@ async def test_the_three_forms_of_interactions_are_described_and_taken(body: Any
     assert (await World().post("anna", "/interactions", body)).status_code == 200
 
 
+@pytest.mark.slow
 async def test_what_validators_refuse_the_document_refuses_and_null_is_as_good_as_absent() -> None:
     document = await described()
     schemas = document["components"]["schemas"]

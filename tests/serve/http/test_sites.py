@@ -123,6 +123,7 @@ FOREIGN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("headers", FOREIGN)
 @pytest.mark.parametrize(
     ("method", "path"),
@@ -179,6 +180,7 @@ async def test_a_followed_link_changes_nothing() -> None:
     assert_error(response, 403, "origin_not_allowed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
