@@ -7,7 +7,7 @@ import re
 from personaagent import prompts
 from personaagent.base import readable
 
-__all__ = ["as_data"]
+__all__ = ["as_data", "cleaned"]
 
 # Tokens by which chat templates part the speakers: <|im_start|>, <|eot_id|>, [INST], <start_of_turn>, <s>, <tool_call> ...
 _CONTROL = re.compile(
@@ -18,5 +18,10 @@ _CONTROL = re.compile(
 
 def as_data(name: str, text: str) -> str:
     """A tool's result between marks, without anything in it that ends them or speaks as somebody else."""
-    cleaned = _CONTROL.sub(lambda m: m[0].replace("<", "‹").replace(">", "›").replace("[", "(").replace("]", ")"), text)
-    return prompts.TOOL_RESULT.format(name=name, result=readable(cleaned))
+    return prompts.TOOL_RESULT.format(name=name, result=cleaned(text))
+
+
+def cleaned(text: str) -> str:
+    """`text` as valid Unicode, without tokens by which chat templates part the speakers."""
+    quoted = _CONTROL.sub(lambda m: m[0].replace("<", "‹").replace(">", "›").replace("[", "(").replace("]", ")"), text)
+    return readable(quoted)
