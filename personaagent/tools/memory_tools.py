@@ -5,7 +5,7 @@ While an interaction is replayed they see what was known before it, and nothing 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import JsonValue
@@ -38,7 +38,7 @@ def memory_tools(memory: Memory, names: Sequence[Name], budget: int) -> tuple[To
         names: in the order in which they are offered.
         budget: tokens of one result.
     """
-    makers = {
+    makers: dict[Name, Callable[[], Tool]] = {
         "search_episodes": lambda: SearchEpisodes(memory, budget),
         "read_profile": lambda: ReadProfile(memory, budget),
         "note_fact": lambda: NoteFact(memory),
