@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from personaagent.errors import InvalidInput, UnavailableError
 from personaagent.evidence.ranking import standardised
 from personaagent.memory.bm25 import Bm25
 from personaagent.memory.index import LEAST_SPREAD, POOL, TINY
+from personaagent.memory.store import Vector
 from personaagent.persona.persona import clip, tokens
 from personaagent.protocols import Embedder, Matrix
 from personaagent.settings import DocumentsSettings
@@ -24,7 +26,7 @@ from personaagent.tools.excerpts import Excerpt, Excerpts, passages_of
 from personaagent.tools.text_files import TextFile, Unusable, read_text, text_files
 from personaagent.tools.tool import ToolContext, ToolOutput, ToolSpec
 
-__all__ = ["DocumentSearch", "FolderExcerpts"]
+__all__ = ["DocumentSearch", "FolderExcerpts", "by_meaning_and_words"]
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,17 @@ WORDS = 0.75  # weight of words, meaning being 1, as in recall
 CHECK_S = 2.0  # so often it is looked whether files have changed
 PATIENCE_S = 3.0  # so long a search waits for changed files to be read; then it goes by those before
 NAMED = 5  # files that a warning names
+
+
+def by_meaning_and_words(cosines: Vector, words: Vector) -> npt.NDArray[np.intp]:
+    """The order of passages by both, best first, as in recall; equal ones as they come.
+
+    Args:
+        cosines: with the query, (n,).
+        words: scores of BM25, (n,).
+    """
+    score = standardised(cosines, POOL, LEAST_SPREAD) + WORDS * standardised(words, POOL, TINY)
+    return np.argsort(-np.round(score, 9), kind="stable")
 
 
 class DocumentSearch:
@@ -105,13 +118,11 @@ class _Index:
         rows = [d.vectors for d in documents.values() if d.vectors is not None and len(d.vectors)]
         self._vectors = np.concatenate(rows) if rows else np.zeros((0, 1), dtype=np.float32)
 
-    def best(self, query: str, vector: Matrix, k: int) -> list[Excerpt]:
+    def best(self, query: str, vector: Vector, k: int) -> list[Excerpt]:
         """The best passages for a query with its vector (dim,); of equal texts the first."""
         cosines = np.asarray(np.vecdot(self._vectors, vector), dtype=np.float32)
-        score = standardised(cosines, POOL, LEAST_SPREAD)
-        score = score + WORDS * standardised(self._words.scores(query), POOL, TINY)
         found: dict[str, Excerpt] = {}
-        for at in np.argsort(-np.round(score, 9), kind="stable"):
+        for at in by_meaning_and_words(cosines, self._words.scores(query)):
             if len(found) == k:
                 break
             name, number, text = self._passages[int(at)]
