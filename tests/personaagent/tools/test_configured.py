@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from personaagent.errors import InvalidInput
 from personaagent.memory.local import LocalMemory
@@ -12,6 +14,7 @@ from personaagent.protocols import Embedder
 from personaagent.settings import DocumentsSettings, ToolSettings
 from personaagent.tools.configured import toolbox
 from personaagent.tools.excerpts import Excerpt
+from personaagent.tools.http_tool import HttpTool
 from personaagent.tools.tool import Tool, ToolContext
 from personaagent.tools.toolbox import Toolbox
 from personaagent.types import ToolCall
@@ -98,3 +101,13 @@ async def test_all_that_is_declared_is_offered_and_closed(tmp_path: Path) -> Non
 def test_what_cannot_work_is_told_at_the_start(declared: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         made(declared)
+
+
+def test_the_examples_of_the_docs_are_settings() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "tools.md").read_text("utf-8")
+    examples = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert len(examples) == 4
+    for example in examples:
+        settings = ToolSettings(**yaml.safe_load(example)["tools"])
+        for declared in settings.http:
+            assert HttpTool(declared, settings).spec.name == "weather"
