@@ -175,7 +175,12 @@ class HttpTool:
 
 def _closed(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters without others than those named, unless they say otherwise: what a model makes up must not reach a server."""
-    return {"type": "object", "properties": {}, "additionalProperties": False, **parameters}
+    parts = {"$ref", "allOf", "anyOf", "oneOf", "if"} & parameters.keys()  # which may name properties too
+    return {
+        "type": "object",
+        "properties": {},
+        "unevaluatedProperties" if parts else "additionalProperties": False,
+    } | dict(parameters)
 
 
 def _checked(settings: HttpToolSettings, where: str) -> tuple[dict[str, str], tuple[str, ...]]:

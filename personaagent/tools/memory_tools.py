@@ -12,7 +12,6 @@ from pydantic import JsonValue
 
 from personaagent.errors import InvalidInput
 from personaagent.features import normalised
-from personaagent.persona.facts import SAME_SUBJECT
 from personaagent.persona.persona import clip, standing, tokens
 from personaagent.persona.safety import danger
 from personaagent.protocols import Memory
@@ -26,6 +25,10 @@ LONGEST = 500  # characters of a fact
 LONGEST_SUBJECT = 80  # characters of what it is about
 NOTES = 50  # newest ones that are read
 CANDIDATES = 10  # past requests among which the newest is looked for
+# Cosines. The embedded embedder gives the same wish in other words .52 to .77, other wishes of one form (the weather elsewhere)
+# .37: the result says which request it was.
+LIKE = 0.5  # a request that is less alike is another one
+MARGIN = 0.1  # requests so much less alike than the nearest one count as alike, and the newest of them is meant
 
 Name = Literal["search_episodes", "read_profile", "note_fact", "last_wanted"]
 
@@ -112,11 +115,11 @@ class LastWanted:
         """See `Tool`."""
         query = _asking(context, text=arguments["request"], k=CANDIDATES, with_truth=True)
         found = (await self._memory.recall(context.user, query)).episodes
-        # As a newer answer replaces an older one in the profile: if the requests are about the same.
-        same = [e for e in found if e.similarity >= SAME_SUBJECT and not e.interaction.noted]
-        if not same:
+        found = tuple(e for e in found if e.similarity >= LIKE and not e.interaction.noted)
+        if not found:
             return ToolOutput(text="no such request is known")
-        last = min(same, key=lambda e: e.age).interaction
+        nearest = max(e.similarity for e in found)
+        last = min((e for e in found if e.similarity >= nearest - MARGIN), key=lambda e: e.age).interaction
         return ToolOutput(text=f"{last.time:%Y-%m-%d}: {_exchange(last, self._budget - 4)}")
 
 

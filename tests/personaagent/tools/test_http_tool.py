@@ -112,6 +112,10 @@ async def test_others_have_them_in_the_body(method: str) -> None:
 async def test_what_a_model_makes_up_does_not_reach_the_server() -> None:
     with pytest.raises(InvalidInput, match="admin"):
         check_arguments(tool(answering(200)).spec.parameters, {"city": "Ulm", "admin": "1"})
+    either = {"properties": {"city": {}}, "required": ["city"], "anyOf": [{"properties": {"days": {}}}]}
+    check_arguments(tool(parameters=either).spec.parameters, {"city": "Ulm", "days": 1})
+    with pytest.raises(InvalidInput, match="admin"):
+        check_arguments(tool(parameters=either).spec.parameters, {"city": "Ulm", "admin": "1"})
     toolbox = await Toolbox(ToolSettings(), [tool(lambda _: pytest.fail("called"))]).open()
     seen = await toolbox.call(ToolCall(name="weather", arguments={"city": "../admin"}), CONTEXT)
     assert seen.error
