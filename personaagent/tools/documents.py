@@ -1,5 +1,7 @@
 """A tool that searches documents, and the search over a folder of text files."""
 
+# ruff: noqa: D102 - `call` does what the one of `Tool` says
+
 from __future__ import annotations
 
 import asyncio
@@ -59,11 +61,7 @@ class DocumentSearch:
         budget: tokens of a result, which the passages share.
         """
         self._settings, self._source, self._budget = settings, source, budget
-
-    @property
-    def spec(self) -> ToolSpec:
-        """See `Tool`."""
-        return ToolSpec(
+        self.spec = ToolSpec(
             name=self._settings.name,
             description=self._settings.description,
             parameters={
@@ -83,7 +81,6 @@ class DocumentSearch:
         )
 
     async def call(self, arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
-        """See `Tool`."""
         found = await self._source.search(arguments["query"], self._settings.k)
         if not found:
             return ToolOutput(text="nothing found")

@@ -82,12 +82,8 @@ class HttpTool:
         self._timeout = settings.timeout_s or bounds.timeout_s
         self._most = int(bounds.result_kb * 1_000)
         self._transport = transport or _network(self._url.origin, where)
-
-    @property
-    def spec(self) -> ToolSpec:
-        """See `Tool`."""
         reads = self._settings.effect == "reads" or (self._settings.effect is None and self._settings.method == "GET")
-        return ToolSpec(
+        self.spec = ToolSpec(
             name=self._settings.name,
             description=self._settings.description,
             parameters=self._parameters,

@@ -3,6 +3,8 @@
 While an interaction is replayed they see what was known before it, and nothing is written.
 """
 
+# ruff: noqa: D102 - `call` does what the one of `Tool` says
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
@@ -69,11 +71,7 @@ class SearchEpisodes:
     def __init__(self, memory: Memory, budget: int) -> None:
         """`budget`: tokens of one result, which the episodes share."""
         self._memory, self._budget = memory, budget
-
-    @property
-    def spec(self) -> ToolSpec:
-        """See `Tool`."""
-        return ToolSpec(
+        self.spec = ToolSpec(
             name="search_episodes",
             description="Search this user's past requests and what they wanted then.",
             parameters=_object(
@@ -85,7 +83,6 @@ class SearchEpisodes:
         )
 
     async def call(self, arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
-        """See `Tool`."""
         query = _asking(context, text=arguments["query"], k=int(arguments.get("k", 3)))
         found = (await self._memory.recall(context.user, query)).episodes
         if not found:
@@ -100,11 +97,7 @@ class LastWanted:
     def __init__(self, memory: Memory, budget: int) -> None:
         """`budget`: tokens of one result."""
         self._memory, self._budget = memory, budget
-
-    @property
-    def spec(self) -> ToolSpec:
-        """See `Tool`."""
-        return ToolSpec(
+        self.spec = ToolSpec(
             name="last_wanted",
             description="What this user wanted the last time they made such a request.",
             parameters=_object(["request"], request=_text("the request, in the user's words", 1_000)),
@@ -112,7 +105,6 @@ class LastWanted:
         )
 
     async def call(self, arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
-        """See `Tool`."""
         query = _asking(context, text=arguments["request"], k=CANDIDATES, with_truth=True)
         found = (await self._memory.recall(context.user, query)).episodes
         found = tuple(e for e in found if e.similarity >= LIKE and not e.interaction.noted)
@@ -129,11 +121,7 @@ class ReadProfile:
     def __init__(self, memory: Memory, budget: int) -> None:
         """`budget`: tokens of one result."""
         self._memory, self._budget = memory, budget
-
-    @property
-    def spec(self) -> ToolSpec:
-        """See `Tool`."""
-        return ToolSpec(
+        self.spec = ToolSpec(
             name="read_profile",
             description="Read what is known about this user: habits, tastes, facts they stated.",
             parameters=_object([]),
@@ -141,7 +129,6 @@ class ReadProfile:
         )
 
     async def call(self, arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
-        """See `Tool`."""
         # A replay must not see what rests on what came later, and neither claims nor facts record what they knew when.
         if context.before is not None:
             return ToolOutput(text=NOTHING)
@@ -165,11 +152,7 @@ class NoteFact:
     def __init__(self, memory: Memory) -> None:
         """`memory`: where it is kept."""
         self._memory = memory
-
-    @property
-    def spec(self) -> ToolSpec:
-        """See `Tool`."""
-        return ToolSpec(
+        self.spec = ToolSpec(
             name="note_fact",
             description="Remember something lasting that the user has just said about themselves.",
             parameters=_object(
