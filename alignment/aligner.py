@@ -192,7 +192,8 @@ class Aligner:
             wanted = self._settings.batch if self._settings.paper else max(HISTORY, replayed)
             # First: what arrives between the two is looked at now and counts as new all the same. Nothing is lost by that.
             newest = (await caller.patiently(partial(self._memory.truths, user, 0, 0))).newest
-            latest = await caller.patiently(partial(self._memory.latest, user, wanted, with_truth=True))
+            told = await caller.patiently(partial(self._memory.latest, user, wanted, with_truth=True))
+            latest = tuple(i for i in told if not i.noted)  # nobody asked what is noted: it cannot be answered again
             needed = least_truths(self._settings)
             if len(latest) < needed:
                 reason = f"{len(latest)} interactions with a known truth; alignment needs {needed}"

@@ -56,8 +56,11 @@ def habits_of_writing(interactions: Sequence[Interaction]) -> list[Found]:
 
 
 def newest_first(interactions: Sequence[Interaction]) -> list[Interaction]:
-    """Those with a truth, each id once, in an order that depends on nothing but themselves."""
-    known = [i for i in interactions if i.truth is not None and i.truth.strip()]
+    """Those with a truth, each id once, in an order that depends on nothing but themselves.
+
+    Facts that were noted are left out: a model worded them, so they show neither manner nor taste.
+    """
+    known = [i for i in interactions if i.truth is not None and i.truth.strip() and not i.noted]
     known.sort(key=lambda i: (i.time, i.id, i.query, i.truth or "", i.choices or ()), reverse=True)
     return list({i.id: i for i in reversed(known)}.values())[::-1]
 

@@ -23,6 +23,7 @@ from personaagent.types import (
 __all__ = ["begun_anew", "extract_facts", "merged", "not_ahead", "parse_facts", "trim", "withdrawn"]
 
 SAME_SUBJECT = 0.80  # cosine of two requests above which a newer answer updates the older one
+_ASKED = ("asked “", "rated ")  # how facts begin that tell of a request; others were noted as they stand
 MAX_EVIDENCE = 32  # episode ids kept per fact, newest first
 _LINE = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s*(?P<text>.+?)\s*\[(?P<numbers>[\d,\s]+)\]\s*\.?\s*$")
 _WORD = re.compile(r"[a-z]{4,}")
@@ -121,6 +122,8 @@ def _fact(interaction: Interaction) -> Fact:
 
 
 def _text(interaction: Interaction) -> str:
+    if interaction.noted:
+        return f"{interaction.query}: {interaction.truth}"[:2000]
     if interaction.kind is Kind.RATING:
         return f"rated {interaction.truth} for: {interaction.query}"[:2000]
     return f"asked “{interaction.query}”, wanted “{interaction.truth}”"[:2000]
@@ -144,8 +147,10 @@ def _says(fact: Fact, interaction: Interaction) -> bool:
     """Whether a fact says what an interaction says."""
     if fact.text == _text(interaction):
         return True
-    return interaction.kind is not Kind.RATING and normalised(fact.text).endswith(
-        f"wanted “{normalised(interaction.truth or '')}”"
+    return (
+        not interaction.noted
+        and interaction.kind is not Kind.RATING
+        and normalised(fact.text).endswith(f"wanted “{normalised(interaction.truth or '')}”")
     )
 
 
@@ -239,10 +244,12 @@ def _confirmed(fact: Fact, interaction: Interaction) -> Fact:
 
 def _contradicts(fact: Fact, interaction: Interaction) -> bool:
     """Another answer replaces the old one, unless the old one was not on offer this time; another rating, if it is of the
-    same."""
+    same, and so with what was noted, which answers do not replace."""
     if _says(fact, interaction):
         return False
-    if interaction.kind is Kind.RATING:
+    if interaction.noted != (not fact.text.startswith(_ASKED)):
+        return False
+    if interaction.kind is Kind.RATING or interaction.noted:
         return normalised(fact.topic) == normalised(interaction.query[:500])
     if not interaction.choices:
         return True

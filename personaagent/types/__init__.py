@@ -7,7 +7,7 @@ are immutable; collections are tuples.
 from personaagent.base import Frozen
 from personaagent.types.action import ACTION, ANSWER, Action, ToolCall
 from personaagent.types.aligned import AlignmentResult, Outcome
-from personaagent.types.interaction import Interaction, Kind, choice_kind
+from personaagent.types.interaction import NOTE, Interaction, Kind, choice_kind
 from personaagent.types.model_call import ChatRequest, ChatResult, Likelihood, LikelihoodRequest, Message, Usage
 from personaagent.types.persona_draft import Decision, Fact, Origin, Persona, PersonaDraft, Profile
 from personaagent.types.recalled import Episode, Reason, Recall, RecallQuery, Truths
@@ -47,6 +47,7 @@ __all__ = [
     "MAX_CHOICES",
     "MAX_TEXT",
     "MAX_USER_ID",
+    "NOTE",
     "THUMB",
     "Action",
     "AlignmentResult",

@@ -13,7 +13,11 @@ from personaagent.base import Frozen, encodable
 from personaagent.strict_json import finite
 from personaagent.types.scalars import LARGEST_GRADE, THUMB, Moment, Text, UserId
 
-__all__ = ["Interaction", "Kind", "choice_kind"]
+__all__ = ["NOTE", "Interaction", "Kind", "choice_kind"]
+
+NOTE = (
+    "note"  # source of an interaction that is a fact which the user stated: what it is about, and the fact as the truth
+)
 
 
 class Kind(StrEnum):
@@ -71,6 +75,11 @@ class Interaction(Frozen):
     def refused(self) -> bool:
         """Whether the user refused the answer with a thumb down; what they wanted instead may be known or not."""
         return self.metadata.get(THUMB) == -1
+
+    @property
+    def noted(self) -> bool:
+        """Whether it is a fact that the user stated, in words that need not be theirs; see `NOTE`."""
+        return self.metadata.get("source") == NOTE
 
 
 def choice_kind(choices: Sequence[str] | None) -> Kind:

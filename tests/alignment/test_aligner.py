@@ -43,6 +43,17 @@ class TestPaperMode:
         assert persona.sources == ("i5", "i6", "i7")
         assert persona.run == "run-1"
 
+    async def test_what_was_noted_is_not_answered_again(self) -> None:
+        world = World(paper=True, batch=3)
+        fact = drink("ann", 9).model_copy(update={"query": "home town", "truth": "Ulm", "choices": None})
+        await world.add(
+            [*(drink("ann", i) for i in range(3)), fact.model_copy(update={"metadata": {"source": "note"}})]
+        )
+        await one(world)
+        assert [r.messages[-1].text.split(" please")[0] for r in world.llm.answers] == [
+            f"Drink number {i}" for i in (1, 2)
+        ]
+
     async def test_iterates_from_its_own_rewrite(self) -> None:
         world = World(paper=True, batch=2, iterations=2)
         await world.add([drink("ann", i) for i in range(4)])
