@@ -7,13 +7,19 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-__all__ = ["Frozen", "encodable", "readable", "repaired", "why"]
+__all__ = ["Frozen", "Section", "encodable", "readable", "repaired", "why"]
 
 
 class Frozen(BaseModel):
     """Immutable, and strict about unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Section(BaseModel):
+    """A branch of the tree."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def encodable(text: str) -> str:

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -19,14 +19,15 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from personaagent.base import Section
 from personaagent.errors import InvalidInput
 from personaagent.setting_names import check_environment, fault
+from personaagent.tool_settings import ToolSettings
 from personaagent.types import Decision, UserId
 
 __all__ = ["Settings", "default_home", "load_settings"]
 
 EMBEDDED = "embedded"
-NAME = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$"  # of a tool, as models take it
 # Settings of earlier versions, and why nobody needs them: whoever still has one is told to take it out.
 _DROPPED = {
     "embedder.batch_wait_ms": "a batch of texts waits for 3 ms",
@@ -35,12 +36,6 @@ _DROPPED = {
     "agent.tool_tokens": "tools.tokens says how much is shown of a tool's result",
     "alignment.online_capacity": "10,000 users are queued; others stay due and follow later",
 }
-
-
-class Section(BaseModel):
-    """A branch of the tree."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class TeacherSettings(Section):
@@ -128,90 +123,6 @@ class MemorySettings(Section):
     def user_ram_bytes(self) -> int:
         """How much RAM one user may take in a shard."""
         return int(self.max_ram_mb * 2**20 * self.user_ram_share)
-
-
-class DocumentsSettings(Section):
-    """A search over documents: a folder of text files, or a Milvus collection that somebody else fills."""
-
-    name: Annotated[str, Field(pattern=NAME)] = "search_documents"
-    description: str  # what stands in there, for the model that decides whether to look
-    folder: Path | None = None  # .md, .txt, .rst and .html files below it
-    uri: str | None = None  # of a Milvus server or Lite file, for `collection`
-    token: SecretStr | None = None
-    collection: str | None = None
-    text_field: str = "text"
-    vector_field: str = "vector"  # its texts embedded with the embedder of this system
-    title_field: str | None = None
-    k: Annotated[int, Field(ge=1, le=50)] = 4  # passages of a result
-
-    @model_validator(mode="after")
-    def _one_place(self) -> DocumentsSettings:
-        if (self.folder is None) == (self.collection is None):
-            raise ValueError("set either folder, or uri and collection")
-        if self.collection is not None and self.uri is None:
-            raise ValueError("collection needs the uri of its Milvus")
-        return self
-
-
-class HttpToolSettings(Section):
-    """A tool that is one HTTP request. Arguments named in the URL as {name} go there, others into the query or the body."""
-
-    name: Annotated[str, Field(pattern=NAME)]
-    description: str
-    url: str
-    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "GET"
-    parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
-    headers: dict[str, SecretStr] = Field(default_factory=dict)
-    effect: Literal["reads", "changes"] | None = None  # None: GET reads, everything else changes
-    timeout_s: Annotated[float, Field(gt=0)] | None = None
-    tokens: Annotated[int, Field(ge=16)] | None = None
-
-
-class McpServerSettings(Section):
-    """An MCP server whose tools are offered: a program spoken to over its standard input and output, or a URL."""
-
-    name: Annotated[str, Field(pattern=NAME)]  # for logs and health; and of its tools where `prefix` is on
-    command: tuple[str, ...] = ()
-    env: dict[str, SecretStr] = Field(default_factory=dict)  # of the program, besides PATH, HOME, LANG and the like
-    url: str | None = None  # streamable HTTP
-    headers: dict[str, SecretStr] = Field(default_factory=dict)
-    allow: tuple[str, ...] | None = None  # its tools that are offered; None: all
-    rename: dict[str, Annotated[str, Field(pattern=NAME)]] = Field(default_factory=dict)  # its name -> ours
-    prefix: bool = False  # name its tools <server>_<tool>
-    # Tools that only read. None: what the server's own hints say, and a tool without a hint is taken to change something.
-    reads: tuple[str, ...] | None = None
-    timeout_s: Annotated[float, Field(gt=0)] | None = None
-    tokens: Annotated[int, Field(ge=16)] | None = None
-
-    @model_validator(mode="after")
-    def _one_way(self) -> McpServerSettings:
-        if bool(self.command) == (self.url is not None):
-            raise ValueError("set either command or url")
-        return self
-
-
-class ToolSettings(Section):
-    """What the agent may act with, and the bounds of it."""
-
-    memory: tuple[Literal["search_episodes", "read_profile", "note_fact", "last_wanted"], ...] = (
-        "search_episodes",
-        "read_profile",
-        "note_fact",
-        "last_wanted",
-    )
-    documents: tuple[DocumentsSettings, ...] = ()
-    http: tuple[HttpToolSettings, ...] = ()
-    mcp: tuple[McpServerSettings, ...] = ()
-    # How calls are written: by the model's own parser for tool calls (`native`), or constrained to their schema. `auto`: natively
-    # with another server's model, and where llm.engine_kwargs names a tool_call_parser.
-    calling: Literal["auto", "native", "constrained"] = "auto"
-    model_weight: Annotated[float, Field(ge=0, le=1)] | None = (
-        None  # in choosing tools; None: 1 if native, else the persona's
-    )
-    calls: Annotated[int, Field(ge=0, le=32)] = 4  # of a turn
-    timeout_s: Annotated[float, Field(gt=0)] = 20.0  # of a call
-    tokens: Annotated[int, Field(ge=50)] = 600  # of what is shown of a result
-    result_kb: Annotated[float, Field(gt=0)] = 1_000.0  # that are read of a result
 
 
 class AgentSettings(Section):

@@ -19,6 +19,7 @@ from serve.http.api import create_api
 from serve.http.services import Services
 from serve.loopback import stay_local
 from serve.online_alignment import HandleOnline
+from serve.toolkit import start_tools
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -55,10 +56,11 @@ class AgentRouter:
         stay_local()
         model, embed, memory = await connect(settings, embedder, llm, context_length, by="api")
         self._settings = settings
+        self._tools = await start_tools(settings, memory, embed)
         self._services = Services(
             settings=settings,
             model=model_name(settings),
-            agent=Agent(model, memory, settings.agent, embed),
+            agent=Agent(model, memory, settings.agent, embed, self._tools),
             memory=memory,
             llm=model,
             embedder=embed,

@@ -25,7 +25,7 @@ from personaagent.errors import InvalidInput, StoreError, UnavailableError
 from personaagent.memory.bm25 import Bm25
 from personaagent.memory.store import Vector
 from personaagent.protocols import Embedder
-from personaagent.settings import DocumentsSettings
+from personaagent.tool_settings import DocumentsSettings
 from personaagent.tools.documents import by_meaning_and_words
 from personaagent.tools.excerpts import Excerpt
 

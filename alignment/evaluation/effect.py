@@ -26,7 +26,7 @@ from personaagent.claims import independent
 from personaagent.protocols import Likely
 from personaagent.types import Interaction, Kind, Persona, PersonaDraft
 
-__all__ = ["Aligned", "Effect", "Mean", "effect"]
+__all__ = ["Aligned", "Mean", "PersonaEffect", "effect"]
 
 Float = npt.NDArray[np.float64]
 
@@ -74,7 +74,7 @@ class Mean:
 
 
 @dataclass(frozen=True)
-class Effect:
+class PersonaEffect:
     """Both means, nats per token, what they cost, and each user's own gain."""
 
     own_minus_other: Mean
@@ -85,7 +85,7 @@ class Effect:
     cached_tokens: int
 
 
-async def effect(agent: Agent, model: Likely, users: Mapping[str, Aligned], budget: int) -> Effect:
+async def effect(agent: Agent, model: Likely, users: Mapping[str, Aligned], budget: int) -> PersonaEffect:
     """Measure users who were aligned together.
 
     Args:
@@ -120,7 +120,7 @@ async def effect(agent: Agent, model: Likely, users: Mapping[str, Aligned], budg
 
     found = await together(one(n, names[(k + 1) % len(names)]) for k, n in enumerate(names))
     by_user = {n: float(np.nanmean(gain)) for n, (_, gain) in zip(names, found, strict=True) if len(gain)}
-    return Effect(
+    return PersonaEffect(
         _mean([apart for apart, _ in found]),
         _mean([gain for _, gain in found]),
         by_user,

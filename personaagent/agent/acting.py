@@ -19,6 +19,8 @@ import numpy.typing as npt
 
 from personaagent import prompts
 from personaagent.agent.decision import combined, score_options
+from personaagent.agent.prompt import query_of
+from personaagent.agent.turns import Turn
 from personaagent.agent.view import PromptView
 from personaagent.errors import ContextLengthExceeded, LLMError
 from personaagent.protocols import LLM, Embedder, Memory
@@ -26,7 +28,7 @@ from personaagent.strict_json import JsonFault, loads
 from personaagent.tools.arguments import enumerated
 from personaagent.tools.matching import likeness
 from personaagent.tools.tool import ToolContext, ToolSpec
-from personaagent.tools.toolbox import Observation, OpenToolbox
+from personaagent.tools.toolbox import Observation, OpenToolbox, Toolbox
 from personaagent.types import ACTION, ANSWER, ChatRequest, Message, RecallQuery, ToolCall, Usage
 
 __all__ = ["Acting", "Chosen"]
@@ -83,6 +85,35 @@ class Acting:
     native: bool
     priority: int = 0
     usage: Usage = field(default_factory=Usage)
+
+    @classmethod
+    async def begun(
+        cls,
+        toolbox: Toolbox,
+        llm: LLM,
+        memory: Memory,
+        embedder: Embedder | None,
+        turn: Turn,
+        view: PromptView,
+        context: ToolContext,
+    ) -> Acting:
+        """With the tools that there are now, and the model's weight as settings or persona say."""
+        weight = toolbox.settings.model_weight
+        if weight is None:
+            weight = 1.0 if toolbox.native else view.persona.decision.model_weight
+        return cls(
+            llm=llm,
+            memory=memory,
+            embedder=embedder,
+            box=await toolbox.open(),
+            context=context,
+            query=query_of(turn.messages),
+            messages=turn.messages,
+            view=view,
+            weight=weight,
+            native=toolbox.native,
+            priority=turn.priority,
+        )
 
     async def choose(self, trail: Sequence[Message], called: Sequence[ToolCall]) -> Chosen:
         """Which tool to call next, or to answer.

@@ -10,7 +10,6 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -35,7 +34,7 @@ from personaagent.persona.versions import PersonaVersions
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AgentSettings
 from personaagent.tools.tool import ToolContext
-from personaagent.tools.toolbox import CALLS, Toolbox, recorded
+from personaagent.tools.toolbox import CALLS, Toolbox, recorded, remembered
 from personaagent.types import (
     MAX_TEXT,
     ChatResult,
@@ -186,6 +185,8 @@ class Agent:
     ) -> Replay:
         """What the agent would have answered under `persona`, with memory as it was before the interaction.
 
+        Nothing acts: where tools were called, the results are shown that were recorded then.
+
         Exemplars taken from the interaction itself, or from those it is replayed `without`, are not shown.
         For closed choices memory can also be read as it is now, `without` some interactions; see `Rollouts`.
 
@@ -224,11 +225,9 @@ class Agent:
             priority=priority,
             max_tokens=min(self.settings.max_tokens, REPLAY_TOKENS),
         )
-        earlier = interaction.metadata.get(CALLS)
-        context = ToolContext(user=interaction.user, interaction=interaction.id, before=interaction.id)
-        acting = await self._acting(turn, view, context, earlier if isinstance(earlier, list) else [])
+        earlier = remembered(interaction.metadata.get(CALLS))
         result: ChatResult | None = None
-        async for piece in FreeText(self.llm, self.settings, turn, view, *acting).pieces():
+        async for piece in FreeText(self.llm, self.settings, turn, view, trace=earlier).pieces():
             if isinstance(piece, FreeAnswer):
                 result = piece.result
         assert result is not None
@@ -315,7 +314,10 @@ class Agent:
     ) -> AsyncIterator[str | Reply]:
         """The reply with free text, behind its pieces if these are asked for."""
         context = ToolContext(user=turn.user, interaction=seen.interaction, incarnation=incarnation)
-        acting, calls = await self._acting(turn, seen.view, context)
+        acting, calls = None, 0
+        if self.toolbox is not None and self.settings.tools and not turn.extra.keys() & _FORMED:
+            calls = self.toolbox.settings.calls
+            acting = await Acting.begun(self.toolbox, self.llm, self.memory, self._embedder, turn, seen.view, context)
         habits = await self._said(turn.user) if samples.count > 1 or turn.explain else {}
         text = FreeText(self.llm, self.settings, turn, seen.view, acting, calls, streaming, samples, habits)
         async with aclosing(text.pieces()) as pieces:  # type: ignore[type-var]
@@ -338,37 +340,6 @@ class Agent:
                     trace=trace,
                     message=result.message or {"role": "assistant", "content": result.text},
                 )
-
-    async def _acting(
-        self, turn: Turn, view: PromptView, context: ToolContext, earlier: Sequence[Any] | None = None
-    ) -> tuple[Acting | None, int]:
-        """Who acts in a turn, and how many calls it may make; nobody where the application constrains the answer's form.
-
-        `earlier` are the calls that the interaction which is replayed recorded; None: it is none.
-        """
-        if self.toolbox is None or not self.settings.tools or turn.extra.keys() & _FORMED:
-            return None, 0
-        box = await self.toolbox.open()
-        if earlier is not None:
-            box = box.replayed(earlier)
-        bounds = self.toolbox.settings
-        weight = bounds.model_weight
-        if weight is None:
-            weight = 1.0 if self.toolbox.native else view.persona.decision.model_weight
-        acting = Acting(
-            llm=self.llm,
-            memory=self.memory,
-            embedder=self._embedder,
-            box=box,
-            context=context,
-            query=query_of(turn.messages),
-            messages=turn.messages,
-            view=view,
-            weight=weight,
-            native=self.toolbox.native,
-            priority=turn.priority,
-        )
-        return acting, bounds.calls
 
     async def _begun(self, user: str, incarnation: int) -> int:
         """Commit the first persona of a user whose first answer was just remembered; its number."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
 
@@ -47,6 +47,7 @@ class FreeText:
         streaming: whether to give pieces of text.
         samples: how many answers to choose from. What is said after a tool call is not chosen.
         habits: texts of the user that tell a copy from a habit.
+        trace: calls that were made already.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class FreeText:
         streaming: bool = False,
         samples: Samples = Samples(),  # noqa: B008  # immutable
         habits: Mapping[str, Said] | None = None,
+        trace: Sequence[Observation] = (),
     ) -> None:
         self._llm, self._settings = llm, settings
         self._turn, self._view = turn, view
@@ -71,6 +73,7 @@ class FreeText:
         self._limit = min(turn.max_tokens or settings.max_tokens, llm.context_length)  # tokens of an answer
         self._trail: list[Message] = []  # what tools found
         self._trace: list[Observation] = []
+        self._note(trace)
 
     async def pieces(self) -> AsyncIterator[str | FreeAnswer]:
         """Pieces of text if asked for, then the whole. Raises as the model does."""
@@ -107,19 +110,23 @@ class FreeText:
                 if not (self._view.shrink() or _cut(self._trail)):
                     raise
                 continue
-            self._trace += found
             rounds += 1
-            for observation in found:
-                said = f"{observation.call.name} {_written(observation.call)}"
-                self._trail += [
-                    Message(role="assistant", content=prompts.TOOL_CALLED.format(call=said)),
-                    Message(role="user", content=observation.shown),
-                ]
-        if rounds:
+            self._note(found)
+        if self._trail:
             self._samples = Samples()
             last = self._trail[-1]
             self._trail[-1] = Message(role="user", content=f"{last.text}\n{prompts.ANSWER_NOW}")
         return rounds
+
+    def _note(self, found: Sequence[Observation]) -> None:
+        """Put calls and what came of them before the answer."""
+        self._trace += found
+        for observation in found:
+            said = f"{observation.call.name} {_written(observation.call)}"
+            self._trail += [
+                Message(role="assistant", content=prompts.TOOL_CALLED.format(call=said)),
+                Message(role="user", content=observation.shown),
+            ]
 
     async def _call(self) -> AsyncIterator[str | tuple[ChatResult, Samples]]:
         """One call of the model, or several to choose from: pieces of text where they are streamed, then the result."""

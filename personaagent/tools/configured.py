@@ -8,7 +8,7 @@ from typing import Protocol
 
 from personaagent.errors import InvalidInput
 from personaagent.protocols import Embedder, Memory
-from personaagent.settings import DocumentsSettings, ToolSettings
+from personaagent.tool_settings import DocumentsSettings, ToolSettings
 from personaagent.tools.arguments import check_schema
 from personaagent.tools.documents import DocumentSearch, FolderExcerpts
 from personaagent.tools.excerpts import Excerpts

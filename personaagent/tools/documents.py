@@ -23,7 +23,7 @@ from personaagent.memory.index import LEAST_SPREAD, POOL, TINY
 from personaagent.memory.store import Vector
 from personaagent.persona.persona import clip, tokens
 from personaagent.protocols import Embedder, Matrix
-from personaagent.settings import DocumentsSettings
+from personaagent.tool_settings import DocumentsSettings
 from personaagent.tools.excerpts import Excerpt, Excerpts, passages_of
 from personaagent.tools.text_files import TextFile, Unusable, read_text, text_files
 from personaagent.tools.tool import ToolContext, ToolOutput, ToolSpec

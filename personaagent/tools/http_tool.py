@@ -22,7 +22,7 @@ import httpx
 from personaagent import __version__
 from personaagent.base import repaired
 from personaagent.errors import InvalidInput, UnavailableError
-from personaagent.settings import HttpToolSettings, ToolSettings
+from personaagent.tool_settings import HttpToolSettings, ToolSettings
 from personaagent.tools.arguments import check_schema
 from personaagent.tools.html_text import html_text
 from personaagent.tools.tool import Effect, ToolContext, ToolOutput, ToolSpec

@@ -14,7 +14,7 @@ import anyio
 from personaagent import deadline
 from personaagent.base import Frozen
 from personaagent.errors import UnavailableError
-from personaagent.settings import McpServerSettings, ToolSettings
+from personaagent.tool_settings import McpServerSettings, ToolSettings
 from personaagent.tools.arguments import check_arguments
 from personaagent.tools.mcp_connection import McpConnection, reason
 from personaagent.tools.tool import Tool, ToolContext, ToolOutput, ToolSpec

@@ -29,7 +29,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from personaagent import __version__
 from personaagent.base import readable, repaired, why
 from personaagent.errors import PersonaAgentError, UnavailableError
-from personaagent.settings import McpServerSettings, ToolSettings
+from personaagent.tool_settings import McpServerSettings, ToolSettings
 from personaagent.tools.line_process import LineProcess
 from personaagent.tools.mcp_listing import Listed, described, offered
 from personaagent.tools.tool import ToolOutput, ToolSpec

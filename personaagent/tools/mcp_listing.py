@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from personaagent.base import Frozen
 from personaagent.errors import InvalidInput
 from personaagent.nearest import likely
-from personaagent.settings import McpServerSettings
+from personaagent.tool_settings import McpServerSettings
 from personaagent.tools.arguments import check_schema
 from personaagent.tools.tool import Effect, ToolSpec
 from personaagent.tools.untrusted import cleaned

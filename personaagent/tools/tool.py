@@ -9,7 +9,7 @@ from typing import Annotated, Any, Protocol
 from pydantic import Field, JsonValue
 
 from personaagent.base import Frozen
-from personaagent.settings import NAME
+from personaagent.tool_settings import NAME
 from personaagent.types import UserId
 
 __all__ = ["Effect", "Sees", "Tool", "ToolContext", "ToolOutput", "ToolSource", "ToolSpec"]

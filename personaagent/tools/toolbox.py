@@ -6,22 +6,21 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, ValidationError
 
 from personaagent import deadline
 from personaagent.base import Frozen
-from personaagent.errors import DeadlineExceeded, InvalidInput, PersonaAgentError
+from personaagent.errors import DeadlineExceeded, PersonaAgentError
 from personaagent.nearest import likely
 from personaagent.persona.persona import clip, tokens
-from personaagent.settings import ToolSettings
+from personaagent.tool_settings import ToolSettings
 from personaagent.tools.arguments import check_arguments
-from personaagent.tools.tool import Effect, Sees, Tool, ToolContext, ToolOutput, ToolSource, ToolSpec
+from personaagent.tools.tool import Effect, Tool, ToolContext, ToolOutput, ToolSource, ToolSpec
 from personaagent.tools.untrusted import as_data
 from personaagent.types import ANSWER, ToolCall
 
-__all__ = ["CALLS", "Observation", "OpenToolbox", "Recorded", "Toolbox", "recorded"]
+__all__ = ["CALLS", "Observation", "OpenToolbox", "Toolbox", "recorded", "remembered"]
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +53,21 @@ def recorded(trace: Sequence[Observation]) -> list[JsonValue]:
         {"name": o.call.name, "arguments": o.call.arguments, "result": o.text[:RECORDED], "error": o.error}
         for o in trace
     ]
+
+
+def remembered(calls: object) -> list[Observation]:
+    """What `recorded` kept, for replays: nothing is called again. What is not of that form is left out."""
+    found = []
+    for entry in calls if isinstance(calls, list) else ():
+        try:
+            call = ToolCall.model_validate({"name": entry["name"], "arguments": entry["arguments"]})
+            text = str(entry["result"])
+        except (TypeError, KeyError, ValidationError):
+            continue
+        found.append(
+            Observation(call=call, text=text, error=bool(entry.get("error")), tokens=tokens(text), recorded=True)
+        )
+    return found
 
 
 class Toolbox:
@@ -110,11 +124,6 @@ class OpenToolbox:
         """The tool of this name."""
         return None if name not in self._tools else self._tools[name].spec
 
-    def replayed(self, earlier: Sequence[Any]) -> Recorded:
-        """The tools of a replay of an interaction that recorded these calls."""
-        local = [s.name for s in self.specs if s.sees is Sees.MEMORY and s.effect is Effect.READS]
-        return Recorded(self, [e for e in earlier if isinstance(e, Mapping)], local)
-
     async def call(self, call: ToolCall, context: ToolContext) -> Observation:
         """Call a tool. What goes wrong is an observation, but for the end of the request's own time.
 
@@ -154,38 +163,3 @@ class OpenToolbox:
         if output.error:
             text = f"error: {text}"
         return Observation(call=call, text=text, error=output.error, seconds=seconds, tokens=tokens(text), bytes=size)
-
-
-class Recorded(OpenToolbox):
-    """The tools of a replay: what was recorded is given again, and nothing is called that changes something."""
-
-    def __init__(
-        self, toolbox: OpenToolbox, earlier: Sequence[Mapping[str, Any]], callable_names: Sequence[str] = ()
-    ) -> None:
-        """Args:
-        toolbox: the tools.
-        earlier: what the interaction recorded of its calls, see `record`.
-        callable_names: tools of this system that read, and may be called again.
-        """
-        super().__init__(toolbox.settings, toolbox._tools)
-        self._earlier = tuple(earlier)
-        self._callable = frozenset(callable_names)
-
-    async def call(self, call: ToolCall, context: ToolContext) -> Observation:
-        """The recorded result of the same call, or of another call of the tool; a call only of a tool that may be."""
-        spec = self.spec(call.name)
-        try:
-            if spec is not None:
-                check_arguments(spec.parameters, call.arguments)
-        except InvalidInput:
-            return await super().call(call, context)  # which says so without calling anything
-        same = [e for e in self._earlier if e.get("name") == call.name]
-        exact = [e for e in same if e.get("arguments") == call.arguments]
-        if found := exact or same:
-            text = str(found[0].get("result", ""))
-            return Observation(
-                call=call, text=text, error=bool(found[0].get("error")), tokens=tokens(text), recorded=True
-            )
-        if spec is not None and (spec.effect is Effect.CHANGES or call.name not in self._callable):
-            return Observation(call=call, text="error: no result of this tool was recorded", error=True, recorded=True)
-        return await super().call(call, context)

@@ -11,7 +11,7 @@ from serve.cli.importing import Imported
 from serve.cli.output import number
 
 if TYPE_CHECKING:
-    from alignment.evaluation.effect import Effect
+    from alignment.evaluation.effect import PersonaEffect
     from personaagent.agent.agent import Reply
     from personaagent.claims import Claim
     from personaagent.report.html import Section
@@ -49,7 +49,7 @@ class Story:
     imported: Imported = field(default_factory=Imported)
     answers: list[tuple[DemoRequest, list[Reply]]] = field(default_factory=list)  # before alignment
     later: list[list[Reply]] = field(default_factory=list)  # and after it, in the same order
-    effect: Effect | None = None  # None: the model's server does not tell likelihoods
+    effect: PersonaEffect | None = None  # None: the model's server does not tell likelihoods
     results: list[AlignmentResult] = field(default_factory=list)
     personas: dict[str, tuple[Persona, Persona]] = field(default_factory=dict)  # before and after, of accepted users
     start_s: float = 0.0
@@ -251,7 +251,7 @@ def sections(story: Story) -> list[Section]:
     return found
 
 
-def _by_user(effect: Effect) -> Section:
+def _by_user(effect: PersonaEffect) -> Section:
     """What each user's new words gained them; those who kept their words stand at 0."""
     from personaagent.report.html import Bars
 
@@ -265,7 +265,7 @@ def _by_user(effect: Effect) -> Section:
     )
 
 
-def _worth(effect: Effect) -> str:
+def _worth(effect: PersonaEffect) -> str:
     gain, apart = effect.gain, effect.own_minus_other
     return (
         f"Each word that people really said is {factor(gain.mean):.2f} times as likely as under their first persona, with memory"

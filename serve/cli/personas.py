@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 
-class Action(StrEnum):
+class PersonaAction(StrEnum):
     """What to do with a persona."""
 
     SHOW = "show"
@@ -41,13 +41,13 @@ async def persona(
     run: Run,
     user: Annotated[str, typer.Argument(help="Whose persona.")],
     action: Annotated[
-        Action,
+        PersonaAction,
         typer.Argument(
             help="`add TEXT` (a claim on your word), `strike N` (claim N goes and stays away), `pin [N]` (alignment leaves claim "
             "N alone, or all of it), `unpin [N]`, `why [N]` (the interactions behind), `set TEXT|@FILE|-` (all of it anew), "
             "`rollback VERSION`."
         ),
-    ] = Action.SHOW,
+    ] = PersonaAction.SHOW,
     value: Annotated[str | None, typer.Argument(help="The text, or the number of a claim or version.")] = None,
     kind: Annotated[ClaimKind | None, typer.Option(help="What an added claim is about; default fact.")] = None,
     why: Annotated[bool, typer.Option("--why", help="Also the interactions behind each claim.")] = False,
@@ -57,19 +57,19 @@ async def persona(
     json: Json = False,
 ) -> None:
     """Show a user's persona, or change it. Every change is a new version; none is lost."""
-    if action is Action.SHOW and value is not None:
+    if action is PersonaAction.SHOW and value is not None:
         raise InvalidInput(f"{action} takes no value, got {value!r}")
-    if kind is not None and action is not Action.ADD:
+    if kind is not None and action is not PersonaAction.ADD:
         raise InvalidInput("--kind is for add, as in: persona USER add TEXT --kind prefers")
-    text = _new_text(action, value) if action in (Action.ADD, Action.SET) else ""
+    text = _new_text(action, value) if action in (PersonaAction.ADD, PersonaAction.SET) else ""
     which = _number(action, value)
     async with run.system(run.settings(), llm=False) as system:
         current = await _done(system.agent.personas, user, action, text, which, kind or ClaimKind.FACT)
         page = await system.memory.persona_page(user, before, limit + 1) if history else None
         about: dict[str, Interaction] | None = None
-        if why or action is Action.WHY:
-            about = await looked_up(system, user, _behind(current, which if action is Action.WHY else None))
-    if action is Action.WHY and which is not None:
+        if why or action is PersonaAction.WHY:
+            about = await looked_up(system, user, _behind(current, which if action is PersonaAction.WHY else None))
+    if action is PersonaAction.WHY and which is not None:
         _show_why(run, current, which, about or {})
     elif page is not None:
         _show_history(run, current, page, limit)
@@ -78,20 +78,20 @@ async def persona(
 
 
 async def _done(
-    personas: PersonaVersions, user: str, action: Action, text: str, which: int | None, kind: ClaimKind
+    personas: PersonaVersions, user: str, action: PersonaAction, text: str, which: int | None, kind: ClaimKind
 ) -> Persona:
     """Do what is asked, with a new text or with what has a number; the version that is current then."""
     try:
-        if action is Action.SET:
+        if action is PersonaAction.SET:
             return await personas.write(user, text)
-        if action is Action.ADD:
+        if action is PersonaAction.ADD:
             return await personas.add_claim(user, text, kind)
-        if action is Action.STRIKE and which is not None:
+        if action is PersonaAction.STRIKE and which is not None:
             return await personas.strike_claim(user, which)
-        if action is Action.ROLLBACK and which is not None:
+        if action is PersonaAction.ROLLBACK and which is not None:
             return await personas.roll_back(user, which)
-        if action in (Action.PIN, Action.UNPIN):
-            pinned = action is Action.PIN
+        if action in (PersonaAction.PIN, PersonaAction.UNPIN):
+            pinned = action is PersonaAction.PIN
             return await (personas.pin(user, pinned) if which is None else personas.pin_claim(user, which, pinned))
         return await personas.current(user)
     except UnknownUserError as e:
@@ -170,19 +170,19 @@ def _heading(persona: Persona) -> str:
     return ", ".join(parts)
 
 
-def _number(action: Action, value: str | None) -> int | None:
+def _number(action: PersonaAction, value: str | None) -> int | None:
     """The number that an action takes; None where it is left out and may be."""
-    if action in (Action.SHOW, Action.ADD, Action.SET):
+    if action in (PersonaAction.SHOW, PersonaAction.ADD, PersonaAction.SET):
         return None
-    if value is None and action in (Action.PIN, Action.UNPIN, Action.WHY):
+    if value is None and action in (PersonaAction.PIN, PersonaAction.UNPIN, PersonaAction.WHY):
         return None
     if value is not None and value.isdecimal() and len(value) < 10:
         return int(value)
-    of = "version" if action is Action.ROLLBACK else "claim"
+    of = "version" if action is PersonaAction.ROLLBACK else "claim"
     raise InvalidInput(f"{action} takes the number of a {of}, as in: persona USER {action} 2")
 
 
-def _new_text(action: Action, value: str | None) -> str:
+def _new_text(action: PersonaAction, value: str | None) -> str:
     from pydantic import ValidationError
 
     from personaagent.types import Origin, PersonaDraft
@@ -197,7 +197,7 @@ def _new_text(action: Action, value: str | None) -> str:
     except (OSError, UnicodeDecodeError) as e:
         raise InvalidInput(f"{value[1:]}: cannot be read as UTF-8 text: {e}") from e
     if not text.strip():
-        raise InvalidInput(f"a {'claim' if action is Action.ADD else 'persona'} cannot be empty")
+        raise InvalidInput(f"a {'claim' if action is PersonaAction.ADD else 'persona'} cannot be empty")
     try:
         return PersonaDraft(text=text.strip(), origin=Origin.MANUAL).text
     except ValidationError as e:

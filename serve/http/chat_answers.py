@@ -9,6 +9,7 @@ from typing import Any
 
 from personaagent.agent.agent import Reply
 from personaagent.agent.explanation import why
+from personaagent.tools.toolbox import Observation
 from personaagent.types import Usage
 
 __all__ = ["RESPONSE", "ChunkWriter", "completion", "sse"]
@@ -38,6 +39,22 @@ def _extension(reply: Reply) -> dict[str, Any]:
         "copied": None if reply.copied is None else reply.copied.model_dump(mode="json"),
         "samples": None if reply.samples is None else reply.samples.model_dump(mode="json"),
         "steps": reply.steps,
+        "trace": None if reply.trace is None else [_traced(o) for o in reply.trace],
+    }
+
+
+def _traced(observation: Observation) -> dict[str, Any]:
+    call = observation.call
+    return {
+        "tool": call.name,
+        "arguments": call.arguments,
+        "result": observation.text,
+        "error": observation.error,
+        "seconds": round(observation.seconds, 4),
+        "decided_seconds": round(observation.decided_s, 4),
+        "tokens": observation.tokens,
+        "bytes": observation.bytes,
+        "chosen": {name: round(p, 4) for name, p in observation.chosen.items()},
     }
 
 

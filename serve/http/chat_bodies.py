@@ -58,6 +58,7 @@ class Extension(Body):
     interaction_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     remember: bool = True
     explain: bool = False
+    trace: bool = False  # which tools were called, and what came of it
     samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = None  # answers that a free text is chosen from
 
 
@@ -169,6 +170,7 @@ class ChatBody(Body):
             generated=self.personaagent.interaction_id is None,
             remember=asked and self.personaagent.remember and remember is not False,
             explain=self.personaagent.explain,
+            trace=self.personaagent.trace,
             samples=self._samples(),
             identity=who.source if who is not None else "user",
         )

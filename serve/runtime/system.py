@@ -20,6 +20,7 @@ from personaagent.settings import Settings
 from personaagent.types import ChatRequest, ChatResult
 from serve.http.sites import check_exposure
 from serve.runtime.home_lock import HomeLock
+from serve.toolkit import start_tools
 
 if TYPE_CHECKING:
     from actors.memory.client import ShardedMemory
@@ -112,6 +113,8 @@ class System:
     async def _close(self, patience_s: float) -> None:
         """`patience_s` is 0 to break off a start: nothing has been stored yet that would have to be put in order."""
         self._closed = True
+        if (tools := getattr(self, "tools", None)) is not None:
+            await tools.close()
         try:
             if self._ray:
                 from serve.runtime import ray_cluster as cluster
@@ -253,7 +256,7 @@ class System:
             )
             self.llm = connected_llm(self.settings) if self.settings.llm.base_url else NoLLM()
             await self._connect_memory()
-        self._assemble()
+        await self._assemble()
         if http:
             host = self.settings.serve.host
             self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -286,15 +289,16 @@ class System:
         self.settings = theirs.model_copy(update={"alignment": own.alignment, "serve": own.serve, "home": own.home})
         await self._use_handles()
         await self._connect_memory()
-        self._assemble()
+        await self._assemble()
 
     async def _connect_memory(self) -> None:
         from actors.memory.startup import start_memory
 
         self.memory = await start_memory(self.settings, self.embedder)
 
-    def _assemble(self) -> None:
-        self.agent = Agent(self.llm, self.memory, self.settings.agent, self.embedder)
+    async def _assemble(self) -> None:
+        self.tools = await start_tools(self.settings, self.memory, self.embedder)
+        self.agent = Agent(self.llm, self.memory, self.settings.agent, self.embedder, self.tools)
 
     async def _until_running(self) -> None:
         from serve.runtime import ray_cluster as cluster

@@ -8,7 +8,7 @@ from pymilvus import DataType, MilvusClient
 
 from actors.milvus.collection_excerpts import CollectionExcerpts
 from personaagent.errors import InvalidInput, StoreError, UnavailableError
-from personaagent.settings import DocumentsSettings
+from personaagent.tool_settings import DocumentsSettings
 from personaagent.tools.documents import DocumentSearch
 from personaagent.tools.tool import ToolContext
 from tests.support.doubles import HashEmbedder

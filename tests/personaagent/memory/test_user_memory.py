@@ -3,8 +3,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-
 from personaagent.agent.tools import MemoryTools, ToolCall
+
 from personaagent.errors import ConflictError, InvalidInput, NotFoundError
 from personaagent.memory.local import LocalMemory
 from personaagent.memory.ram_store import VolatileStore

@@ -11,7 +11,7 @@ import yaml
 from personaagent.errors import InvalidInput
 from personaagent.memory.local import LocalMemory
 from personaagent.protocols import Embedder
-from personaagent.settings import DocumentsSettings, ToolSettings
+from personaagent.tool_settings import DocumentsSettings, ToolSettings
 from personaagent.tools.configured import toolbox
 from personaagent.tools.excerpts import Excerpt
 from personaagent.tools.http_tool import HttpTool

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from personaagent import deadline
 from personaagent.errors import DeadlineExceeded, InvalidInput, UnavailableError
 from personaagent.protocols import Matrix
-from personaagent.settings import DocumentsSettings, ToolSettings
+from personaagent.tool_settings import DocumentsSettings, ToolSettings
 from personaagent.tools import documents as module
 from personaagent.tools.arguments import check_schema
 from personaagent.tools.documents import DocumentSearch, FolderExcerpts

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from personaagent.errors import InvalidInput, UnavailableError
-from personaagent.settings import HttpToolSettings, ToolSettings
+from personaagent.tool_settings import HttpToolSettings, ToolSettings
 from personaagent.tools.arguments import check_arguments
 from personaagent.tools.http_tool import HttpTool
 from personaagent.tools.tool import Effect, Sees, ToolContext, ToolOutput

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from personaagent import deadline
 from personaagent.errors import InvalidInput, UnavailableError
-from personaagent.settings import McpServerSettings, ToolSettings
+from personaagent.tool_settings import McpServerSettings, ToolSettings
 from personaagent.tools import line_process, mcp_client, mcp_connection
 from personaagent.tools.mcp_client import McpSource
 from personaagent.tools.tool import Effect, Tool, ToolContext, ToolOutput

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from personaagent.settings import McpServerSettings
+from personaagent.tool_settings import McpServerSettings
 from personaagent.tools.mcp_listing import Listed, described, mended, offered
 from personaagent.tools.tool import Effect
 

@@ -10,7 +10,7 @@ from personaagent.memory.local import LocalMemory
 from personaagent.persona.counting import counted_claims
 from personaagent.persona.profile import build_profile
 from personaagent.protocols import Memory
-from personaagent.settings import ToolSettings
+from personaagent.tool_settings import ToolSettings
 from personaagent.tools.arguments import check_arguments, check_schema
 from personaagent.tools.memory_tools import memory_tools
 from personaagent.tools.tool import Effect, Sees, Tool, ToolContext

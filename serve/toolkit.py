@@ -1,0 +1,48 @@
+"""The tools of a running system: those of the settings, and those of its MCP servers."""
+
+from __future__ import annotations
+
+from personaagent.protocols import Embedder, Memory
+from personaagent.settings import EMBEDDED, Settings
+from personaagent.tools.configured import toolbox
+from personaagent.tools.tool import ToolSource
+from personaagent.tools.toolbox import Toolbox
+
+__all__ = ["calls_natively", "start_tools"]
+
+
+async def start_tools(settings: Settings, memory: Memory, embedder: Embedder) -> Toolbox | None:
+    """What agents of this process act with; None if `agent.tools` is off. Whoever starts it closes it, in the same event loop.
+
+    MCP servers are connected in the background; one that is down has no tools until it is there.
+
+    Raises:
+        InvalidInput: tools of the settings cannot be used, see `toolbox`.
+    """
+    if not settings.agent.tools:
+        return None
+    sources: list[ToolSource] = []
+    if settings.tools.mcp:
+        from personaagent.tools.mcp_client import McpSource  # takes a second, and few need it
+
+        for server in settings.tools.mcp:
+            source = McpSource(server, settings.tools)
+            source.start()
+            sources.append(source)
+    collection = None
+    if any(documents.collection is not None for documents in settings.tools.documents):
+        from actors.milvus.collection_excerpts import CollectionExcerpts
+
+        collection = CollectionExcerpts
+    made = toolbox(settings.tools, memory, embedder, collection=collection, sources=sources)
+    made.native = calls_natively(settings)
+    return made
+
+
+def calls_natively(settings: Settings) -> bool:
+    """Whether arguments of tools are asked for in the form of the model's template; see `ToolSettings.calling`."""
+    if settings.tools.calling != "auto":
+        return settings.tools.calling == "native"
+    if settings.llm.base_url is not None:
+        return True
+    return settings.llm.model != EMBEDDED and "tool_call_parser" in settings.llm.engine_kwargs
