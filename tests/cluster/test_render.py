@@ -261,7 +261,7 @@ def test_memory_settings_alone_take_a_new_cluster() -> None:
     def spec(**tree: Any) -> dict[str, Any]:
         return cluster_of(render.service(settings(**tree), options()))
 
-    assert spec() == spec(alignment={"batch": 9}, agent={"max_steps": 1})
+    assert spec() == spec(alignment={"batch": 9}, agent={"max_tokens": 99})
     assert spec() != spec(memory={**MILVUS, "shards": 7})
 
 

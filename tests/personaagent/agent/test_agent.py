@@ -61,32 +61,6 @@ async def test_the_prompt_begins_alike_for_all_users(memory: LocalMemory) -> Non
     assert llm.requests[0].messages[0] == llm.requests[1].messages[0]
 
 
-async def test_a_tool_call_is_carried_out_and_answered(memory: LocalMemory) -> None:
-    await memory.append("ada", [settled(1, "favourite tea", "Darjeeling")])
-
-    def answer(request: ChatRequest) -> str:
-        if "Result of" in request.messages[-1].text:
-            assert "Darjeeling" in request.messages[-1].text
-            return "You like Darjeeling."
-        return '<tool_call>{"name": "search_episodes", "arguments": {"query": "tea"}}</tool_call>'
-
-    a = agent(FakeLLM(answer), memory)
-    reply = await a.respond(turn("what do I drink?"))
-    assert (reply.text, reply.steps) == ("You like Darjeeling.", 2)
-    pieces = [p async for p in a.stream(turn("what do I drink?"))]
-    assert "".join(p for p in pieces if isinstance(p, str)) == "You like Darjeeling."
-    assert isinstance(pieces[-1], Reply)
-
-
-@pytest.mark.parametrize(
-    "call", ["<tool_call>{nonsense", '<tool_call>{"name": "rm", "arguments": {}}</tool_call>', "<tool_call>"]
-)
-async def test_a_model_that_only_calls_tools_is_stopped(memory: LocalMemory, call: str) -> None:
-    llm = FakeLLM("Well. " + call)
-    reply = await agent(llm, memory, max_steps=3).respond(turn("hi"))
-    assert (reply.text, reply.steps, len(llm.requests)) == ("Well.", 3, 3)
-
-
 @pytest.mark.parametrize("text", ["plain answer", "a < b and <tool is no call", ""])
 async def test_streaming_says_what_responding_says(memory: LocalMemory, text: str) -> None:
     a = agent(FakeLLM(text), memory)
@@ -211,7 +185,7 @@ async def test_the_reply_says_what_the_model_saw_if_asked(memory: LocalMemory) -
 async def test_exemplars_give_way_after_the_episodes(memory: LocalMemory) -> None:
     await memory.append("ada", [settled(n, f"query {n} " + "word " * 50, "once") for n in range(4)])
     await memory.commit_persona("ada", styled("a", "b", "c", "d"), None)
-    system = len(prompts.INSTRUCTIONS) + len(prompts.TOOLS)
+    system = len(prompts.INSTRUCTIONS)
     replies = []
     for limit in (system + 2_600, system + 1_600, system + 900, system + 150):
         a = agent(FakeLLM("ok", limit=limit), memory, recall_tokens=100_000)
@@ -310,21 +284,3 @@ async def test_an_id_of_another_question_is_refused_before_the_model_is_asked(me
         await a.respond(turn("second", interaction_id="x"))
     assert len(llm.requests) == 2
     assert [i.query for i in await memory.latest("ada", 5)] == ["first"]
-
-
-async def test_what_a_tool_finds_is_cut_to_what_fits(memory: LocalMemory) -> None:
-    await memory.append("ada", [settled(n, "letter " + "word " * 4000, "kind regards") for n in range(3)])
-
-    class Small(FakeLLM):
-        async def chat(self, request: ChatRequest) -> ChatResult:
-            self.requests.append(request)
-            if sum(len(m.text) for m in request.messages) // 4 > 1000:
-                raise ContextLengthExceeded("too long")
-            call = '<tool_call>{"name": "search_episodes", "arguments": {"query": "letter"}}</tool_call>'
-            return ChatResult(text=call if len(self.requests) == 1 else "Kind regards")
-
-    for budget in (600, 100_000):
-        llm = Small()
-        reply = await agent(llm, memory, tool_tokens=budget).respond(turn("my letter?"))
-        assert reply.text == "Kind regards"
-        assert len(llm.requests[-1].messages[-1].text) <= 4_000

@@ -199,15 +199,9 @@ async def test_what_is_streamed_is_not_chosen(memory: LocalMemory) -> None:
         _ = [p async for p in a.stream(turn(samples=2))]
 
 
-async def test_a_tool_is_called_once_and_the_answer_after_it_is_the_only_one(memory: LocalMemory) -> None:
-    call = '<tool_call>{"name": "read_profile", "arguments": {}}</tool_call>'
-    llm = Sampler(call, "two", "three", "found it", two=1)
-    reply = await answer(llm, memory, samples=3)
-    assert (reply.text, reply.steps, len(llm.requests), reply.usage.calls) == ("found it", 2, 4, 4)
-    assert reply.samples == Samples()
-    llm = Sampler("one", call, "", one=-1)
-    reply = await answer(llm, memory, samples=3)  # a call or silence beside an answer is none
-    assert (reply.text, reply.steps, reply.samples) == ("one", 1, Samples(count=3))
+async def test_silence_beside_an_answer_is_none(memory: LocalMemory) -> None:
+    reply = await answer(Sampler("one", "", one=-1), memory, samples=2)
+    assert (reply.text, reply.steps, reply.samples) == ("one", 1, Samples(count=2))
     assert (await answer(Sampler("", " "), memory, samples=2)).text == ""
 
 
@@ -225,7 +219,7 @@ async def test_too_long_to_be_compared_is_said(memory: LocalMemory) -> None:
 
 async def test_samples_fit_by_showing_less(memory: LocalMemory) -> None:
     llm = Sampler("one", "two", two=1)
-    llm.limit = len(prompts.INSTRUCTIONS) + len(prompts.TOOLS) + 150
+    llm.limit = len(prompts.INSTRUCTIONS) + 150
     llm.context_length = llm.limit // 4
     reply = await answer(llm, memory, samples=2)
     assert reply.text == "two"

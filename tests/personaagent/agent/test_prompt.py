@@ -21,7 +21,7 @@ def test_past_choices_show_what_was_on_offer_and_past_ratings_do_not() -> None:
     scale = ("1", "2", "3", "4", "5")
     episodes = [past("How good is Alien?", "4", scale), past("Tea or coffee?", "tea", ("tea", "coffee"))]
     asked = [Message(role="user", content="How good is Heat?")]
-    shown = assemble(asked, "Likes films.", episodes, Decision(), choices=scale, tools=False)
+    shown = assemble(asked, "Likes films.", episodes, Decision(), choices=scale)
     assert [(m.role, m.content) for m in shown[1:]] == [
         ("user", "Tea or coffee?\nOptions: tea, coffee"),
         ("assistant", "tea"),
@@ -43,7 +43,7 @@ CLOSED = ["other\nOptions: tea, milk", "milk", "a\nOptions: tea, coffee", "tea"]
 def test_exemplars_follow_the_persona_and_nothing_is_shown_twice(form: Literal["exchanges", "list"]) -> None:
     asked = [Message(role="user", content="Which?")]
     decision, choices = Decision(form=form), ("tea", "milk")
-    shown = assemble(asked, "Likes tea.", EPISODES, decision, choices, tools=False, exemplars=EXEMPLARS)
+    shown = assemble(asked, "Likes tea.", EPISODES, decision, choices, exemplars=EXEMPLARS)
     # What is recalled stands next to the request; a list shows no exchange, so there the exemplar stays in front.
     others = CLOSED if form == "exchanges" else ["Tea or coffee?\nOptions: tea, coffee", "tea"]
     # Among options there is no manner to show, so free text stays away.
@@ -54,7 +54,7 @@ def test_exemplars_follow_the_persona_and_nothing_is_shown_twice(form: Literal["
 
 def test_free_text_follows_free_texts_where_exemplars_show_a_manner() -> None:
     asked = [Message(role="user", content="Reply to Kim?")]
-    shown = assemble(asked, "", EPISODES, Decision(), tools=False, exemplars=EXEMPLARS[:1])
+    shown = assemble(asked, "", EPISODES, Decision(), exemplars=EXEMPLARS[:1])
     assert [m.content for m in shown[1:]] == ["Reply to Sam?", "sure!!", "Reply to Kim?"]
-    without = assemble(asked, "", EPISODES, Decision(), tools=False)
+    without = assemble(asked, "", EPISODES, Decision())
     assert [m.content for m in without[1:]] == [*CLOSED, "Reply to Kim?"]
