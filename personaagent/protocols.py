@@ -226,6 +226,15 @@ class Memory(Protocol):
         """
         ...
 
+    async def delete(self, user: str, ids: Sequence[str], by: str = "user", incarnation: int | None = None) -> int:
+        """Delete these interactions, with what was learned from them alone; how many of them there were.
+
+        Facts and claims that other interactions support too stay, without these as evidence; so does what a person wrote or
+        pinned. Exemplars and lessons of them go. After an error the same call goes on where it broke off, and counts what it
+        still finds. What results of alignment runs hold on disk stays until `actors.forget`.
+        """
+        ...
+
     async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
         """Remove every trace of the user from memory; see `actors.forget` for everything else.
 

@@ -202,6 +202,10 @@ class ShardedMemory(Memory):
         """An alignment has come to its end that looked at the truths that arrived up to `seen`."""
         await self._of(user).note_alignment(user, seen, self._by, incarnation)
 
+    async def delete(self, user: str, ids: Sequence[str], by: str = "user", incarnation: int | None = None) -> int:
+        """Delete these interactions, with what was learned from them alone; how many of them there were."""
+        return await self._of(user).delete(user, tuple(ids), by, incarnation)
+
     async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
         """Remove every trace of the user from memory; see `actors.forget` for everything else.
 

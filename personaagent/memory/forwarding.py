@@ -108,6 +108,10 @@ class ForwardingMemory(Memory):
         memory, whose = await self._behind(user)
         await memory.note_alignment(whose, seen, incarnation)
 
+    async def delete(self, user: str, ids: Sequence[str], by: str = "user", incarnation: int | None = None) -> int:
+        memory, whose = await self._behind(user)
+        return await memory.delete(whose, ids, by, incarnation)
+
     async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
         memory, whose = await self._behind(user)
         return await memory.forget(whose, by)

@@ -26,7 +26,7 @@ from personaagent.memory.choice_history import ChoiceHistory
 from personaagent.memory.repeats import Repeats
 from personaagent.memory.store import Quantised, Row, Vector, microseconds, ordering, page_of, unpack
 from personaagent.settings import MemorySettings
-from personaagent.types import Episode, Interaction, Recall, RecallQuery, choice_kind
+from personaagent.types import ACTION, OF, Episode, Interaction, Recall, RecallQuery, choice_kind
 
 __all__ = ["CHARS_PER_TOKEN", "EpisodeIndex", "episode_tokens"]
 
@@ -175,6 +175,11 @@ class EpisodeIndex:
         for key, values in self._metadata.items():
             if key in interaction.metadata:
                 values.setdefault(_canonical(interaction.metadata[key]), []).append(slot)
+
+    def lessons(self, interaction: str) -> list[str]:
+        """Ids of the lessons of an interaction."""
+        metadata = [json.loads(self._payloads[s]) for s in self._with_metadata(OF).get(_canonical(interaction), ())]
+        return [str(lesson["id"]) for lesson in metadata if ACTION in lesson["metadata"]]
 
     def get(self, interaction: str) -> Row | None:
         """The row of an interaction."""

@@ -84,6 +84,10 @@ class OneUser(ABC):
         """Rows that arrived later than that, oldest arrival first."""
 
     @abstractmethod
+    def lessons(self, ids: Sequence[str]) -> tuple[str, ...]:
+        """Ids of the lessons of these interactions: those that tell what was right to do at them, see `ACTION` and `OF`."""
+
+    @abstractmethod
     def _find(self, ids: Sequence[str]) -> Callable[[str], Row | None]:
         """A way to look up the rows of these interactions."""
 

@@ -73,6 +73,10 @@ class UserMemory(OneUser):
         """Rows that arrived later than that, oldest arrival first."""
         return self._index.after(arrived)
 
+    def lessons(self, ids: Sequence[str]) -> tuple[str, ...]:
+        """Ids of the lessons of these interactions."""
+        return tuple(lesson for i in ids for lesson in self._index.lessons(i))
+
     def _find(self, ids: Sequence[str]) -> Callable[[str], Row | None]:
         return self._index.get
 
