@@ -85,9 +85,12 @@ class LargeUser(OneUser):
         known = len(self._ledger) - later - len(excluded)
         return recall.model_copy(update={"episodes": tuple(episodes), "known": known})
 
-    def latest(self, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
-        """The newest n interactions, oldest first; fewer if these take more than `POOL_BYTES`."""
-        newest = [(self.user, digest) for digest in reversed(self._ledger.newest(n, with_truth))]
+    def latest(self, n: int, with_truth: bool = False, before: str | None = None) -> tuple[Interaction, ...]:
+        """The newest n interactions, oldest first; fewer if these take more than `POOL_BYTES`. Raises NotFoundError."""
+        end = None if before is None else row_key(self.user, before)[1]
+        if end is not None and end not in self._ledger:
+            raise NotFoundError(f"interaction {before!r} does not exist; `before` must name a stored one")
+        newest = [(self.user, digest) for digest in reversed(self._ledger.newest(n, with_truth, end))]
         return tuple(row.interaction for row in reversed(fitting(self._in_order(newest), POOL_BYTES)))
 
     def truths(self, after: int, n: int) -> Truths:

@@ -124,9 +124,11 @@ class LocalMemory(Memory):
             memory.recall(query, *needed, self._commons) for query, needed in zip(queries, vectors, strict=True)
         )
 
-    async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
+    async def latest(
+        self, user: str, n: int, with_truth: bool = False, before: str | None = None
+    ) -> tuple[Interaction, ...]:
         """The user's newest n interactions, oldest first; empty for an unknown user."""
-        return (await self._user(user)).latest(n, with_truth)
+        return (await self._user(user)).latest(n, with_truth, before)
 
     async def truths(self, user: str, after: int, n: int) -> Truths:
         """Interactions whose truth arrived later than `after`, oldest arrival first: a page of at most n."""

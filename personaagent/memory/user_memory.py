@@ -55,9 +55,9 @@ class UserMemory(OneUser):
         """Episodes and evidence for a request; see `EpisodeIndex.recall`."""
         return self._index.recall(query, query_vector, choice_vectors, commons)
 
-    def latest(self, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
-        """The newest n interactions, oldest first."""
-        return self._index.latest(n, with_truth)
+    def latest(self, n: int, with_truth: bool = False, before: str | None = None) -> tuple[Interaction, ...]:
+        """The newest n interactions, oldest first; before one of them, if that is named. Raises NotFoundError."""
+        return self._index.latest(n, with_truth, before)
 
     def truths(self, after: int, n: int) -> Truths:
         """Interactions whose truth arrived later than `after`, at most n or as many as arrived with the last of these."""
