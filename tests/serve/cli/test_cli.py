@@ -33,8 +33,8 @@ from personaagent.settings import Settings
 from personaagent.types import Decision, Interaction, Origin
 from serve.cli import app
 from serve.cli.output import Output
-from serve.cli.serving import _split
 from serve.cli.shared_options import parse_assignment
+from serve.cli.stdin_lines import _split
 from tests.support.doubles import HashEmbedder
 from tests.support.eval_doubles import history_file
 from tests.support.fake_llm import FakeLLM
