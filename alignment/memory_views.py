@@ -179,6 +179,10 @@ class MemoryView(ForwardingMemory):
         """Raises InvalidInput, as `append`."""
         _refuse()
 
+    async def delete(self, user: str, ids: Sequence[str], by: str = "user", incarnation: int | None = None) -> int:
+        """Raises InvalidInput, as `append`."""
+        _refuse()
+
     async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
         """Raises InvalidInput, as `append`."""
         _refuse()

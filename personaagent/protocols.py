@@ -171,8 +171,13 @@ class Memory(Protocol):
         """`recall` for many requests of one user, in their order: one round trip where memory is elsewhere."""
         ...
 
-    async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
-        """The user's newest n interactions, oldest first; empty for an unknown user."""
+    async def latest(
+        self, user: str, n: int, with_truth: bool = False, before: str | None = None
+    ) -> tuple[Interaction, ...]:
+        """The user's newest n interactions, oldest first; empty for an unknown user.
+
+        `before`: only those before this interaction in the user's order; NotFoundError if it does not exist.
+        """
         ...
 
     async def interactions(self, user: str, ids: Sequence[str]) -> tuple[Interaction, ...]:
@@ -223,6 +228,15 @@ class Memory(Protocol):
         """An alignment has come to its end, whatever came of it, that looked at the truths that arrived up to `seen`.
 
         A lower number than the one that is stored changes nothing. Of an unknown user nothing is noted.
+        """
+        ...
+
+    async def delete(self, user: str, ids: Sequence[str], by: str = "user", incarnation: int | None = None) -> int:
+        """Delete these interactions, with what was learned from them alone; how many of them there were.
+
+        Facts and claims that other interactions support too stay, without these as evidence; so does what a person wrote or
+        pinned. Exemplars and lessons of them go. After an error the same call goes on where it broke off, and counts what it
+        still finds. What results of alignment runs hold on disk stays until `actors.forget`.
         """
         ...
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.clients import DELETING
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.run import Simulator
 
@@ -36,6 +37,12 @@ def test_histories_are_right_whatever_happens(simulator: Simulator, first: int) 
         result = simulator.run(seed)
         assert result.violations == [], replay(seed)
         assert result.operations > 20
+
+
+@pytest.mark.slow
+def test_histories_with_deletions_are_right_too(simulator: Simulator) -> None:
+    for seed in range(DELETING, DELETING + 30):
+        assert simulator.run(seed).violations == [], replay(seed)
 
 
 @pytest.mark.slow

@@ -149,9 +149,11 @@ class ShardedMemory(Memory):
         answer: tuple[Recall, ...] = pickle.loads(await self._of(user).recall_packed(asked))
         return answer
 
-    async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
+    async def latest(
+        self, user: str, n: int, with_truth: bool = False, before: str | None = None
+    ) -> tuple[Interaction, ...]:
         """The user's newest n interactions, oldest first; empty for an unknown user."""
-        return await self._of(user).latest(user, n, with_truth, self._by)
+        return await self._of(user).latest(user, n, with_truth, self._by, before)
 
     async def truths(self, user: str, after: int, n: int) -> Truths:
         """Interactions whose truth arrived later than `after`, oldest arrival first: a page of at most n."""
@@ -201,6 +203,10 @@ class ShardedMemory(Memory):
     async def note_alignment(self, user: str, seen: int, incarnation: int | None = None) -> None:
         """An alignment has come to its end that looked at the truths that arrived up to `seen`."""
         await self._of(user).note_alignment(user, seen, self._by, incarnation)
+
+    async def delete(self, user: str, ids: Sequence[str], by: str = "user", incarnation: int | None = None) -> int:
+        """Delete these interactions, with what was learned from them alone; how many of them there were."""
+        return await self._of(user).delete(user, tuple(ids), by, incarnation)
 
     async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
         """Remove every trace of the user from memory; see `actors.forget` for everything else.

@@ -7,6 +7,7 @@ filters choose among these. However large its rows are, no call holds more of th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
@@ -19,7 +20,7 @@ from personaagent.memory.one_user import OneUser
 from personaagent.memory.store import Ledger, Row, RowKey, Store, Vector, fitting, microseconds, ordering, row_key
 from personaagent.protocols import Matrix
 from personaagent.settings import MemorySettings
-from personaagent.types import Interaction, Recall, RecallQuery, Truths
+from personaagent.types import ACTION, OF, Interaction, Recall, RecallQuery, Truths
 
 __all__ = ["LargeUser"]
 
@@ -84,9 +85,12 @@ class LargeUser(OneUser):
         known = len(self._ledger) - later - len(excluded)
         return recall.model_copy(update={"episodes": tuple(episodes), "known": known})
 
-    def latest(self, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
-        """The newest n interactions, oldest first; fewer if these take more than `POOL_BYTES`."""
-        newest = [(self.user, digest) for digest in reversed(self._ledger.newest(n, with_truth))]
+    def latest(self, n: int, with_truth: bool = False, before: str | None = None) -> tuple[Interaction, ...]:
+        """The newest n interactions, oldest first; fewer if these take more than `POOL_BYTES`. Raises NotFoundError."""
+        end = None if before is None else row_key(self.user, before)[1]
+        if end is not None and end not in self._ledger:
+            raise NotFoundError(f"interaction {before!r} does not exist; `before` must name a stored one")
+        newest = [(self.user, digest) for digest in reversed(self._ledger.newest(n, with_truth, end))]
         return tuple(row.interaction for row in reversed(fitting(self._in_order(newest), POOL_BYTES)))
 
     def truths(self, after: int, n: int) -> Truths:
@@ -112,6 +116,14 @@ class LargeUser(OneUser):
     def rows_after(self, arrived: int) -> Iterator[Row]:
         """Rows that arrived later than that, oldest arrival first, read a few at a time."""
         return self._in_order([(self.user, digest) for when, digest in self._ledger.arrivals() if when > arrived])
+
+    def lessons(self, ids: Sequence[str]) -> tuple[str, ...]:
+        """Ids of the lessons of these interactions; all rows are read for it, a page at a time."""
+        wanted = set(ids)
+        if not wanted:
+            return ()
+        told = ((row.id, json.loads(row.payload)["metadata"]) for row in self._store.stream(self.user))
+        return tuple(lesson for lesson, about in told if ACTION in about and about.get(OF) in wanted)
 
     def _find(self, ids: Sequence[str]) -> Callable[[str], Row | None]:
         stored = self._store.get([row_key(self.user, i) for i in ids])

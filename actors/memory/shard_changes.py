@@ -142,6 +142,10 @@ class ShardChanges(ShardUsers):
         )
         return change.added
 
+    async def delete(self, user: str, ids: Sequence[str], by: str, incarnation: int | None = None) -> int:
+        """Delete interactions, with what was learned from them alone; how many there were. See `Writer.delete`."""
+        return await self._finish(self._delete(user, ids, by, incarnation))
+
     async def forget(self, user: str, by: str, audit_id: str) -> ForgetReceipt:
         """Remove every trace of the user; what broke off is finished by any further call. See `personaagent.memory.forgetting`.
 
@@ -261,6 +265,21 @@ class ShardChanges(ShardUsers):
                 self._sizes.pop(next(iter(self._sizes)), None)
             self._sizes[user] = size
         return size
+
+    async def _delete(self, user: str, ids: Sequence[str], by: str, incarnation: int | None) -> int:
+        store = await self._current()
+        async with self._exclusive(user):
+            if user in self._doubted:  # the store may have lessons that RAM has not
+                self._active.drop(user)
+            memory = await self._activated(user)
+            try:
+                return await self._run(lambda: self._writer(store).delete(memory, ids, by, incarnation))
+            except DeposedError:
+                self._active.clear()
+                raise
+            finally:
+                self._active.drop(user)
+                self._sizes.pop(user, None)
 
     async def _forget(self, user: str, by: str, audit_id: str) -> ForgetReceipt:
         store = await self._current()

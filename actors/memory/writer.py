@@ -19,10 +19,12 @@ from actors.milvus.tenure import DeposedError, Tenure
 from actors.milvus.upkeep_store import UpkeepStore
 from personaagent.errors import StoreError
 from personaagent.memory.changes import Change, commit
+from personaagent.memory.deletion import delete_interactions
 from personaagent.memory.forgetting import admit, finish_erasure, forget_user
 from personaagent.memory.limits import KB, MB
+from personaagent.memory.one_user import OneUser
 from personaagent.memory.persona_chain import PersonaChain
-from personaagent.memory.store import Row, Tombstone
+from personaagent.memory.store import Row, Tombstone, row_key
 from personaagent.settings import LimitsSettings
 from personaagent.types import ForgetReceipt, user_key
 
@@ -105,6 +107,36 @@ class Writer:
             self._audit.write("drop persona texts", user_key(user), "limits", {"persona": persona.number})
             self._store.amend_persona(user, persona.without_texts())
             chain.drop(persona)
+
+    def delete(self, memory: OneUser, ids: Sequence[str], by: str, incarnation: int | None) -> int:
+        """Delete interactions of a user, their lessons, and what rests on them alone; how many of `ids` there were.
+
+        RAM is out of date afterwards, whatever came of it. A call that broke off is finished by the next one, or by a scrub.
+
+        Raises:
+            ForgottenError: the user was forgotten since the incarnation.
+            StoreError: some of it is left, in the store or in its files.
+        """
+        user, key = memory.user, user_key(memory.user)
+        self.admit(user, incarnation)
+        there = self._store.get([row_key(user, i) for i in ids])
+        lost = {digest for _, digest in there} | {row_key(user, i)[1] for i in memory.lessons(ids)}
+        if not lost:
+            if key in self._store.intended():  # an earlier try did not get what it deleted out of the files
+                self._store.scrub([key])
+            return 0
+        entries = [AuditEntry("delete", key, by, {"interactions": len(lost)})]
+        self._audit.write_all(entries, sync=True)
+        try:
+            self._store.intend([key])
+            delete_interactions(self._store, user, lost)
+            if self._store.is_shared:
+                self._tenure.check()
+            self._store.scrub([key])
+        except BaseException:
+            self._withdraw(entries)
+            raise
+        return len(there)
 
     def forget(self, user: str, by: str, audit_id: str) -> ForgetReceipt:
         """Remove every trace of a user; see `forget_user`. Raises NotFoundError."""

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from typing import Any
 
 from actors.memory.audit import AuditLog
-from actors.memory.expiry import without_evidence, without_sources
 from actors.milvus.counts import SEEN
 from actors.milvus.leftovers import leftovers
 from actors.milvus.store_identity import shard_of
@@ -21,6 +20,7 @@ from actors.milvus.upkeep_store import UpkeepStore
 from actors.upkeep.checks import Checkup, Finding
 from actors.upkeep.closed_stores import Tell, description, open_stores, silent, tenant_folder
 from personaagent.agent.client_prompts import Housekeeping
+from personaagent.memory.deletion import without_evidence, without_sources
 from personaagent.memory.store import row_key
 from personaagent.persona.persona import relinked, resting
 from personaagent.settings import Settings

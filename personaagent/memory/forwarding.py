@@ -64,9 +64,11 @@ class ForwardingMemory(Memory):
         memory, whose = await self._behind(user)
         return await memory.recall_many(whose, queries)
 
-    async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
+    async def latest(
+        self, user: str, n: int, with_truth: bool = False, before: str | None = None
+    ) -> tuple[Interaction, ...]:
         memory, whose = await self._behind(user)
-        return await memory.latest(whose, n, with_truth)
+        return await memory.latest(whose, n, with_truth, before)
 
     async def interactions(self, user: str, ids: Sequence[str]) -> tuple[Interaction, ...]:
         memory, whose = await self._behind(user)
@@ -107,6 +109,10 @@ class ForwardingMemory(Memory):
     async def note_alignment(self, user: str, seen: int, incarnation: int | None = None) -> None:
         memory, whose = await self._behind(user)
         await memory.note_alignment(whose, seen, incarnation)
+
+    async def delete(self, user: str, ids: Sequence[str], by: str = "user", incarnation: int | None = None) -> int:
+        memory, whose = await self._behind(user)
+        return await memory.delete(whose, ids, by, incarnation)
 
     async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
         memory, whose = await self._behind(user)

@@ -26,7 +26,7 @@ from personaagent.memory.choice_history import ChoiceHistory
 from personaagent.memory.repeats import Repeats
 from personaagent.memory.store import Quantised, Row, Vector, microseconds, ordering, page_of, unpack
 from personaagent.settings import MemorySettings
-from personaagent.types import Episode, Interaction, Recall, RecallQuery, choice_kind
+from personaagent.types import ACTION, OF, Episode, Interaction, Recall, RecallQuery, choice_kind
 
 __all__ = ["CHARS_PER_TOKEN", "EpisodeIndex", "episode_tokens"]
 
@@ -176,6 +176,11 @@ class EpisodeIndex:
             if key in interaction.metadata:
                 values.setdefault(_canonical(interaction.metadata[key]), []).append(slot)
 
+    def lessons(self, interaction: str) -> list[str]:
+        """Ids of the lessons of an interaction."""
+        metadata = [json.loads(self._payloads[s]) for s in self._with_metadata(OF).get(_canonical(interaction), ())]
+        return [str(lesson["id"]) for lesson in metadata if ACTION in lesson["metadata"]]
+
     def get(self, interaction: str) -> Row | None:
         """The row of an interaction."""
         slot = self._slots.get(interaction)
@@ -193,9 +198,11 @@ class EpisodeIndex:
         for slot in slots[np.argsort(arrivals[slots], kind="stable")]:
             yield self._row(int(slot), ids[slot])
 
-    def latest(self, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
-        """The newest n interactions, oldest first."""
+    def latest(self, n: int, with_truth: bool = False, before: str | None = None) -> tuple[Interaction, ...]:
+        """The newest n interactions, oldest first; before one of them, if that is named. Raises NotFoundError."""
         slots = np.argsort(self._ranks())
+        if before is not None:
+            slots = slots[: self._rank_of(before)]
         if with_truth:
             slots = slots[self._choices.told[slots]]
         return tuple(unpack(self._payloads[s]) for s in slots[max(0, len(slots) - n) :])
@@ -253,9 +260,7 @@ class EpisodeIndex:
         if query.before is None and not query.exclude:
             return np.ones(end, dtype=bool), end - 1 - rank, end
         if query.before is not None:
-            if query.before not in self._slots:
-                raise NotFoundError(f"interaction {query.before!r} does not exist; `before` must name a stored one")
-            end = int(rank[self._slots[query.before]])
+            end = self._rank_of(query.before)
         reach: Mask = rank < end
         age: Ints = end - 1 - rank
         left_out = sorted(
@@ -394,6 +399,12 @@ class EpisodeIndex:
     def _check(self, vector: Vector) -> None:
         if vector.shape != (self._dim,):
             raise InvalidInput(f"a vector of {self._dim} numbers is needed, not of shape {vector.shape}")
+
+    def _rank_of(self, before: str) -> int:
+        """How many episodes are earlier than this one. Raises NotFoundError if it does not exist."""
+        if before not in self._slots:
+            raise NotFoundError(f"interaction {before!r} does not exist; `before` must name a stored one")
+        return int(self._ranks()[self._slots[before]])
 
     def _ranks(self) -> Ints:
         if self._rank is None:

@@ -115,11 +115,13 @@ class Ledger:
         arrived = self._columns()[1][: len(keys)]
         return [(int(arrived[slot]), keys[slot]) for slot in np.argsort(arrived, kind="stable")]
 
-    def newest(self, n: int, with_truth: bool = False) -> list[bytes]:
-        """Keys of the newest n rows in the user's order, oldest first."""
+    def newest(self, n: int, with_truth: bool = False, before: bytes | None = None) -> list[bytes]:
+        """Keys of the newest n rows in the user's order, oldest first; of those before the row `before`, if that is given."""
         keys = self.digests()
         times, arrived, known = (column[: len(keys)] for column in self._columns())
         order = np.lexsort((arrived, times))
+        if before is not None:
+            order = order[: int(np.flatnonzero(order == keys.index(before))[0])]
         if with_truth:
             order = order[known[order] > 0]
         return [keys[slot] for slot in order[max(0, len(order) - n) :]]

@@ -13,11 +13,12 @@ import numpy as np
 from personaagent.errors import ForgottenError
 from personaagent.evidence.commons import Commons, Population
 from personaagent.memory.changes import Change, commit, confirmed, embed_interactions, embed_recalls, undisputed
+from personaagent.memory.deletion import delete_interactions
 from personaagent.memory.export import export_page, parse_export
 from personaagent.memory.forgetting import admit, forget_user
 from personaagent.memory.incoming import meant_by
 from personaagent.memory.ram_store import VolatileStore
-from personaagent.memory.store import Store
+from personaagent.memory.store import Store, row_key
 from personaagent.memory.user_memory import UserMemory
 from personaagent.protocols import Embedder, Memory
 from personaagent.settings import MemorySettings
@@ -123,9 +124,11 @@ class LocalMemory(Memory):
             memory.recall(query, *needed, self._commons) for query, needed in zip(queries, vectors, strict=True)
         )
 
-    async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
+    async def latest(
+        self, user: str, n: int, with_truth: bool = False, before: str | None = None
+    ) -> tuple[Interaction, ...]:
         """The user's newest n interactions, oldest first; empty for an unknown user."""
-        return (await self._user(user)).latest(n, with_truth)
+        return (await self._user(user)).latest(n, with_truth, before)
 
     async def truths(self, user: str, after: int, n: int) -> Truths:
         """Interactions whose truth arrived later than `after`, oldest arrival first: a page of at most n."""
@@ -178,6 +181,19 @@ class LocalMemory(Memory):
         async with self._locks[user]:
             memory = await self._user(user)
             self._apply(memory, memory.note_alignment(seen), incarnation)
+
+    async def delete(self, user: str, ids: Sequence[str], by: str = "user", incarnation: int | None = None) -> int:
+        """Delete these interactions, with what was learned from them alone; how many of them there were."""
+        async with self._locks[user]:
+            memory = await self._user(user)
+            self._admit(user, incarnation)
+            store = await self._open()
+            there = store.get([row_key(user, i) for i in ids])
+            lost = {digest for _, digest in there} | {row_key(user, i)[1] for i in memory.lessons(ids)}
+            if lost:
+                delete_interactions(store, user, lost)
+                self._users.pop(user, None)  # as a shard does: what is left is read from the store
+            return len(there)
 
     async def forget(self, user: str, by: str = "user") -> ForgetReceipt:
         """Remove every trace of the user. Raises NotFoundError for an unknown user."""

@@ -72,8 +72,8 @@ class OneUser(ABC):
         """Episodes and evidence for a request. Raises NotFoundError if `before` does not exist."""
 
     @abstractmethod
-    def latest(self, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
-        """The newest n interactions, oldest first."""
+    def latest(self, n: int, with_truth: bool = False, before: str | None = None) -> tuple[Interaction, ...]:
+        """The newest n interactions, oldest first; before one of them, if that is named. Raises NotFoundError."""
 
     @abstractmethod
     def truths(self, after: int, n: int) -> Truths:
@@ -82,6 +82,10 @@ class OneUser(ABC):
     @abstractmethod
     def rows_after(self, arrived: int) -> Iterator[Row]:
         """Rows that arrived later than that, oldest arrival first."""
+
+    @abstractmethod
+    def lessons(self, ids: Sequence[str]) -> tuple[str, ...]:
+        """Ids of the lessons of these interactions: those that tell what was right to do at them, see `ACTION` and `OF`."""
 
     @abstractmethod
     def _find(self, ids: Sequence[str]) -> Callable[[str], Row | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from personaagent.errors import ConflictError
+from personaagent.errors import ConflictError, StoreError
 from personaagent.evidence.commons import Population, replacing
 from personaagent.memory.store import (
     Erased,
@@ -147,6 +147,24 @@ class VolatileStore:
         """Note that alignment has looked at the truths that arrived up to `seen`. A lower number changes nothing."""
         stored = self._users.setdefault(user, _User())
         stored.seen = seen if stored.seen is None else max(stored.seen, seen)
+
+    def amend_persona(self, user: str, persona: Persona) -> None:
+        """Store a version again. Raises StoreError if there is no such version."""
+        personas = self._users.get(user, _User()).personas
+        if persona.number not in personas:
+            raise StoreError(f"persona version {persona.number} is not in the store")
+        personas[persona.number] = (personas[persona.number][0], persona)
+
+    def remove(self, user: str, digests: Collection[bytes]) -> None:
+        """Delete interactions of the user, and their name if that is all that is left."""
+        stored = self._users.get(user)
+        if stored is None:
+            return
+        for digest in digests:
+            stored.rows.pop(digest, None)
+        held = self.held(user)
+        if not (held.interactions or held.personas or held.facts):
+            del self._users[user]
 
     def erase(self, key: str) -> Erased:
         """Delete everything of the user with this key but the tombstone."""

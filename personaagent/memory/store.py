@@ -214,6 +214,18 @@ class Store(Protocol):
         """Note that alignment has looked at the truths that arrived up to `seen`. A lower number changes nothing."""
         ...
 
+    def amend_persona(self, user: str, persona: Persona) -> None:
+        """Store a version again with other sources, or without its texts. Raises StoreError if there is no such version."""
+        ...
+
+    def remove(self, user: str, digests: Collection[bytes]) -> None:
+        """Delete interactions of the user (see `row_key`), and their name if that is all that is left.
+
+        What points to them is the caller's to amend first, see `personaagent.memory.deletion`. A store may still have their
+        bytes in its files.
+        """
+        ...
+
     def erase(self, key: str) -> Erased:
         """Delete everything of the user with this key but the tombstone, then look what is left. May be repeated."""
         ...

@@ -55,9 +55,9 @@ class UserMemory(OneUser):
         """Episodes and evidence for a request; see `EpisodeIndex.recall`."""
         return self._index.recall(query, query_vector, choice_vectors, commons)
 
-    def latest(self, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
-        """The newest n interactions, oldest first."""
-        return self._index.latest(n, with_truth)
+    def latest(self, n: int, with_truth: bool = False, before: str | None = None) -> tuple[Interaction, ...]:
+        """The newest n interactions, oldest first; before one of them, if that is named. Raises NotFoundError."""
+        return self._index.latest(n, with_truth, before)
 
     def truths(self, after: int, n: int) -> Truths:
         """Interactions whose truth arrived later than `after`, at most n or as many as arrived with the last of these."""
@@ -72,6 +72,10 @@ class UserMemory(OneUser):
     def rows_after(self, arrived: int) -> Iterator[Row]:
         """Rows that arrived later than that, oldest arrival first."""
         return self._index.after(arrived)
+
+    def lessons(self, ids: Sequence[str]) -> tuple[str, ...]:
+        """Ids of the lessons of these interactions."""
+        return tuple(lesson for i in ids for lesson in self._index.lessons(i))
 
     def _find(self, ids: Sequence[str]) -> Callable[[str], Row | None]:
         return self._index.get

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import numpy as np
+import numpy.typing as npt
 
 from personaagent.features import normalised
-from personaagent.memory.store import Vector
 from personaagent.persona.persona import ranked, tokens
 from personaagent.protocols import Matrix
 from personaagent.types import (
@@ -84,7 +84,7 @@ def extract_facts(facts: list[Fact], topics: Matrix, new: Sequence[Interaction],
     return facts
 
 
-def _entered(facts: list[Fact], near: Sequence[int], interaction: Interaction, cosines: Vector) -> int:
+def _entered(facts: list[Fact], near: Sequence[int], interaction: Interaction, cosines: npt.NDArray[np.float32]) -> int:
     """Enter what an interaction says among the facts on the same subject; where it stands."""
     current = [i for i in near if facts[i].valid_until is None]
     newer = [i for i in current if _contradicts(facts[i], interaction) and facts[i].last_seen > interaction.time]

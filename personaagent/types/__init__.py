@@ -5,7 +5,7 @@ are immutable; collections are tuples.
 """
 
 from personaagent.base import Frozen
-from personaagent.types.action import ACTION, ANSWER, Action, ToolCall
+from personaagent.types.action import ACTION, ANSWER, OF, Action, ToolCall
 from personaagent.types.aligned import AlignmentResult, Outcome
 from personaagent.types.interaction import NOTE, Interaction, Kind, choice_kind
 from personaagent.types.model_call import ChatRequest, ChatResult, Likelihood, LikelihoodRequest, Message, Usage
@@ -48,6 +48,7 @@ __all__ = [
     "MAX_TEXT",
     "MAX_USER_ID",
     "NOTE",
+    "OF",
     "THUMB",
     "Action",
     "AlignmentResult",

@@ -8,11 +8,12 @@ from pydantic import Field, JsonValue
 
 from personaagent.base import Frozen
 
-__all__ = ["ACTION", "ANSWER", "Action", "ToolCall"]
+__all__ = ["ACTION", "ANSWER", "OF", "Action", "ToolCall"]
 
 ACTION = (
     "action"  # metadata of an interaction that tells which tool or argument was right, see `personaagent.tools.lessons`
 )
+OF = "of"  # metadata of such an interaction: the id of the one whose request it is about
 ANSWER = "answer"  # what is chosen where no tool is; no tool has this name
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from personaagent import __version__
-from serve.cli import aligning, demo, eval_personas, evaluating, explaining, importing, personas, serving
+from serve.cli import aligning, demo, eval_personas, evaluating, explaining, importing, mcp_serving, personas, serving
 from serve.cli import upkeep as maintenance
 from serve.cli import users as memory
 from serve.cli.runner import Assignments, Config, Home, Model, Verbose
@@ -52,6 +52,7 @@ for module in (
     explaining,
     importing,
     memory,
+    mcp_serving,
     personas,
     maintenance,
     aligning,

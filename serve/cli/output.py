@@ -95,11 +95,15 @@ class Output:
 
             self.write(plain_json(to_json(value, inf_nan_mode="null").decode()) + "\n")
 
+    @property
+    def stream(self) -> IO[str]:
+        """Stdout, whatever the parts of the system print."""
+        return self._out if self._out is not None else sys.stdout
+
     def write(self, text: str) -> None:
         """Text on stdout exactly as it is."""
-        stream: IO[str] = self._out if self._out is not None else sys.stdout
-        stream.write(text)
-        stream.flush()
+        self.stream.write(text)
+        self.stream.flush()
 
     def show(self, *parts: Any, style: str | None = None) -> None:
         """Text or a rich renderable on stdout, for people."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json as jsonlib
-import os
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -24,6 +21,7 @@ from serve.cli.explaining import (
 from serve.cli.output import printable
 from serve.cli.persona_view import show_seen
 from serve.cli.runner import Json, Run, command
+from serve.cli.stdin_lines import StdinLines
 
 if TYPE_CHECKING:
     from personaagent.agent.agent import Reply
@@ -166,7 +164,7 @@ async def _converse(run: Run, system: System, user: str) -> None:
 
     output = run.output
     output.note(CHAT_HELP)
-    lines = _Lines()
+    lines = StdinLines()
     history: list[tuple[str, str]] = []
     last: Reply | None = None
     while True:
@@ -210,42 +208,6 @@ async def _converse(run: Run, system: System, user: str) -> None:
             output.fail(e.message)
             if history and history[-1][0] == "user":
                 history.pop()
-
-
-class _Lines:
-    """Lines from stdin without blocking the loop.
-
-    A daemon thread reads the descriptor itself: one that waits inside Python's buffered stdin would hold a lock which the
-    interpreter needs to exit.
-    """
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[str | None] = asyncio.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
-
-    async def next(self) -> str | None:
-        """The next line; None at the end of input."""
-        return await self._queue.get()
-
-    def _read(self) -> None:
-        for line in _split(iter(lambda: os.read(0, 4096), b"")):
-            self._put(line)
-        self._put(None)
-
-    def _put(self, line: str | None) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, line)
-
-
-def _split(chunks: Iterator[bytes]) -> Iterator[str]:
-    rest = b""
-    for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line.decode("utf-8", "replace")
-    if rest:
-        yield rest.decode("utf-8", "replace")
 
 
 async def show_settings(run: Run, json: Json = False) -> None:

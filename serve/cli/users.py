@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from personaagent.errors import InvalidInput
 from personaagent.whole_file import replacing
 from serve.cli.output import plain_json
 from serve.cli.runner import EXIT_ERROR, Json, Run, command
+
+if TYPE_CHECKING:
+    from serve.runtime.system import System
 
 __all__ = ["register"]
 
@@ -62,19 +65,26 @@ async def _write(pages: AsyncIterator[tuple[str, ...]], out: Path, target: Path)
 async def forget(
     run: Run,
     user: Annotated[str, typer.Argument(help="Whose data.")],
+    interaction: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this interaction, by its id, and what was learned from it alone; repeat it."),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: Json = False,
 ) -> int | None:
-    """Remove every trace of a user, and print a receipt."""
+    """Remove every trace of a user, and print a receipt; or only some interactions."""
     if not yes:
         if json or not sys.stdin.isatty():
             raise InvalidInput("forget cannot be undone; confirm with --yes")
-        if not typer.confirm(f"Remove everything stored of {user!r}? This cannot be undone.", err=True):
+        what = f"{len(interaction)} interactions" if interaction else "everything stored"
+        if not typer.confirm(f"Remove {what} of {user!r}? This cannot be undone.", err=True):
             run.output.note("nothing was removed")
             return EXIT_ERROR
     from actors.forget import forget_everywhere
 
     async with run.system(run.settings(), llm=False) as system:
+        if interaction:
+            return await _delete(run, system, user, interaction)
         receipt = await forget_everywhere(system.memory, system.settings.home, user, "operator")
     run.output.result(receipt.model_dump(mode="json"))
     run.output.show(
@@ -85,6 +95,15 @@ async def forget(
         run.output.show(receipt.note, style="dim")
     run.output.show(f"audit entry {receipt.audit_id}", style="dim")
     return EXIT_ERROR if receipt.remaining else None
+
+
+async def _delete(run: Run, system: System, user: str, ids: Sequence[str]) -> int | None:
+    """Delete some interactions of a user; it is a failure if one of them is not there."""
+    deleted = await system.memory.delete(user, ids, "operator")
+    missing = len(set(ids)) - deleted
+    run.output.result({"user": user, "deleted": deleted, "missing": missing})
+    run.output.show(f"removed {deleted} interactions" + (f"; {missing} were not there" if missing else ""))
+    return EXIT_ERROR if missing else None
 
 
 async def users(run: Run, json: Json = False) -> None:

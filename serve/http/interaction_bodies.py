@@ -1,4 +1,4 @@
-"""The bodies that tell interactions of a user, and what they wanted."""
+"""The bodies that tell interactions of a user, and what they wanted, and what is said of one that was deleted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from personaagent.memory.incoming import InteractionLine, Reading, first_times
 from personaagent.types import Interaction
 from serve.http.bodies import Body, Said
 
-__all__ = ["MAX_INTERACTIONS", "FeedbackBody", "InteractionsBody"]
+__all__ = ["MAX_INTERACTIONS", "DeletedInteraction", "FeedbackBody", "InteractionsBody"]
 
 MAX_INTERACTIONS = 10_000  # of one request
 
@@ -57,6 +57,13 @@ class InteractionsBody(BaseModel):
             except FutureTimeError as e:
                 raise FutureTimeError(f"interactions.{number}.{e.message}") from e
         return made
+
+
+class DeletedInteraction(BaseModel):
+    """What is said of an interaction that is no more."""
+
+    id: str
+    deleted: Literal[True] = True
 
 
 def _number(value: Any) -> Any:

@@ -12,7 +12,7 @@ from personaagent.types import Interaction
 from serve.http.chat_answers import RESPONSE
 from serve.http.dependencies import AppServices, NamedInteraction, User
 from serve.http.failures import checked
-from serve.http.interaction_bodies import FeedbackBody, InteractionsBody
+from serve.http.interaction_bodies import DeletedInteraction, FeedbackBody, InteractionsBody
 from serve.http.middleware import JsonRoute
 
 __all__ = ["router"]
@@ -39,6 +39,17 @@ async def feedback(user: User, interaction: NamedInteraction, body: FeedbackBody
     if known.truth is not None:
         services.notify(user)
     return known
+
+
+@router.delete("/{interaction}")
+async def delete(user: User, interaction: NamedInteraction, services: AppServices) -> DeletedInteraction:
+    """Delete one interaction, and what was learned from it alone. A response's own `id` names it, too."""
+    memory = services.memory
+    incarnation = await memory.incarnation(user)
+    for name in dict.fromkeys((interaction, interaction.removeprefix(RESPONSE))):
+        if await memory.delete(user, [name], "api", incarnation):
+            return DeletedInteraction(id=name)
+    raise NotFoundError(f"there is no interaction or response {interaction[:200]!r} of this user")
 
 
 async def _told(memory: Memory, user: str, name: str, body: FeedbackBody) -> Interaction:

@@ -1,7 +1,9 @@
 """What a history and the store at its end have to be like, whatever happened in between.
 
-    lost          what was acknowledged or seen is there in every later read, unless the user may have been forgotten since
-    resurrected   after a receipt nothing is seen or stored of work that began before the forgetting
+    lost          what was acknowledged or seen is there in every later read, unless the user may have been forgotten since,
+                  or the interaction deleted
+    resurrected   after a receipt nothing is seen or stored of work that began before the forgetting; after a deletion nothing
+                  of the interaction that was asked for before it, nor in the store's files
     refused       what was definitely refused is never seen
     invented      what is seen was asked for by somebody, before
     crossed       nobody sees another user's text
@@ -30,6 +32,9 @@ from tests.simulation.world import World
 __all__ = ["check"]
 
 Item = tuple[str, str]  # kind and name: what can be there or not
+OF_ROWS = frozenset(
+    {"row", "has response", "response of", "has truth", "truth of"}
+)  # kinds that an interaction's id names
 
 
 @dataclass
@@ -38,12 +43,20 @@ class _User:
 
     name: str
     forgets: list[Op] = field(default_factory=list)  # that may have had an effect
+    deletes: list[Op] = field(default_factory=list)  # that may have had one
     attempts: defaultdict[Item, list[Op]] = field(default_factory=lambda: defaultdict(list))
     evidence: defaultdict[Item, list[tuple[float, float, Any]]] = field(default_factory=lambda: defaultdict(list))
 
     def excused(self, known: float, read: Op) -> bool:
         """Whether the user may have been forgotten between what was known from a call invoked then, and a read."""
         return any(f.invoked < read.ended and f.lasts > known for f in self.forgets)
+
+    def deleted(self, item: Item, known: float, read: Op) -> bool:
+        """Whether the interaction that an item is of may have been deleted in between."""
+        kind, name = item
+        return kind in OF_ROWS and any(
+            name in d.asked["ids"] and d.invoked < read.ended and d.lasts > known for d in self.deletes
+        )
 
     def receipts(self, before: float) -> list[Op]:
         return [f for f in self.forgets if f.outcome == OK and f.ended <= before]
@@ -88,7 +101,7 @@ class _Check:
                 self._receipt(op)
             if op.kind == "users" and op.outcome == OK:
                 self._listing(op)
-            if op.kind in ("append", "feedback", "commit_persona", "commit_profile") and op.outcome == OK:
+            if op.kind in ("append", "feedback", "commit_persona", "commit_profile", "delete") and op.outcome == OK:
                 self._logged(op)
             if op.kind == "forget" and op.outcome == FAIL and op.asked.get("left"):
                 self.wrong("receipt", op, f"the store still has {op.asked['left'][:3]}")
@@ -104,6 +117,8 @@ class _Check:
     def _attempted(self, op: Op) -> None:
         if op.kind == "forget" and op.outcome != FAIL:
             self.users[op.user].forgets.append(op)
+        if op.kind == "delete" and op.outcome != FAIL:
+            self.users[op.user].deletes.append(op)
         for name, (_, response, truth) in op.asked.get("rows", {}).items():
             user = self._owner(op, name)
             user.attempts["row", name].append(op)
@@ -197,7 +212,7 @@ class _Check:
     def _held(self, user: _User, item: Item, read: Op) -> Iterator[Any]:
         """What a read has to agree with: values known before it, unless the user may have been forgotten since."""
         for ended, invoked, value in user.evidence[item]:
-            if ended <= read.invoked and not user.excused(invoked, read):
+            if ended <= read.invoked and not user.excused(invoked, read) and not user.deleted(item, invoked, read):
                 yield value
 
     def _read(self, op: Op, user: _User, rows: Any, personas: Any, profile: Any) -> None:
@@ -285,6 +300,10 @@ class _Check:
         for receipt in user.receipts(read.invoked):
             if not any(user.later(a, receipt) for a in possible):
                 self.wrong("resurrected", read, f"{item[0]} {name} of {possible[-1]} after {receipt}")
+        gone = [d for d in user.deletes if d.outcome == OK and d.ended <= read.invoked and name in d.asked["ids"]]
+        for done in gone if item[0] in ("row", "response", "truth") else ():
+            if not any(a.lasts > done.invoked for a in possible):
+                self.wrong("resurrected", read, f"{item[0]} {name} of {possible[-1]} after {done}")
 
     # Receipts and listings
 
@@ -304,6 +323,8 @@ class _Check:
     def _logged(self, op: Op) -> None:
         """What changed something is in the audit log before anybody hears of it."""
         if op.kind == "append" and op.value.startswith("added=0") and "updated=0" in op.value:
+            return
+        if op.kind == "delete" and not op.value:
             return
         action, key = op.kind.removeprefix("commit_"), user_key(op.user)
         if not any(op.invoked <= t <= op.ended for t, _ in self.audit[op.client, key, action]):

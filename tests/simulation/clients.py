@@ -14,10 +14,11 @@ from personaagent.types import Fact, Interaction, Origin, PersonaDraft, Profile,
 from tests.simulation.history import History, Op
 from tests.simulation.world import World
 
-__all__ = ["Client", "personas_seen", "profile_seen", "seen"]
+__all__ = ["DELETING", "Client", "personas_seen", "profile_seen", "seen"]
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 ALL = 1000
+DELETING = 100_000  # clients delete single interactions from this seed on; what smaller ones play stays as it was
 
 
 def seen(interactions: Any) -> dict[str, tuple[str, str | None, str | None]]:
@@ -68,6 +69,8 @@ class Client:
             (self.read_profile, 4),
             (self.listing, 4),
         ]
+        if world.seed >= DELETING:
+            self._weights.append((self.delete, 10))
 
     @property
     def memory(self) -> ShardedMemory:
@@ -229,6 +232,20 @@ class Client:
         with self.history.call(self.name, "commit_profile", user, began, expected=stored[0], text=text) as op:
             made = await self._do(op, self.memory.commit_profile(user, Profile(facts=(fact,)), stored[0], incarnation))
             op.value = profile_seen(made)
+
+    async def delete(self, user: str) -> None:
+        """Delete interactions that may be there; now and then after thinking about it."""
+        if not self._known[user]:
+            return
+        incarnation = await self._incarnation(user)
+        if incarnation is None:
+            return
+        began = self.world.kernel.now
+        if self.random.random() < 0.3:
+            await asyncio.sleep(self.random.choice([0.01, 0.5, 6.0]))
+        ids = sorted(self.random.sample(self._known[user], min(self.random.choice([1, 1, 2]), len(self._known[user]))))
+        with self.history.call(self.name, "delete", user, began, ids=ids) as op:
+            await self._do(op, self.memory.delete(user, ids, self.name, incarnation))
 
     async def forget(self, user: str) -> Op:
         """Forget, and look right after the receipt what the store and its files still have from before."""

@@ -25,6 +25,7 @@ from actors.milvus.upkeep_store import UpkeepStore
 from personaagent.errors import ConflictError
 from personaagent.memory.changes import Change, commit
 from personaagent.memory.store import Tombstone
+from tests.simulation.clients import DELETING
 from tests.simulation.patching import Patch, patched
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -228,6 +229,20 @@ def ram_kept_after_forgetting() -> list[Patch]:
     return [(ShardChanges, "_forget", kept)]
 
 
+def ram_kept_after_a_deletion() -> list[Patch]:
+    async def kept(self: ShardChanges, user: str, ids: Any, by: str, incarnation: int | None) -> Any:
+        store = await self._current()
+        async with self._exclusive(user):
+            memory = await self._activated(user)
+            return await self._run(lambda: self._writer(store).delete(memory, ids, by, incarnation))
+
+    return [(ShardChanges, "_delete", kept)]
+
+
+def no_scrub_after_a_deletion() -> list[Patch]:
+    return [(UpkeepStore, "scrub", lambda self, users: "")]
+
+
 def ram_kept_in_doubt() -> list[Patch]:
     return [(ShardUsers, "_doubt", nothing)]
 
@@ -306,6 +321,8 @@ MUTANTS = [
     Mutant("RAM is kept when a write is in doubt", ram_kept_in_doubt, 122),
     Mutant("changes are not logged", changes_without_audit, 0),
     Mutant("forgetting is not logged", forgetting_without_audit, 0),
+    Mutant("RAM keeps what was deleted", ram_kept_after_a_deletion, DELETING),
+    Mutant("what was deleted stays in the files", no_scrub_after_a_deletion, DELETING),
     Mutant("counts are not opened before a change", counts_that_are_not_opened, 7),
     Mutant("who comes back has no name", names_that_are_forgotten_to_be_written, 3),
     Mutant("only the first page is read", one_page_only, 0),

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from personaagent.errors import ConflictError
+from personaagent.errors import ConflictError, StoreError
 from personaagent.evidence.commons import BINS, SIZE, Population, packed
 from personaagent.memory.changes import option_texts
 from personaagent.memory.store import Held, Row, Store, Tombstone, half, microseconds, pack, quantised, row_key
@@ -417,6 +417,29 @@ class StoreContract:
         assert set(found(before=(rows[1].time, rows[1].arrived + 1))) == set(queries[:2])
         assert_same(store.search("ann", vector, 1, **ALWAYS)[0], rows[0])
         assert store.search("eve", vector, 3, **ALWAYS) == []
+
+    def test_rows_are_removed_and_a_user_of_whom_nothing_is_left(self, store: Store) -> None:
+        store.put([make_row("ann", "1"), make_row("ann", "2", arrived=2), make_row("bob", "1")])
+        store.put_persona("bob", make_persona(1), "t")
+        store.flush()
+        store.remove("ann", [row_key("ann", "1")[1], row_key("ann", "never")[1]])
+        assert [r.id for r in store.load("ann").rows] == ["2"]
+        assert (store.count("ann"), len(store.ledger("ann")), store.count("bob")) == (1, 1, 1)
+        for user, id in (("ann", "2"), ("bob", "1"), ("eve", "1")):
+            store.remove(user, [row_key(user, id)[1]])
+        assert [(u.user, u.interactions, u.persona) for u in store.users()] == [("bob", 0, 1)]
+        assert not store.held("ann")
+
+    def test_a_persona_version_is_stored_again(self, store: Store) -> None:
+        store.put_persona("ann", make_persona(1), "t")
+        store.put_persona("ann", make_persona(2), "u")
+        amended = make_persona(1).model_copy(update={"sources": ("1",)})
+        store.amend_persona("ann", amended)
+        assert store.personas("ann") == (amended, make_persona(2))
+        store.put_persona("ann", make_persona(1), "t")  # a repeat of the attempt that added it changes nothing
+        assert store.personas("ann")[0] == amended
+        with pytest.raises(StoreError):
+            store.amend_persona("ann", make_persona(3))
 
     def test_closing_twice_is_harmless(self, store: Store) -> None:
         store.close()

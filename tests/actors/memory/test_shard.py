@@ -239,6 +239,12 @@ async def test_a_large_user_is_searched_in_the_store_with_the_same_answers(tmp_p
         np.testing.assert_allclose(one.evidence, other.evidence, atol=1e-5)
         assert one.known == other.known
     assert await small.latest("ann", 7, True) == await large.latest("ann", 7, True)
+    earlier = await small.latest("ann", 7, True, "test", "99")
+    assert earlier == await large.latest("ann", 7, True, "test", "99")
+    assert earlier[-1].id == "98"
+    for shard in (small, large):
+        with pytest.raises(NotFoundError):
+            await shard.latest("ann", 7, False, "test", "never")
     one, other = await small.summary("ann"), await large.summary("ann")
     assert one == other
     assert len(await large.export("ann")) == len(await small.export("ann"))

@@ -17,6 +17,7 @@ import pytest
 from actors.milvus import rows
 from actors.milvus.milvus_store import MilvusStore
 from actors.milvus.store_identity import StoreIdentity, shard_of
+from actors.milvus.upkeep_store import UpkeepStore
 from personaagent.errors import StoreError, UnavailableError
 from personaagent.memory.ram_store import VolatileStore
 from personaagent.memory.store import Store, row_key
@@ -38,13 +39,13 @@ def on_server(server: LiteServer | StandaloneServer, **changes: object) -> Milvu
     name = str(changes.pop("collection", f"t{uuid.uuid4().hex}"))
     identity = replace(IDENTITY, **changes)  # type: ignore[arg-type]
     if isinstance(server, LiteServer):
-        return MilvusStore(server.uri, identity, collection=name, timeout=5)
+        return UpkeepStore(server.uri, identity, collection=name, timeout=5)
     for _ in range(5):  # a machine that does other work may not let the client connect in the seconds that it takes
         try:
-            return MilvusStore(server.uri, identity, collection=name, timeout=60)
+            return UpkeepStore(server.uri, identity, collection=name, timeout=60)
         except UnavailableError:
             continue
-    return MilvusStore(server.uri, identity, collection=name, timeout=60)
+    return UpkeepStore(server.uri, identity, collection=name, timeout=60)
 
 
 class TestVolatileStore(StoreContract):
@@ -56,7 +57,7 @@ class TestVolatileStore(StoreContract):
 class TestMilvusLite(StoreContract):
     @pytest.fixture
     def store(self, tmp_path: Path) -> Iterator[Store]:
-        store = MilvusStore(tmp_path / "memory-00.db", IDENTITY)
+        store = UpkeepStore(tmp_path / "memory-00.db", IDENTITY)
         yield store
         store.close()
 

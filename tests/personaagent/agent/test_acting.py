@@ -162,7 +162,9 @@ async def test_a_result_cannot_speak_as_somebody_else(memory: LocalMemory) -> No
 
 
 async def test_a_persona_cannot_order_a_tool_that_is_not_there(memory: LocalMemory) -> None:
-    await memory.commit_persona("ada", PersonaDraft(text="Always calls delete_everything first.", origin=Origin.MANUAL), None)
+    await memory.commit_persona(
+        "ada", PersonaDraft(text="Always calls delete_everything first.", origin=Origin.MANUAL), None
+    )
     llm = Scripted("delete_everything")
     clock = FakeTool(PLAIN)
     reply = await agent(llm, memory, clock).respond(turn())

@@ -214,3 +214,16 @@ async def test_a_second_process_on_the_same_store_sees_what_was_acknowledged() -
     await second.commit_persona("ann", PersonaDraft(text="y", origin=Origin.ALIGNED), 1)
     with pytest.raises(ConflictError):  # the first still believes in version 1
         await first.commit_persona("ann", PersonaDraft(text="z", origin=Origin.ALIGNED), 1)
+
+
+async def test_the_newest_are_read_in_pages(memory: LocalMemory) -> None:
+    rows = [interaction(str(i), minute=i // 2, truth="x" if i % 3 else None) for i in range(9)]
+    await memory.append("ann", rows)
+    for with_truth in (False, True):
+        expected = [i.id for i in rows if i.truth or not with_truth]
+        found: list[str] = []
+        while page := await memory.latest("ann", 2, with_truth, found[0] if found else None):
+            found = [*(i.id for i in page), *found]
+        assert found == expected
+    with pytest.raises(NotFoundError):
+        await memory.latest("ann", 2, before="never")

@@ -33,8 +33,8 @@ from personaagent.settings import Settings
 from personaagent.types import Decision, Interaction, Origin
 from serve.cli import app
 from serve.cli.output import Output
-from serve.cli.serving import _split
 from serve.cli.shared_options import parse_assignment
+from serve.cli.stdin_lines import _split
 from tests.support.doubles import HashEmbedder
 from tests.support.eval_doubles import history_file
 from tests.support.fake_llm import FakeLLM
@@ -119,6 +119,7 @@ def test_help_names_every_command(invoke: Invoke) -> None:
         "persona",
         "export",
         "forget",
+        "mcp",
         "users",
         "population",
         "settings",
@@ -171,6 +172,10 @@ def test_config_file_is_below_flags(invoke: Invoke, tmp_path: Path) -> None:
         (["eval-personas", "sample", "--report", "/nowhere/page.html"], "/nowhere"),
         (["eval-personas", "sample", "--set", "alignment.paper=true"], "no gate"),
         (["forget", "anna"], "--yes"),
+        (["forget", "anna", "--interaction", "1", "--json"], "--yes"),
+        (["mcp"], "--user"),
+        (["mcp", "--user", "u" * 300], "256"),
+        (["mcp", "--http", "0", "--set", "serve.host=0.0.0.0"], "api_key"),
         (["chat", "anna", "hello", "--choice", "only"], "two different"),
         (["chat", "u" * 300, "hello"], "256"),
         (["chat", "anna", "--json"], "MESSAGE"),
@@ -402,6 +407,16 @@ def test_forget_gives_a_receipt(invoke: Invoke, system: type[FakeSystem], tmp_pa
     assert (result.exit_code, receipt["interactions"], receipt["remaining"]) == (0, 1, 0)
     assert [u["user"] for u in json.loads(invoke("users", "--json").stdout)["users"]] == ["bob"]
     assert invoke("forget", "anna", "--yes").exit_code == 2
+
+
+def test_forget_takes_single_interactions(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:
+    (tmp_path / "h.jsonl").write_text("\n".join(line("anna", n, id=f"i{n}") for n in range(3)))
+    invoke("import", tmp_path / "h.jsonl")
+    result = invoke("forget", "anna", "--interaction", "i0", "--interaction", "i2", "--yes", "--json")
+    assert (result.exit_code, json.loads(result.stdout)) == (0, {"user": "anna", "deleted": 2, "missing": 0})
+    result = invoke("forget", "anna", "--interaction", "i0", "--interaction", "i1", "--yes")
+    assert (result.exit_code, result.stdout) == (1, "removed 1 interactions; 1 were not there\n")
+    assert json.loads(invoke("users", "--json").stdout)["count"] == 0
 
 
 # Personas and chat

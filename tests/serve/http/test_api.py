@@ -459,6 +459,21 @@ async def test_any_user_id_is_handled_exactly(world: World, user: str) -> None:
     assert [u.user for u in await world.memory.users()] == ["other"]
 
 
+@pytest.mark.parametrize("user", USERS[:9])
+async def test_one_interaction_is_deleted_by_its_exact_id(world: World, user: str) -> None:
+    for id in ("i/1", "i", "1"):
+        assert (await world.post(user, "/interactions", {"id": id, "query": f"about {id}"})).status_code == 200
+    assert (await world.post("other", "/interactions", {"id": "i/1", "query": "q"})).status_code == 200
+    assert (await world.delete(user, "/interactions/i%2F1")).json() == {"id": "i/1", "deleted": True}
+    assert_error(await world.delete(user, "/interactions/i%2F1"), 404, "not_found")
+    assert {i.id for i in await world.memory.latest(user, 9)} == {"i", "1"}
+    assert len(await world.memory.latest("other", 9)) == 1
+    assert_error(await world.delete("nobody", "/interactions/i"), 404, "not_found")
+    answer = (await world.chat(user)).json()
+    assert (await world.delete(user, f"/interactions/{answer['id']}")).json()["id"] in answer["id"]
+    assert {i.id for i in await world.memory.latest(user, 9)} == {"i", "1"}
+
+
 async def test_too_long_a_user_id_is_refused(world: World) -> None:
     assert assert_error(await world.get("x" * 300, "/persona"), 422, "invalid_input")["param"] == "user"
     assert_error(await world.post("x" * 300, "/interactions", {"query": "q"}), 422, "invalid_input")

@@ -126,6 +126,7 @@ async def test_operations_keep_their_names_and_their_order() -> None:
         "explain_choice_v1_users__user__explain_post",
         "append_v1_users__user__interactions_post",
         "feedback_v1_users__user__interactions__interaction__feedback_post",
+        "delete_v1_users__user__interactions__interaction__delete",
         "align_v1_users__user__align_post",
         "get_persona_v1_users__user__persona_get",
         "put_persona_v1_users__user__persona_put",
