@@ -58,7 +58,9 @@ AGES: Mapping[str, int] = MappingProxyType({"day": 2, "week": 4, "year": 6})  # 
 DATED = ("today", "today", "three days ago", "five days ago", "two months ago", "last year")
 ORDERS = ("earliest", "cheapest", "fastest")
 
-_DAY = re.compile(r"\b(\d{1,2})(?:st|nd|rd|th|\.)?\s+(?:of\s+)?([A-Za-z]{3,9})|\b([A-Za-z]{3,9})\s+(\d{1,2})\b")
+_DAY = re.compile(
+    r"\b(\d{1,2})(?:st|nd|rd|th|\.)?\s+(?:of\s+)?([A-Za-z]{3,9})|\b([A-Za-z]{3,9})\s+(\d{1,2})(?:st|nd|rd|th)?\b"
+)
 _ISO = re.compile(r"\b\d{4}-(\d{2})-(\d{2})\b")
 
 
