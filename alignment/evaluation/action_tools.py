@@ -19,7 +19,18 @@ from typing import Any
 from personaagent.errors import InvalidInput
 from personaagent.tools.tool import ToolContext, ToolOutput, ToolSpec
 
-__all__ = ["TOOL_NAMES", "Entry", "Known", "Listing", "WorldTool", "day_of", "named", "spoken", "tells", "world_tools"]
+__all__ = [
+    "TOOL_NAMES",
+    "Entry",
+    "Listing",
+    "WorldThings",
+    "WorldTool",
+    "day_of",
+    "named",
+    "spoken",
+    "tells",
+    "world_tools",
+]
 
 TOOL_NAMES = ("trains", "flights", "weather", "calendar", "recipes", "news")
 YEAR = 2026  # of all dates, which are named by day and month
@@ -86,7 +97,7 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class Known:
+class WorldThings:
     """What there is to ask the tools of a world about."""
 
     places: tuple[str, ...]
@@ -111,7 +122,7 @@ class WorldTool:
         return ToolOutput(text=self.find(arguments).text)
 
 
-def world_tools(seed: str, known: Known) -> dict[str, WorldTool]:
+def world_tools(seed: str, known: WorldThings) -> dict[str, WorldTool]:
     """The tools of a world by name, in the order in which they are offered."""
     order = {"type": "string", "enum": list(ORDERS), "description": "which connection comes first"}
     to, day = _text("the place to travel to"), _text("the day, such as 3 May")
@@ -205,7 +216,7 @@ def _text(description: str) -> dict[str, Any]:
 
 
 def _spec(name: str, description: str, properties: dict[str, Any]) -> ToolSpec:
-    parameters = {
+    parameters: dict[str, Any] = {
         "type": "object",
         "properties": properties,
         "required": list(properties),
@@ -228,7 +239,7 @@ def _day(text: str) -> date:
     return found
 
 
-def _connections(seed: str, known: Known, by: str, arguments: Mapping[str, Any]) -> Listing:
+def _connections(seed: str, known: WorldThings, by: str, arguments: Mapping[str, Any]) -> Listing:
     """Of three connections one is the earliest, another the cheapest and the third the fastest."""
     place, day = _known("place", str(arguments["to"]), known.places), _day(str(arguments["date"]))
     rng = random.Random(f"{seed}:{by}:{place}:{day}")
@@ -252,7 +263,7 @@ def _connections(seed: str, known: Known, by: str, arguments: Mapping[str, Any])
     return Listing(what, entries)
 
 
-def _weather(seed: str, known: Known, arguments: Mapping[str, Any]) -> Listing:
+def _weather(seed: str, known: WorldThings, arguments: Mapping[str, Any]) -> Listing:
     place, day = _known("place", str(arguments["place"]), known.places), _day(str(arguments["date"]))
     rng = random.Random(f"{seed}:weather:{place}:{day}")
     sky = rng.choice(SKIES)
@@ -287,7 +298,7 @@ def _calendar(seed: str, arguments: Mapping[str, Any]) -> Listing:
     return Listing(f"Calendar for the week from {spoken(day)}", entries)
 
 
-def _recipes(seed: str, known: Known, arguments: Mapping[str, Any]) -> Listing:
+def _recipes(seed: str, known: WorldThings, arguments: Mapping[str, Any]) -> Listing:
     ingredient, diet = _known("ingredient", str(arguments["ingredient"]), known.ingredients), str(arguments["diet"])
     allowed = list(DISHES)[: list(DISHES).index(diet) + 1]
     rng = random.Random(f"{seed}:recipes:{ingredient}")
@@ -301,7 +312,7 @@ def _recipes(seed: str, known: Known, arguments: Mapping[str, Any]) -> Listing:
     return Listing(f"Recipes with {ingredient}, diet: {diet}", entries)
 
 
-def _news(seed: str, known: Known, arguments: Mapping[str, Any]) -> Listing:
+def _news(seed: str, known: WorldThings, arguments: Mapping[str, Any]) -> Listing:
     subject = _known("subject", str(arguments["subject"]), (*known.subjects, *known.places))
     reports = random.Random(f"{seed}:news:{subject}").sample(REPORTS, len(DATED))
     found = list(zip(reports, DATED, strict=True))[: AGES[str(arguments["age"])]]

@@ -18,9 +18,11 @@ from itertools import combinations, count
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from pydantic import JsonValue
+
 from alignment.evaluation.action_texts import HELD_OUT, KINDS, LEARNED, PEOPLE, Vocabulary
 from alignment.evaluation.action_texts_develop import DEVELOP_HELD_OUT, DEVELOP_LEARNED, DEVELOP_PEOPLE
-from alignment.evaluation.action_tools import TOOL_NAMES, Known, WorldTool, world_tools
+from alignment.evaluation.action_tools import TOOL_NAMES, WorldThings, WorldTool, world_tools
 from personaagent.errors import InvalidInput
 from personaagent.types import ANSWER, Action, Interaction
 
@@ -156,11 +158,11 @@ class ActionWorld:
 
     def _interaction(self, user: str, number: int, at: int, request: ActionRequest) -> Interaction:
         ideal = self.ideal(user, request)
-        calls = []
+        calls: list[JsonValue] = []
         if ideal.action.tool != ANSWER:
             told = self.tools[ideal.action.tool].find(ideal.action.arguments).text
-            called = {"name": ideal.action.tool, "arguments": dict(ideal.action.arguments)}
-            calls = [{**called, "result": told, "error": False}]
+            arguments = dict(ideal.action.arguments)
+            calls.append({"name": ideal.action.tool, "arguments": arguments, "result": told, "error": False})
         return Interaction(
             id=f"{self.name}-{user}-{at:02d}",
             user=user,
@@ -188,7 +190,7 @@ def action_world(name: WorldName = "measure", users: int | None = None, seed: in
     if users is not None and not 1 <= users <= len(people):
         raise InvalidInput(f"the number of users must be from 1 to {len(people)}, not {users}")
     key = f"actions:{name}:{seed}"
-    known = Known(
+    known = WorldThings(
         places=(*learning.places, *held_out.places),
         subjects=tuple(subject for part in (learning, held_out) for subject, _ in part.subjects),
         ingredients=tuple(ingredient for part in (learning, held_out) for ingredient, _ in part.ingredients),
