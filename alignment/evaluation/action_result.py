@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from alignment.evaluation.action_measures import COSTS, SHARES, ActionMeasure
+from alignment.evaluation.action_texts import KINDS
 from alignment.evaluation.persona_result import Estimate, clustered
 
 __all__ = ["ACTING", "ACTION_ARMS", "ACTION_PAIRS", "ActionArm", "ActionRow", "action_result"]
@@ -52,7 +53,7 @@ def action_result(rows: Sequence[ActionRow]) -> dict[str, Any]:
         **_means(rows),
     }
     result["differences"] = _differences(rows)
-    kinds = dict.fromkeys(row.kind for row in rows)
+    kinds = [kind for kind in KINDS if any(row.kind == kind for row in rows)]
     result["by_kind"] = {kind: _means([row for row in rows if row.kind == kind], SHARES[:3]) for kind in kinds}
     return result
 

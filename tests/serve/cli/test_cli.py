@@ -647,6 +647,21 @@ def test_personas_are_evaluated(invoke: Invoke, system: type[FakeSystem], tmp_pa
     assert [parts["llm"] for parts in system.started] == [True, True]
 
 
+@pytest.mark.slow
+def test_actions_are_evaluated(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:
+    pytest.importorskip("personaagent.tools.lessons")
+    page = tmp_path / "page.html"
+    args = ("eval", "actions-develop", "--users", "2", "--seed", "1", "--report", page)
+    shown = invoke(*args)
+    assert shown.exit_code == 0, shown.stderr
+    assert "right tool" in shown.stdout
+    assert page.exists()
+    result = json.loads(invoke(*args, "--json").stdout)
+    assert (result["world"], result["users"], result["seed"], result["missing"]) == ("develop", 2, 1, {})
+    assert set(result["right_tool"]["own"]) >= {"value", "low", "high"}
+    assert [parts["llm"] for parts in system.started] == [True, True]
+
+
 def test_gepa_must_be_installed(invoke: Invoke, system: type[FakeSystem], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alignment.rival_gepa.importlib.util.find_spec", lambda name: None)
     result = invoke("eval-personas", "sample", "--search", "gepa")
