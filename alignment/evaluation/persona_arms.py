@@ -31,7 +31,7 @@ from personaagent.scoring import absolute_error, same
 from personaagent.settings import AgentSettings
 from personaagent.types import Interaction, Kind, Origin, PersonaDraft
 
-__all__ = ["ARMS", "GENERAL_ASKED", "MODES", "Arm", "ArmRow", "Arms", "Mode", "neutral"]
+__all__ = ["ARMS", "GENERAL_ASKED", "MODES", "Arm", "ArmRow", "Arms", "Mode", "draft_of", "neutral"]
 
 Arm = Literal["aligned", "first", "other", "none", "ungated"]
 Mode = Literal["alone", "served", "evidence"]
@@ -105,7 +105,7 @@ class Arms:
             return None
         agent = Agent(self.llm, self.memory, self.settings)
         measure = Likelihoods(agent, self.model, Caller(self._slots, Budget()), user)
-        drafts = (_draft(arms["aligned"]), _draft(arms["first"]))
+        drafts = (draft_of(arms["aligned"]), draft_of(arms["first"]))
         after, before = await measure.general(drafts, general_for(user, GENERAL_ASKED))
         gains = (after - before)[np.isfinite(after - before)]
         return float(gains.mean()) if len(gains) else None
@@ -126,7 +126,7 @@ class Arms:
     async def _logs(self, user: str, draft: PersonaDraft, items: Sequence[Interaction], mode: Mode) -> Sequence[float]:
         """Nats per token of each item's truth; nan where it could not be told."""
         assert self.model is not None
-        agent = Agent(self.llm, MemoryView(self.memory, fixed=_draft(draft)), self.settings)
+        agent = Agent(self.llm, MemoryView(self.memory, fixed=draft_of(draft)), self.settings)
         measure = Likelihoods(agent, self.model, Caller(self._slots, Budget()), user)
         try:
             logs = await measure.of([(draft, i) for i in items], recall=mode == "served")
@@ -150,7 +150,7 @@ class Arms:
         return ArmRow(item.user, item.id, item.kind, values)
 
     async def _scores(self, draft: PersonaDraft, mode: Mode, item: Interaction) -> dict[str, float]:
-        decision, fixed = draft.decision, _draft(draft)
+        decision, fixed = draft.decision, draft_of(draft)
         if mode != "evidence":
             episodes = 0 if mode == "alone" else decision.episodes
             blind = decision.model_copy(update={"evidence": False, "episodes": episodes})
@@ -165,6 +165,6 @@ class Arms:
         return scores
 
 
-def _draft(persona: PersonaDraft) -> PersonaDraft:
+def draft_of(persona: PersonaDraft) -> PersonaDraft:
     """A persona without its version's number, parent and time."""
     return PersonaDraft(**{name: getattr(persona, name) for name in PersonaDraft.model_fields})

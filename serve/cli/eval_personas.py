@@ -35,7 +35,7 @@ class Searched(StrEnum):
 
 async def eval_personas(
     run: Run,
-    dataset: Annotated[Dataset, typer.Argument(help="The data set; all but `retrieval`.")],
+    dataset: Annotated[Dataset, typer.Argument(help="The data set; all but `actions` and `retrieval`.")],
     data: Annotated[
         Path | None, typer.Option(help="Its file or folder; default: below PERSONAAGENT_DATA, or ./data.")
     ] = None,
@@ -61,6 +61,8 @@ async def eval_personas(
     from alignment.evaluation.persona_report import persona_tables, write_persona_report
     from personaagent.models.openai_client import teacher_llm
 
+    if dataset in (Dataset.ACTIONS, Dataset.ACTIONS_DEVELOP):
+        raise InvalidInput(f"`{dataset}` has measures of its own; run `personaagent eval {dataset}`")
     if dataset is Dataset.RETRIEVAL:
         raise InvalidInput("`retrieval` measures recall alone; choose another data set")
     check_report(report)

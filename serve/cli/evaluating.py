@@ -18,6 +18,7 @@ from serve.cli.output import check_report
 from serve.cli.runner import EXIT_ERROR, Json, Run, command
 
 if TYPE_CHECKING:
+    from alignment.evaluation.action_world import ActionWorld
     from alignment.evaluation.journal import Journal
     from alignment.evaluation.run import Plan
     from personaagent.report.html import Table
@@ -48,6 +49,8 @@ class Dataset(StrEnum):
     SYNTHETIC_CONSTANT = "synthetic-constant"
     SYNTHETIC_RANDOM = "synthetic-random"
     SYNTHETIC_RATINGS = "synthetic-ratings"
+    ACTIONS = "actions"  # tools, by whose persona; made for this project
+    ACTIONS_DEVELOP = "actions-develop"  # another such world, to tune on
     RETRIEVAL = "retrieval"  # recall alone, on pahf and movielens, without a model
 
 
@@ -64,7 +67,11 @@ class Bench(StrEnum):
 async def evaluate(
     run: Run,
     dataset: Annotated[
-        Dataset, typer.Argument(help="The data set; `retrieval` measures recall alone, without a model.")
+        Dataset,
+        typer.Argument(
+            help="The data set; `actions` measures tools (with --users, --seed and --report alone), `retrieval` recall "
+            "without a model."
+        ),
     ],
     data: Annotated[
         Path | None, typer.Option(help="Its file or folder; default: below PERSONAAGENT_DATA, or ./data.")
@@ -105,6 +112,11 @@ async def evaluate(
     path = dataset_path(dataset, data)
     check_report(report)
     settings = run.settings(alignment={"paper": True} if paper else {})
+    if dataset in (Dataset.ACTIONS, Dataset.ACTIONS_DEVELOP):
+        given = {"--data": data, "--ablate": ablate, "--paper": paper, "--noise": noise, "--run-folder": run_folder}
+        if others := [option for option, value in given.items() if value]:
+            raise InvalidInput(f"`{dataset}` takes --users, --seed and --report; leave {others[0]} out")
+        return await _actions(run, settings, dataset, users, seed, report)
     if dataset is Dataset.RETRIEVAL and path is not None:
         await _retrieval(run, settings, path, users)
         return None
@@ -175,6 +187,41 @@ def _missing(run: Run, result: Mapping[str, Any]) -> int | None:
     return EXIT_ERROR
 
 
+async def _actions(
+    run: Run, settings: Settings, dataset: Dataset, users: int | None, seed: int, report: Path | None
+) -> int | None:
+    """Tools under one's own persona, another user's and none."""
+    from alignment.evaluation.action_report import action_tables, write_action_report
+    from alignment.evaluation.action_world import action_world
+
+    if users == 1:
+        raise InvalidInput("another user's persona is needed to compare with; take at least two users")
+    world = action_world("develop" if dataset is Dataset.ACTIONS_DEVELOP else "measure", users, seed)
+    result = await _acted(run, settings, world, seed)
+    run.output.result(result)
+    show_tables(run, action_tables(result))
+    if report is not None:
+        run.output.note(f"report: {write_action_report(result, report)}")
+    if not result["missing"]:
+        return None
+    run.output.note(f"failed and left out: {_counts(result['missing'])}", style="yellow")
+    return EXIT_ERROR
+
+
+async def _acted(run: Run, settings: Settings, world: ActionWorld, seed: int) -> dict[str, Any]:
+    from alignment.evaluation.action_eval import ActionEvaluation
+    from personaagent.models.openai_client import teacher_llm
+    from personaagent.tools.lessons import lessons
+
+    teacher = teacher_llm(settings.alignment.teacher, settings.llm.timeout_s)
+    async with run.system(settings) as system:
+        with run.output.progress() as tell:
+            evaluation = ActionEvaluation(
+                world, settings, system.llm, system.embedder, lessons, tell, seed=seed, teacher=teacher
+            )
+            return await evaluation.run()
+
+
 async def _retrieval(run: Run, settings: Settings, data: Path, users: int | None) -> None:
     from alignment.evaluation import retrieval
 
@@ -202,7 +249,7 @@ def dataset_path(dataset: Dataset, data: Path | None) -> Path | None:
 
     Raises InvalidInput if it is not there.
     """
-    if dataset is Dataset.SAMPLE or dataset.startswith("synthetic-"):
+    if dataset is Dataset.SAMPLE or dataset.startswith(("synthetic-", "actions")):
         return None
     if data is None:
         below = [Path(folder) for folder in (os.environ.get("PERSONAAGENT_DATA"), "data") if folder]

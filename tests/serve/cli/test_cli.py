@@ -167,6 +167,11 @@ def test_config_file_is_below_flags(invoke: Invoke, tmp_path: Path) -> None:
         (["import", "/nowhere.zip", "--format", "movielens"], "/nowhere.zip"),
         (["eval", "pahf", "--methods", "magic"], "magic"),
         (["eval", "pahf", "--data", "/nowhere"], "/nowhere"),
+        (["eval", "actions", "--users", "1"], "two users"),
+        (["eval", "actions", "--users", "13"], "from 1 to 12"),
+        (["eval", "actions", "--noise", "0.5"], "leave --noise out"),
+        (["eval", "actions-develop", "--report", "/nowhere/page.html"], "/nowhere"),
+        (["eval-personas", "actions"], "personaagent eval actions"),
         (["eval-personas", "pahf", "--data", "/nowhere"], "/nowhere"),
         (["eval-personas", "retrieval"], "recall alone"),
         (["eval-personas", "sample", "--report", "/nowhere/page.html"], "/nowhere"),
@@ -657,6 +662,21 @@ def test_personas_are_evaluated(invoke: Invoke, system: type[FakeSystem], tmp_pa
     assert page.exists()
     result = json.loads(invoke(*args, "--json").stdout)
     assert (result["users"], result["shuffle"], result["missing"]) == (4, "users", {})
+    assert [parts["llm"] for parts in system.started] == [True, True]
+
+
+@pytest.mark.slow
+def test_actions_are_evaluated(invoke: Invoke, system: type[FakeSystem], tmp_path: Path) -> None:
+    pytest.importorskip("personaagent.tools.lessons")
+    page = tmp_path / "page.html"
+    args = ("eval", "actions-develop", "--users", "2", "--seed", "1", "--report", page)
+    shown = invoke(*args)
+    assert shown.exit_code == 0, shown.stderr
+    assert "right tool" in shown.stdout
+    assert page.exists()
+    result = json.loads(invoke(*args, "--json").stdout)
+    assert (result["world"], result["users"], result["seed"], result["missing"]) == ("develop", 2, 1, {})
+    assert set(result["right_tool"]["own"]) >= {"value", "low", "high"}
     assert [parts["llm"] for parts in system.started] == [True, True]
 
 
