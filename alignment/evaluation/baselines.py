@@ -19,6 +19,9 @@ from personaagent.agent.prompt import question
 from personaagent.models.wrapper import ChatOnly
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AgentSettings
+from personaagent.tool_settings import ToolSettings
+from personaagent.tools.memory_tools import memory_tools
+from personaagent.tools.toolbox import Toolbox
 from personaagent.types import ChatRequest, ChatResult, Interaction, Message, Origin, PersonaDraft, RecallQuery
 
 __all__ = [
@@ -101,7 +104,7 @@ class ReAct:
     async def answer(self, item: Interaction) -> Answer:
         """See `Method`."""
         seen = _LastRequest(self._llm)
-        agent = Agent(seen, self._memory, self._settings)
+        agent = acting_agent(seen, self._memory, self._settings, weight=1.0)
         turn = _turn(item, question(item.query, item.choices), None)
         if not item.choices:
             return Answer(text=(await agent.respond(turn)).text)
@@ -158,14 +161,23 @@ def method_of(
         return baseline("persona" if name == "without_alignment" else name, llm, memory, settings, embedder)
     if name == "without_persona":
         view = MemoryView(memory, profile=False, personas_of=aligned["personaagent"], text=prompts.NO_PERSONA)
-        return Answering(Agent(llm, view, settings))
-    return Answering(Agent(llm, aligned[name], settings))
+        return Answering(acting_agent(llm, view, settings, embedder))
+    return Answering(acting_agent(llm, aligned[name], settings, embedder))
+
+
+def acting_agent(
+    llm: LLM, memory: Memory, settings: AgentSettings, embedder: Embedder | None = None, weight: float | None = None
+) -> Agent:
+    """An agent with the memory tools that only read, where settings offer tools. `weight`: of the model in choosing them."""
+    bounds = ToolSettings(model_weight=weight, memory=("search_episodes", "read_profile", "last_wanted"))
+    tools = memory_tools(memory, bounds.memory, bounds.tokens)
+    return Agent(llm, memory, settings, toolbox=Toolbox(bounds, tools, embedder=embedder))
 
 
 def agent_settings(name: str, settings: AgentSettings) -> AgentSettings:
     """The settings with which a method answers and is aligned."""
     if name == "without_actions":
-        return settings.model_copy(update={"tools": False, "max_steps": 1})
+        return settings.model_copy(update={"tools": False})
     return settings
 
 
@@ -209,7 +221,7 @@ def baseline(name: str, llm: LLM, memory: Memory, settings: AgentSettings, embed
         case "react":
             return ReAct(llm, MemoryView(memory, fixed=empty), blind)
         case "persona":
-            return Answering(Agent(llm, MemoryView(memory), settings))
+            return Answering(acting_agent(llm, MemoryView(memory), settings, embedder))
     raise ValueError(f"no method {name!r}; there are {', '.join(BASELINES)}")
 
 

@@ -92,7 +92,6 @@ class Acting:
         toolbox: Toolbox,
         llm: LLM,
         memory: Memory,
-        embedder: Embedder | None,
         turn: Turn,
         view: PromptView,
         context: ToolContext,
@@ -104,7 +103,7 @@ class Acting:
         return cls(
             llm=llm,
             memory=memory,
-            embedder=embedder,
+            embedder=toolbox.embedder,
             box=await toolbox.open(),
             context=context,
             query=query_of(turn.messages),
@@ -131,9 +130,8 @@ class Acting:
             return Chosen(ANSWER, {ANSWER: 1.0}, 0.0)
         known = await self._taught("tool", options)
         total = np.zeros(len(options)) if known is None or called else known
-        if (
-            called
-        ):  # lessons and likeness tell of the first tool of a request; a weak model does not know when it has enough
+        if called or (self.embedder is None and known is None):
+            # Lessons and likeness tell of the first tool of a request, and a weak model does not know when it has enough.
             total[0] += SWING * (1.0 - self.weight)
         elif self.embedder is not None:
             total = total + await likeness(self.embedder, self.query, specs)

@@ -95,14 +95,13 @@ class Agent:
         llm: the model.
         memory: of all users.
         settings: how it answers.
-        embedder: lets the first persona of a user with a history be made from it, and tells which tool fits a request.
+        embedder: lets the first persona of a user with a history be made from it.
         toolbox: what it acts with; None: nothing.
         """
         self.llm = llm
         self.memory = memory
         self.settings = settings
         self.toolbox = toolbox
-        self._embedder = embedder
         self.personas = PersonaVersions(memory, settings, embedder)
 
     async def ensure_persona(self, user: str, incarnation: int | None = None) -> Persona:
@@ -317,7 +316,7 @@ class Agent:
         acting, calls = None, 0
         if self.toolbox is not None and self.settings.tools and not turn.extra.keys() & _FORMED:
             calls = self.toolbox.settings.calls
-            acting = await Acting.begun(self.toolbox, self.llm, self.memory, self._embedder, turn, seen.view, context)
+            acting = await Acting.begun(self.toolbox, self.llm, self.memory, turn, seen.view, context)
         habits = await self._said(turn.user) if samples.count > 1 or turn.explain else {}
         text = FreeText(self.llm, self.settings, turn, seen.view, acting, calls, streaming, samples, habits)
         async with aclosing(text.pieces()) as pieces:  # type: ignore[type-var]

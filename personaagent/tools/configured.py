@@ -77,7 +77,7 @@ def toolbox(
         held.append(http)
         built.append(http)
     _check(built)
-    return Toolbox(settings, sources=(ConfiguredTools(built, held), *sources))
+    return Toolbox(settings, sources=(ConfiguredTools(built, held), *sources), embedder=embedder)
 
 
 def _excerpts(settings: DocumentsSettings, embedder: Embedder, collection: OpenCollection | None) -> Excerpts:

@@ -14,6 +14,7 @@ from personaagent.base import Frozen
 from personaagent.errors import DeadlineExceeded, PersonaAgentError
 from personaagent.nearest import likely
 from personaagent.persona.persona import clip, tokens
+from personaagent.protocols import Embedder
 from personaagent.tool_settings import ToolSettings
 from personaagent.tools.arguments import check_arguments
 from personaagent.tools.tool import Effect, Tool, ToolContext, ToolOutput, ToolSource, ToolSpec
@@ -79,15 +80,18 @@ class Toolbox:
         tools: Sequence[Tool] = (),
         sources: Sequence[ToolSource] = (),
         native: bool = False,
+        embedder: Embedder | None = None,
     ) -> None:
         """Args:
         settings: bounds.
         tools: that are always there.
         sources: of more, which come and go.
         native: whether the model's template has a form of its own for calls, see `ToolSettings.calling`.
+        embedder: tells which tool fits a request; None: lessons and the model alone tell.
         """
         self.settings = settings
         self.native = native
+        self.embedder = embedder
         self._tools = tuple(tools)
         self._sources = tuple(sources)
 

@@ -200,8 +200,8 @@ async def test_lessons_choose_where_the_model_has_no_view(memory: LocalMemory) -
 async def test_a_weak_model_is_not_asked_where_it_cannot_change_the_choice(memory: LocalMemory) -> None:
     llm = FakeLLM("ok")
     clock = FakeTool(ToolSpec(name="clock", description="zzz"))
-    box = Toolbox(ToolSettings(model_weight=0.0), [clock])
-    await Agent(llm, memory, AgentSettings(), HashEmbedder(), box).respond(turn("something else"))
+    box = Toolbox(ToolSettings(model_weight=0.0), [clock], embedder=HashEmbedder())
+    await Agent(llm, memory, AgentSettings(), None, box).respond(turn("something else"))
     assert len(llm.requests) == 1
 
 
