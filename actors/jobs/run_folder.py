@@ -42,8 +42,14 @@ SCHEMA = pa.schema(
         ("persona_after", pa.int64()),
         ("held_out", pa.int64()),
         ("candidates", pa.int64()),
+        ("words_judged_by", pa.string()),
+        ("text_gain", pa.float64()),
+        ("text_error", pa.float64()),
+        ("text_items", pa.int64()),
+        ("refused", pa.string()),  # JSON
         ("calls", pa.int64()),
         ("prompt_tokens", pa.int64()),
+        ("cached_tokens", pa.int64()),
         ("completion_tokens", pa.int64()),
         ("seconds", pa.float64()),
         ("run", pa.string()),
@@ -57,12 +63,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 def to_table(results: Iterable[AlignmentResult]) -> pa.Table:
     """Results as a table, one row each."""
-    return pa.Table.from_pylist([r.model_dump(mode="json") for r in results], schema=SCHEMA)
+    rows = [{**r.model_dump(mode="json"), "refused": json.dumps(r.refused)} for r in results]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 def from_table(table: pa.Table) -> list[AlignmentResult]:
-    """The results of a table that `to_table` made."""
-    return [AlignmentResult.model_validate(row) for row in table.to_pylist()]
+    """The results of a table that `to_table` made, now or when there were fewer columns."""
+    rows = ({name: value for name, value in row.items() if value is not None} for row in table.to_pylist())
+    return [AlignmentResult.model_validate({**row, "refused": json.loads(row.get("refused", "{}"))}) for row in rows]
 
 
 class RunFolder:

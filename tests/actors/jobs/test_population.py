@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import ray
 from hypothesis import given, settings
@@ -27,7 +28,7 @@ from actors.jobs.population import (
     run_population,
     select_users,
 )
-from actors.jobs.run_folder import RunFolder, erase_user, from_table, read_results, to_table
+from actors.jobs.run_folder import SCHEMA, RunFolder, erase_user, from_table, read_results, to_table
 from actors.memory.startup import start_memory
 from alignment.plan import calls_of
 from personaagent.errors import ConflictError, InvalidInput, NotFoundError, StoreError
@@ -61,7 +62,13 @@ def results_of_any_kind() -> st.SearchStrategy[AlignmentResult]:
         reason=st.text(max_size=20),
         score_before=st.none() | st.floats(0, 1),
         persona_after=st.none() | st.integers(1, 9),
+        words_judged_by=st.sampled_from([None, "likelihood", "simulated answers"]),
+        text_gain=st.none() | st.floats(-1, 1),
+        text_error=st.none() | st.floats(0, 1),
+        text_items=st.integers(0, 99),
+        refused=st.dictionaries(st.text(max_size=9), st.integers(1, 9), max_size=3),
         calls=st.integers(0, 10**6),
+        cached_tokens=st.integers(0, 10**6),
     )
 
 
@@ -71,6 +78,16 @@ class TestRuns:
     @settings(deadline=None)
     def test_results_survive_the_table(self, results: list[AlignmentResult]) -> None:
         assert from_table(to_table(results)) == results
+
+    def test_no_field_of_a_result_is_left_out_of_the_table(self) -> None:
+        assert set(SCHEMA.names) == set(AlignmentResult.model_fields)
+
+    def test_results_of_a_version_with_fewer_columns_are_read(self, tmp_path: Path) -> None:
+        with RunFolder(tmp_path, "r") as folder:
+            folder.write([result("ann", calls=3)])
+            (part,) = (tmp_path / "runs" / "r").glob("part-*")
+            pq.write_table(pq.read_table(part).drop_columns(["refused", "text_items", "cached_tokens"]), part)
+            assert folder.results() == {"ann": result("ann", calls=3)}
 
     def test_the_last_result_of_a_user_counts(self, tmp_path: Path) -> None:
         with RunFolder(tmp_path, "r") as folder:
