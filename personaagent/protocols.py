@@ -171,8 +171,10 @@ class Memory(Protocol):
         """`recall` for many requests of one user, in their order: one round trip where memory is elsewhere."""
         ...
 
-    async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
-        """The user's newest n interactions, oldest first; empty for an unknown user."""
+    async def latest(
+        self, user: str, n: int, with_truth: bool = False, lessons: bool = False
+    ) -> tuple[Interaction, ...]:
+        """The user's newest n interactions, or newest n lessons, oldest first; empty for an unknown user."""
         ...
 
     async def interactions(self, user: str, ids: Sequence[str]) -> tuple[Interaction, ...]:

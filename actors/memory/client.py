@@ -149,9 +149,11 @@ class ShardedMemory(Memory):
         answer: tuple[Recall, ...] = pickle.loads(await self._of(user).recall_packed(asked))
         return answer
 
-    async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
-        """The user's newest n interactions, oldest first; empty for an unknown user."""
-        return await self._of(user).latest(user, n, with_truth, self._by)
+    async def latest(
+        self, user: str, n: int, with_truth: bool = False, lessons: bool = False
+    ) -> tuple[Interaction, ...]:
+        """The user's newest n interactions, or lessons, oldest first; empty for an unknown user."""
+        return await self._of(user).latest(user, n, with_truth, self._by, lessons)
 
     async def truths(self, user: str, after: int, n: int) -> Truths:
         """Interactions whose truth arrived later than `after`, oldest arrival first: a page of at most n."""

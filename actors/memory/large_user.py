@@ -19,7 +19,7 @@ from personaagent.memory.one_user import OneUser
 from personaagent.memory.store import Ledger, Row, RowKey, Store, Vector, fitting, microseconds, ordering, row_key
 from personaagent.protocols import Matrix
 from personaagent.settings import MemorySettings
-from personaagent.types import Interaction, Recall, RecallQuery, Truths
+from personaagent.types import OF, Interaction, Recall, RecallQuery, Truths
 
 __all__ = ["LargeUser"]
 
@@ -51,13 +51,11 @@ class LargeUser(OneUser):
         """Episodes and evidence for a request. Raises NotFoundError if `before` does not exist."""
         end, later = END, 0
         if query.before is not None:
-            anchor = self._find([query.before])(query.before)
-            if anchor is None:
-                raise NotFoundError(f"interaction {query.before!r} does not exist; `before` must name a stored one")
+            anchor = self._anchor(query.before)
             end = _moment(anchor)
-            later = self._ledger.newer(*end) + 1
+            later = self._ledger.newer(*end, query.lessons) + (anchor.lesson == query.lessons)
         left_out = self._store.get([row_key(self.user, i) for i in query.exclude]).values()
-        excluded = [_moment(r) for r in left_out if _moment(r) < end]
+        excluded = [_moment(r) for r in left_out if _moment(r) < end and r.lesson == query.lessons]
         found = self._store.search(
             self.user,
             query_vector,
@@ -67,6 +65,7 @@ class LargeUser(OneUser):
             before=end,
             truth=query.with_truth,
             most=POOL_BYTES,
+            lessons=query.lessons if self._ledger.lessons else None,
         )
         pool = EpisodeIndex(self._store.dim, self._settings)
         times: dict[str, tuple[int, int]] = {}
@@ -79,14 +78,15 @@ class LargeUser(OneUser):
         episodes = []
         for episode in recall.episodes:
             moment = times[episode.interaction.id]
-            age = self._ledger.newer(*moment) - later - sum(1 for e in excluded if e > moment)
+            age = self._ledger.newer(*moment, query.lessons) - later - sum(1 for e in excluded if e > moment)
             episodes.append(episode.model_copy(update={"age": age}))
-        known = len(self._ledger) - later - len(excluded)
+        every = self._ledger.lessons if query.lessons else len(self._ledger) - self._ledger.lessons
+        known = every - later - len(excluded)
         return recall.model_copy(update={"episodes": tuple(episodes), "known": known})
 
-    def latest(self, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
-        """The newest n interactions, oldest first; fewer if these take more than `POOL_BYTES`."""
-        newest = [(self.user, digest) for digest in reversed(self._ledger.newest(n, with_truth))]
+    def latest(self, n: int, with_truth: bool = False, lessons: bool = False) -> tuple[Interaction, ...]:
+        """The newest n interactions, or lessons, oldest first; fewer if these take more than `POOL_BYTES`."""
+        newest = [(self.user, digest) for digest in reversed(self._ledger.newest(n, with_truth, lessons))]
         return tuple(row.interaction for row in reversed(fitting(self._in_order(newest), POOL_BYTES)))
 
     def truths(self, after: int, n: int) -> Truths:
@@ -107,11 +107,22 @@ class LargeUser(OneUser):
             arrived=tuple(arrived for _, arrived in found),
             mark=mark,
             newest=self._ledger.last_truth,
+            taught=self._ledger.last_lesson,
         )
 
     def rows_after(self, arrived: int) -> Iterator[Row]:
         """Rows that arrived later than that, oldest arrival first, read a few at a time."""
         return self._in_order([(self.user, digest) for when, digest in self._ledger.arrivals() if when > arrived])
+
+    def _anchor(self, interaction: str) -> Row:
+        """The row that `before` names; of a lesson the one of the interaction that it is about, if that is there."""
+        row = self._find([interaction])(interaction)
+        if row is None:
+            raise NotFoundError(f"interaction {interaction!r} does not exist; `before` must name a stored one")
+        if not row.lesson:
+            return row
+        about = str(row.interaction.metadata.get(OF))
+        return self._find([about])(about) or row
 
     def _find(self, ids: Sequence[str]) -> Callable[[str], Row | None]:
         stored = self._store.get([row_key(self.user, i) for i in ids])
@@ -121,7 +132,7 @@ class LargeUser(OneUser):
         return self._size.before(items)
 
     def _told(self) -> Iterable[tuple[bytes, int]]:
-        return self._ledger.told(0, len(self._ledger))
+        return self._ledger.truth_arrivals()
 
     def _take(self, change: Change) -> None:
         for row in change.rows:

@@ -48,10 +48,12 @@ class ShardReads(ShardUsers):
         """`recall` with its arguments pickled, a tuple, and its result too."""
         return pickle.dumps(await self.recall(*pickle.loads(asked)), pickle.HIGHEST_PROTOCOL)
 
-    async def latest(self, user: str, n: int, with_truth: bool, by: str = "service") -> tuple[Interaction, ...]:
-        """The user's newest n interactions, oldest first."""
+    async def latest(
+        self, user: str, n: int, with_truth: bool, by: str = "service", lessons: bool = False
+    ) -> tuple[Interaction, ...]:
+        """The user's newest n interactions, or lessons, oldest first."""
         self._log_read("latest", user, by)
-        return await self._read(user, lambda memory: memory.latest(n, with_truth))
+        return await self._read(user, lambda memory: memory.latest(n, with_truth, lessons))
 
     async def truths(self, user: str, after: int, n: int, by: str = "service") -> Truths:
         """Interactions whose truth arrived later than `after`, oldest arrival first: a page of at most n."""

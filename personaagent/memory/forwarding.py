@@ -64,9 +64,11 @@ class ForwardingMemory(Memory):
         memory, whose = await self._behind(user)
         return await memory.recall_many(whose, queries)
 
-    async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
+    async def latest(
+        self, user: str, n: int, with_truth: bool = False, lessons: bool = False
+    ) -> tuple[Interaction, ...]:
         memory, whose = await self._behind(user)
-        return await memory.latest(whose, n, with_truth)
+        return await memory.latest(whose, n, with_truth, lessons)
 
     async def interactions(self, user: str, ids: Sequence[str]) -> tuple[Interaction, ...]:
         memory, whose = await self._behind(user)

@@ -205,12 +205,18 @@ class EpisodeIndex:
         arrived = self._truth_arrived.view
         return [(unpack(self._payloads[slot]), int(arrived[slot])) for slot in page_of(arrived, after, n)]
 
+    def moment(self, interaction: str) -> tuple[int, int] | None:
+        """Where an episode stands in the user's order, by time and arrival; None if there is none of this id."""
+        slot = self._slots.get(interaction)
+        return None if slot is None else (int(self._times.view[slot]), int(self._arrived.view[slot]))
+
     def recall(
         self,
         query: RecallQuery,
         query_vector: Vector,
         choice_vectors: npt.NDArray[np.float32],
         commons: Commons | None = None,
+        before: tuple[int, int] | None = None,
     ) -> Recall:
         """Rank the episodes in reach for a request.
 
@@ -219,12 +225,13 @@ class EpisodeIndex:
             query_vector: (dim,) of its text.
             choice_vectors: (m, dim) of its choices; not read for ratings and free text, then (0, dim) will do.
             commons: what people have in common; evidence starts from it.
+            before: the `moment` of the interaction that `query.before` names, if it is not one of these.
 
         Raises:
             NotFoundError: `before` is not an interaction of this user.
         """
         self._check(query_vector)
-        reach, age, known = self._reach(query, self._ranks())
+        reach, age, known = self._reach(query, self._ranks(), before)
         allowed = self._filter(query, reach)
         # Row by row: twice as fast as `@`, which does not read memory in order, and equal vectors get equal cosines.
         similarity = np.asarray(np.vecdot(self._vectors.view, query_vector), dtype=np.float32)
@@ -247,12 +254,15 @@ class EpisodeIndex:
 
     # Ranking
 
-    def _reach(self, query: RecallQuery, rank: Ints) -> tuple[Mask, Ints, int]:
+    def _reach(self, query: RecallQuery, rank: Ints, before: tuple[int, int] | None) -> tuple[Mask, Ints, int]:
         """Episodes earlier than `before` and not excluded, how many newer ones of these each has, and their number."""
         end = len(self)
         if query.before is None and not query.exclude:
             return np.ones(end, dtype=bool), end - 1 - rank, end
-        if query.before is not None:
+        if before is not None:
+            times, arrived = self._times.view, self._arrived.view
+            end = int(np.count_nonzero((times < before[0]) | ((times == before[0]) & (arrived < before[1]))))
+        elif query.before is not None:
             if query.before not in self._slots:
                 raise NotFoundError(f"interaction {query.before!r} does not exist; `before` must name a stored one")
             end = int(rank[self._slots[query.before]])

@@ -123,9 +123,11 @@ class LocalMemory(Memory):
             memory.recall(query, *needed, self._commons) for query, needed in zip(queries, vectors, strict=True)
         )
 
-    async def latest(self, user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
-        """The user's newest n interactions, oldest first; empty for an unknown user."""
-        return (await self._user(user)).latest(n, with_truth)
+    async def latest(
+        self, user: str, n: int, with_truth: bool = False, lessons: bool = False
+    ) -> tuple[Interaction, ...]:
+        """The user's newest n interactions, or lessons, oldest first; empty for an unknown user."""
+        return (await self._user(user)).latest(n, with_truth, lessons)
 
     async def truths(self, user: str, after: int, n: int) -> Truths:
         """Interactions whose truth arrived later than `after`, oldest arrival first: a page of at most n."""

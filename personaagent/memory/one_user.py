@@ -72,8 +72,8 @@ class OneUser(ABC):
         """Episodes and evidence for a request. Raises NotFoundError if `before` does not exist."""
 
     @abstractmethod
-    def latest(self, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
-        """The newest n interactions, oldest first."""
+    def latest(self, n: int, with_truth: bool = False, lessons: bool = False) -> tuple[Interaction, ...]:
+        """The newest n interactions, or lessons, oldest first."""
 
     @abstractmethod
     def truths(self, after: int, n: int) -> Truths:
