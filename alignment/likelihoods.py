@@ -20,6 +20,7 @@ from personaagent.aio import together
 from personaagent.errors import ContextLengthExceeded
 from personaagent.persona.general_requests import General
 from personaagent.protocols import Likely
+from personaagent.tools.lesson_words import asks
 from personaagent.types import (
     Episode,
     Interaction,
@@ -118,10 +119,12 @@ class Likelihoods:
             draft.text,
             episodes,
             draft.decision,
-            interaction.choices,
+            None if interaction.lesson else interaction.choices,
             tools=not closed and settings.tools and settings.max_steps > 1,
             exemplars=draft.exemplars,
         )
+        if interaction.lesson:
+            messages = (*messages, Message(role="user", content=asks(interaction)))
         answer = (interaction.truth or "").strip()[:LONGEST]
         return LikelihoodRequest(messages=messages, answer=answer, priority=BATCH_PRIORITY)
 

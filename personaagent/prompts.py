@@ -10,11 +10,17 @@ __all__ = [
     "ALIGN_SYSTEM",
     "ANSWER_NOW",
     "CHOOSE",
+    "CHOOSE_ARGUMENT",
+    "CHOOSE_TOOL",
     "EDIT",
     "EDIT_EXAMPLES",
     "EPISODES_HEADING",
     "INSTRUCTIONS",
     "JUDGE",
+    "LESSON",
+    "LESSON_ANSWER",
+    "LESSON_ARGUMENT",
+    "LESSON_TOOL",
     "LOSS",
     "NEW_USER",
     "NO_CLAIMS",
@@ -41,6 +47,14 @@ If you need to know more about the user before answering, reply with one line an
 <tool_call>{"name": "search_episodes", "arguments": {"query": "what to look for"}}</tool_call> to find similar past requests, or
 <tool_call>{"name": "read_profile", "arguments": {}}</tool_call> to read what is known about the user.
 Otherwise answer directly."""
+
+CHOOSE_TOOL = """\
+Before you answer this request of the user: which of these is needed first, as this user wants it?
+answer: nothing, the request can be answered at once
+{tools}
+Say only its name."""
+
+CHOOSE_ARGUMENT = "For {tool}, which {argument} does this user want? Say only one of: {options}"
 
 PERSONA_HEADING = "About this user:"
 
@@ -87,6 +101,15 @@ With these notes the assistant answered: {answer}
 What the person really wanted: {truth}
 
 In one or two sentences, say what the notes get wrong or leave out about this person."""
+
+# A request at which it is known what the assistant should have done: `query`, `answer` and `truth` of the prompts below.
+LESSON = "{query}\nThe assistant could begin in one of these ways: {options}"
+
+LESSON_ANSWER = "answer at once, without a tool"
+
+LESSON_TOOL = "call the tool {tool}"
+
+LESSON_ARGUMENT = "call {tool} with {argument} = {value}"
 
 UPDATE = """\
 Notes about the person:

@@ -33,8 +33,11 @@ from personaagent.memory.rounds import RECENT, Rounds
 from personaagent.persona.versions import PersonaVersions
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AgentSettings
+from personaagent.tools.lesson_words import asks
+from personaagent.tools.lessons import kin
 from personaagent.types import (
     MAX_TEXT,
+    OF,
     ChatResult,
     Decision,
     Interaction,
@@ -148,13 +151,14 @@ class Agent:
         query = self._query(interaction.query, interaction.choices, persona.decision)
         if not interaction.choices:
             return query.model_copy(update={"before": interaction.id})
-        return query.model_copy(
+        query = query.model_copy(
             update={
                 "decisions": tuple(decisions) or query.decisions,
                 "before": None if without else interaction.id,
                 "exclude": tuple(without),
             }
         )
+        return kin(query, interaction)
 
     async def replay(
         self,
@@ -186,12 +190,18 @@ class Agent:
         messages = (Message(role="user", content=interaction.query),)
         query = self.replay_query(interaction, persona, decisions, without)
         recall = await self.memory.recall(interaction.user, query)
-        view = PromptView.of(persona, recall, interaction.choices, {interaction.id, *without})
+        if interaction.lesson:  # a turn chooses tools in sight of what was recalled for its answer
+            plain = {"lessons": False, "metadata": {}, "choices": None, "decisions": ()}
+            seen = await self.memory.recall(interaction.user, query.model_copy(update=plain))
+            view = PromptView.of(persona, seen, None, {str(interaction.metadata.get(OF)), *without})
+        else:
+            view = PromptView.of(persona, recall, interaction.choices, {interaction.id, *without})
         if interaction.choices:
             lm: tuple[float, ...] | None = None
             usage = Usage()
             if use_model:
-                lm, usage = await self._option_scores(messages, view, interaction.choices, priority)
+                ask = asks(interaction) if interaction.lesson else None
+                lm, usage = await self._option_scores(messages, view, interaction.choices, priority, ask)
             made = tuple(
                 decide(interaction.choices, lm, row if d.evidence or lm is None else None, d.model_weight)
                 for d, row in zip(decisions, recall.evidence, strict=True)
@@ -357,10 +367,15 @@ class Agent:
         view: PromptView,
         choices: Sequence[str],
         priority: int,
+        ask: str | None = None,
     ) -> tuple[tuple[float, ...], Usage]:
+        """`ask`: what is asked behind the request, whose options are then not its own."""
         while True:
             try:
-                scored = await score_options(self.llm, view.prompt(messages, choices), choices, priority)
+                shown = view.prompt(messages, choices)
+                if ask is not None:
+                    shown = (*view.prompt(messages), Message(role="user", content=ask))
+                scored = await score_options(self.llm, shown, choices, priority)
             except ContextLengthExceeded:
                 if not view.shrink():
                     raise

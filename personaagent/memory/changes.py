@@ -35,6 +35,9 @@ from personaagent.memory.store import Row, Store, Vector, half, microseconds, pa
 from personaagent.memory.stored_row import AHEAD_US
 from personaagent.settings import LimitsSettings
 from personaagent.types import (
+    ACTION,
+    LESSON,
+    OF,
     THUMB,
     AppendResult,
     Interaction,
@@ -114,9 +117,9 @@ def plan_append(
     """What an append writes, given a way to look up rows that are there already.
 
     A repeated id changes nothing, except that a missing truth or response is filled in, and then also missing vectors of
-    the same options; and an answer that called tools is replaced by what came after (`personaagent.memory.rounds`). An id that is
-    another question's already is left out and stands in the result's `conflicts`; see `undisputed`. What is there already may
-    be larger than limits allow; it is left as it is.
+    the same options; an answer that called tools is replaced by what came after (`personaagent.memory.rounds`), and a lesson by
+    what is told now (`personaagent.tools.lessons`). An id that is another question's already is left out and stands in the
+    result's `conflicts`; see `undisputed`. What is there already may be larger than limits allow; it is left as it is.
 
     Args:
         user: whose interactions these are.
@@ -162,9 +165,13 @@ class _Appending:
         interaction = item.interaction
         if interaction.user != self.user:
             raise InvalidInput("an interaction of another user cannot be appended to this one's memory")
+        if interaction.lesson and not (interaction.choices and {ACTION, OF} <= interaction.metadata.keys()):
+            raise InvalidInput(f"an id that begins with {LESSON!r} is that of a lesson on a tool; choose another id")
         old = self.rows.get(interaction.id) or self.existing(interaction.id)
         if old is None:
             self._add(item)
+        elif interaction.lesson and _written(old.interaction.query) == _written(interaction.query):
+            self._correct(old, item)
         elif not same_question(old.interaction, interaction):
             self.conflicts.append((self.user, interaction.id))
         else:
@@ -198,6 +205,21 @@ class _Appending:
         self.rows[interaction.id] = row
         self.arrival = max(self.arrival, arrived, known) + 1
         self.added += 1
+
+    def _correct(self, old: Row, item: Incoming) -> None:
+        """A lesson that is there: what is told now takes its place, unless it is an older state of it that is read back."""
+        stored, interaction = old.interaction, item.interaction
+        same = ("truth", "choices", "metadata")
+        if item.truth_arrived is not None or all(getattr(stored, n) == getattr(interaction, n) for n in same):
+            self.repeated += 1
+            return
+        told = 0
+        if interaction.truth is not None:
+            told, self.arrival = self.arrival, self.arrival + 1
+        row = replace(_row(interaction, item, old.arrived, told), time=old.time, query_vector=old.query_vector)
+        if self._fits(interaction, row.payload, 0):
+            self.rows[interaction.id] = row
+            self.updated += 1
 
     def _fill(self, old: Row, item: Incoming) -> None:
         """An interaction that is there: what it lacks and is known now."""

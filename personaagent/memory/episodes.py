@@ -1,7 +1,7 @@
 """One user's interactions in RAM: what was asked and answered, and beside it the lessons on tools, each ranked by itself.
 
-A lesson is an interaction like others but for what it is about: which tool, or which argument, was right at another one. So it is
-kept and ranked in the same way, in an index of its own: whatever is recalled of the one kind is what it would be without the other.
+A lesson is an interaction like others but for what it is about: which tool, or which argument, was right at another one. So it
+is kept and ranked in the same way, in an index of its own: what is recalled of one kind is what it would be without the other.
 """
 
 from __future__ import annotations

@@ -120,7 +120,9 @@ class Ledger:
         """Of how many requests it became known later than that (microseconds since 1970) what was right, see `learned`."""
         _, _, known, kinds = self._columns()
         newer = known > arrived
-        return learned(int(np.count_nonzero(newer & (kinds == ORDINARY))), int(np.count_nonzero(newer & (kinds == TOOL))))
+        return learned(
+            int(np.count_nonzero(newer & (kinds == ORDINARY))), int(np.count_nonzero(newer & (kinds == TOOL)))
+        )
 
     def told(self, after: int, n: int) -> list[tuple[bytes, int]]:
         """Keys of the rows whose truth arrived later than `after`, lessons aside, and when, oldest first: see `page_of`."""
