@@ -24,6 +24,7 @@ from personaagent.agent.view import PromptView, Saw
 from personaagent.errors import (
     ConflictError,
     ContextLengthExceeded,
+    InvalidInput,
     StoreError,
     TooLarge,
     UnavailableError,
@@ -36,6 +37,7 @@ from personaagent.settings import AgentSettings
 from personaagent.tools.lesson_words import asks
 from personaagent.tools.lessons import kin
 from personaagent.types import (
+    LESSON,
     MAX_TEXT,
     OF,
     ChatResult,
@@ -111,6 +113,10 @@ class Agent:
 
     async def _check_id(self, turn: Turn, name: str) -> None:
         """Before the model is asked for an answer that could not be remembered; the memory itself decides in the end."""
+        if name.startswith(LESSON):
+            raise InvalidInput(
+                f"interaction ids that begin with {LESSON!r} are those of lessons on tools; choose another"
+            )
         asked = Interaction(
             id=name, user=turn.user, time=utc_now(), query=query_of(turn.messages), choices=turn.choices
         )

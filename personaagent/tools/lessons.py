@@ -26,12 +26,13 @@ from personaagent.types import (
     OF,
     TOOL_LESSON,
     Action,
+    AppendResult,
     Interaction,
     RecallQuery,
     interaction_id,
 )
 
-__all__ = ["ARGUMENTS", "JUDGED", "TOOL", "kin", "lessons", "option", "teach"]
+__all__ = ["ARGUMENTS", "JUDGED", "TOOL", "kin", "lessons", "option", "remember", "teach"]
 
 TOOL = "tool"  # the value of `ACTION` in the lesson on the tool itself
 ARGUMENTS = "arguments"  # metadata of that lesson: the right values of the arguments that are written freely
@@ -100,11 +101,33 @@ async def teach(
     if known[0].lesson:
         raise InvalidInput("this is a lesson on a tool; say what was right of the interaction that it is about")
     made = lessons(known[0], action, specs)
-    before = await memory.interactions(user, [made[0].id])
-    untold = {_argument_id(interaction, i.truth or "", str(name)) for i in before for name in _names(i)}
-    gone = await memory.interactions(user, sorted(untold - {i.id for i in made}))
-    await memory.append(user, [*made, *(i.model_copy(update={"truth": None}) for i in gone)], incarnation)
+    await remember(memory, user, (), made, incarnation)
     return made
+
+
+async def remember(
+    memory: Memory,
+    user: str,
+    interactions: Sequence[Interaction],
+    made: Sequence[Interaction],
+    incarnation: int | None = None,
+) -> AppendResult:
+    """Append interactions of one user, then lessons on them; how many interactions were new.
+
+    Lessons on arguments that were told of these requests before, and are told no more, lose their truth.
+    """
+    tools = [i.id for i in made if i.id.startswith(TOOL_LESSON)]
+    before = await memory.interactions(user, tools) if tools else ()
+    untold = {_argument_id(str(i.metadata.get(OF)), i.truth or "", str(name)) for i in before for name in _names(i)} - {
+        i.id for i in made
+    }
+    gone = await memory.interactions(user, sorted(untold)) if untold else ()
+    result = AppendResult(added=0, repeated=0)
+    if interactions:  # first: what is wrong with them is found out before anything is written
+        result = await memory.append(user, interactions, incarnation)
+    if made:
+        await memory.append(user, [*made, *(i.model_copy(update={"truth": None}) for i in gone)], incarnation)
+    return result
 
 
 def kin(query: RecallQuery, interaction: Interaction) -> RecallQuery:
