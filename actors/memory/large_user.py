@@ -65,7 +65,7 @@ class LargeUser(OneUser):
             before=end,
             truth=query.with_truth,
             most=POOL_BYTES,
-            lessons=query.lessons if self._ledger.lessons else None,
+            lessons=query.lessons if query.lessons or self._ledger.lessons else None,
         )
         pool = EpisodeIndex(self._store.dim, self._settings)
         times: dict[str, tuple[int, int]] = {}

@@ -196,12 +196,7 @@ class Agent:
         messages = (Message(role="user", content=interaction.query),)
         query = self.replay_query(interaction, persona, decisions, without)
         recall = await self.memory.recall(interaction.user, query)
-        if interaction.lesson:  # a turn chooses tools in sight of what was recalled for its answer
-            plain = {"lessons": False, "metadata": {}, "choices": None, "decisions": ()}
-            seen = await self.memory.recall(interaction.user, query.model_copy(update=plain))
-            view = PromptView.of(persona, seen, None, {str(interaction.metadata.get(OF)), *without})
-        else:
-            view = PromptView.of(persona, recall, interaction.choices, {interaction.id, *without})
+        view = await self._shown(interaction, persona, query, recall, without)
         if interaction.choices:
             lm: tuple[float, ...] | None = None
             usage = Usage()
@@ -229,6 +224,21 @@ class Agent:
                 result = piece.result
         assert result is not None
         return Replay(interaction=interaction, text=result.text, usage=result.usage)
+
+    async def _shown(
+        self,
+        interaction: Interaction,
+        persona: PersonaDraft,
+        query: RecallQuery,
+        recall: Recall,
+        without: Sequence[str],
+    ) -> PromptView:
+        """What stands in the prompt of a replay. A turn chooses its tools in sight of what was recalled for its answer."""
+        if not interaction.lesson:
+            return PromptView.of(persona, recall, interaction.choices, {interaction.id, *without})
+        plain = {"lessons": False, "metadata": {}, "choices": None, "decisions": ()}
+        seen = await self.memory.recall(interaction.user, query.model_copy(update=plain))
+        return PromptView.of(persona, seen, None, {str(interaction.metadata.get(OF)), *without})
 
     async def _run(self, turn: Turn, streaming: bool) -> AsyncIterator[str | Reply]:
         query = query_of(turn.messages)

@@ -29,7 +29,7 @@ from personaagent.memory.embedded import (
     kept_options,
     option_texts,
 )
-from personaagent.memory.limits import KB, interaction_fault, persona_fault, user_fault
+from personaagent.memory.limits import KB, interaction_fault, user_fault
 from personaagent.memory.rounds import later_round
 from personaagent.memory.store import Row, Store, Vector, half, microseconds, pack
 from personaagent.memory.stored_row import AHEAD_US
@@ -43,7 +43,6 @@ from personaagent.types import (
     Interaction,
     Oversized,
     Persona,
-    PersonaDraft,
     Profile,
     future_fault,
 )
@@ -62,9 +61,6 @@ __all__ = [
     "option_texts",
     "plan_append",
     "plan_feedback",
-    "plan_persona",
-    "plan_profile",
-    "plan_seen",
     "undisputed",
 ]
 
@@ -378,34 +374,6 @@ def plan_feedback(
             raise InvalidInput("a known truth needs its vector")
         row = replace(row, truth_arrived=max(now, last_arrived + 1), truth_vector=half(truth_vector))
     return Change(user=old.user, rows=(row,), added=AppendResult(added=0, repeated=0, updated=1))
-
-
-def plan_persona(current: Persona | None, draft: PersonaDraft, expected: int | None, limits: LimitsSettings) -> Persona:
-    """The version that follows `current`.
-
-    Raises:
-        ConflictError: that is not version `expected`.
-        TooLarge: it is larger than limits allow.
-    """
-    if fault := persona_fault(draft, limits):
-        raise TooLarge(fault)
-    number = current.number if current else None
-    if number != expected:
-        raise ConflictError(f"the persona is at version {number or 'none'}, not {expected or 'none'}; read it again")
-    fields = {name: getattr(draft, name) for name in PersonaDraft.model_fields}
-    return Persona(**fields, number=(number or 0) + 1, parent=number, time=datetime.now(UTC))
-
-
-def plan_seen(user: str, current: int | None, seen: int) -> Change:
-    """What an alignment writes that has looked at truths that arrived up to `seen`; nothing if a later one has, too."""
-    return Change(user=user, seen=seen if current is None or current < seen else None)
-
-
-def plan_profile(current: Profile, profile: Profile, expected: int) -> Profile:
-    """The profile that follows `current`. Raises ConflictError if that is not version `expected`."""
-    if current.version != expected:
-        raise ConflictError(f"the profile is at version {current.version}, not {expected}; read it again")
-    return profile.model_copy(update={"version": expected + 1})
 
 
 def _half(vector: Vector | None) -> Vector | None:

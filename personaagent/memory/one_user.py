@@ -18,13 +18,11 @@ from personaagent.memory.changes import (
     clock,
     plan_append,
     plan_feedback,
-    plan_persona,
-    plan_profile,
-    plan_seen,
 )
 from personaagent.memory.export import EPOCH, Exported
 from personaagent.memory.limits import persona_fault
 from personaagent.memory.persona_chain import PersonaChain, Versions
+from personaagent.memory.persona_changes import plan_persona, plan_profile, plan_seen
 from personaagent.memory.store import EpisodeCounts, Row, StoredUser, Vector, row_key, summarise
 from personaagent.protocols import Matrix
 from personaagent.settings import MemorySettings

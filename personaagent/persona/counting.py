@@ -12,9 +12,9 @@ from datetime import datetime
 from personaagent.claims import Claim, ClaimKind
 from personaagent.persona.grades import grades
 from personaagent.persona.manner import manner
-from personaagent.persona.rules import rules
 from personaagent.persona.tally import HALF_LIFE, Found, above, found, settled
 from personaagent.persona.tastes import tastes
+from personaagent.persona.tool_rules import rules
 from personaagent.types import Interaction, Kind
 
 __all__ = ["counted_claims", "habits_of_writing", "newest_first"]

@@ -55,7 +55,8 @@ def _rule(action: str, offers: Sequence[Offer], leaning: Leaning) -> list[Found]
     name = leaning.part.name
     if above(count.hits, count.tries) < SHARE or len(name) > MOST_CHARACTERS:
         return []
-    text = _of_argument(*action.split(".", 1), name) if action else _of_tool(name)
+    tool, _, argument = action.partition(".")
+    text = _of_argument(tool, argument, name) if action else _of_tool(name)
     if leaning.word:
         text += f" when a request says “{leaning.word}”"
     strength = count.strength(taken=True)
