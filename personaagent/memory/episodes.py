@@ -37,6 +37,11 @@ class Episodes:
         return len(self._lessons)
 
     @property
+    def taught(self) -> int:
+        """How many lessons tell which tool was right."""
+        return self._tools_after(0)
+
+    @property
     def truths(self) -> int:
         """How many have a known truth."""
         return self._asked.truths
@@ -73,8 +78,7 @@ class Episodes:
 
     def truths_after(self, arrived: int) -> int:
         """Of how many requests it became known later than that what was right, see `learned`."""
-        tools = (row for row in self._lessons.rows() if row.id.startswith(TOOL_LESSON))
-        return learned(self._asked.truths_after(arrived), sum(row.truth_arrived > arrived for row in tools))
+        return learned(self._asked.truths_after(arrived), self._tools_after(arrived))
 
     def warm(self) -> None:
         """Build now what the first recall would have to."""
@@ -117,6 +121,10 @@ class Episodes:
             if before is None:
                 raise NotFoundError(f"interaction {query.before!r} does not exist; `before` must name a stored one")
         return index.recall(query, query_vector, choice_vectors, commons, before)
+
+    def _tools_after(self, arrived: int) -> int:
+        tools = (row for row in self._lessons.rows() if row.id.startswith(TOOL_LESSON))
+        return sum(row.truth_arrived > arrived for row in tools)
 
     def _moment(self, interaction: str) -> tuple[int, int] | None:
         row = self._lessons.get(interaction)

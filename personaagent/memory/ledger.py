@@ -89,6 +89,12 @@ class Ledger:
         return int(np.count_nonzero(self._columns()[3]))
 
     @property
+    def taught(self) -> int:
+        """How many lessons tell which tool was right."""
+        _, _, known, kinds = self._columns()
+        return int(np.count_nonzero((known > 0) & (kinds == TOOL)))
+
+    @property
     def truths(self) -> int:
         """How many rows have a truth, lessons aside."""
         _, _, known, kinds = self._columns()

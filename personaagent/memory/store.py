@@ -283,6 +283,11 @@ class EpisodeCounts(Protocol):
         ...
 
     @property
+    def taught(self) -> int:
+        """How many lessons tell which tool was right."""
+        ...
+
+    @property
     def truths(self) -> int:
         """How many have a truth."""
         ...
@@ -338,4 +343,5 @@ def summarise(user: str, rows: EpisodeCounts, personas: Sequence[Persona], seen:
         pinned=bool(current and current.pinned),
         last_time=None if rows.last_time is None else EPOCH + timedelta(microseconds=rows.last_time),
         truths_since_alignment=rows.truths_after(seen),
+        taught=rows.taught,
     )

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from personaagent.errors import ConflictError, InvalidInput, NotFoundError
 from personaagent.memory.local import LocalMemory
+from personaagent.memory.ram_store import VolatileStore
+from personaagent.memory.store import microseconds, row_key
 from personaagent.tools.lessons import lessons, teach
 from personaagent.types import ACTION, OF, Action, Decision, Interaction, Kind, RecallQuery
 from tests.support.doubles import HashEmbedder
@@ -278,9 +280,24 @@ async def test_a_request_counts_once_as_new_to_alignment(memory: LocalMemory) ->
         await teach(memory, "ada", f"r{n}", Action(tool="weather", arguments={"units": "metric"}), SPECS)
     (summary,) = await memory.users()
     assert (summary.interactions, summary.truths, summary.truths_since_alignment) == (3, 3, 3)
+    assert (summary.taught, summary.learned) == (3, 3)
     heard = await memory.truths("ada", 0, 0)
     assert heard.taught > heard.newest
     await memory.note_alignment("ada", max(heard.newest, heard.taught))
     assert (await memory.users())[0].truths_since_alignment == 0
     await teach(memory, "ada", "r1", Action(tool="trains"), SPECS)
     assert (await memory.users())[0].truths_since_alignment == 1
+
+
+async def test_what_expires_takes_its_lessons_along() -> None:
+    store = VolatileStore(16)
+    memory = LocalMemory(HashEmbedder(), store=store)
+    await memory.append("ada", [request(n, f"rain {n}") for n in range(2)])
+    for n in range(2):
+        await teach(memory, "ada", f"r{n}", Action(tool="weather", arguments={"units": "metric"}), SPECS)
+    older = set(store.ledger("ada").older(microseconds(request(1, "").time)))
+    every = await memory.latest("ada", 9) + await memory.latest("ada", 9, lessons=True)
+    assert older == {row_key("ada", i.id)[1] for i in every if "r0" in (i.id, i.metadata.get(OF))}
+    receipt = await memory.forget("ada")
+    assert (receipt.interactions, receipt.remaining) == (6, 0)
+    assert await memory.latest("ada", 9, lessons=True) == ()
