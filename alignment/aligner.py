@@ -95,6 +95,7 @@ class Aligner:
             acceptor or Gate(settings.min_gain, settings.caution),
             proposer or textual,
             self._reworded,
+            self._claims.best,
         )
         self._paper = PaperLoop(agent, memory, settings, scorer, textual)
         # Shared by all calls of `align`: several batches of users may be under way in one actor.
@@ -191,9 +192,9 @@ class Aligner:
             replayed = window(self._settings.batch, self._settings.held_out)
             wanted = self._settings.batch if self._settings.paper else max(HISTORY, replayed)
             # First: what arrives between the two is looked at now and counts as new all the same. Nothing is lost by that.
-            newest = (await caller.patiently(partial(self._memory.truths, user, 0, 0))).newest
-            told = await caller.patiently(partial(self._memory.latest, user, wanted, with_truth=True))
-            latest = tuple(i for i in told if not i.noted)  # nobody asked what is noted: it cannot be answered again
+            heard = await caller.patiently(partial(self._memory.truths, user, 0, 0))
+            newest = max(heard.newest, heard.taught)
+            latest = await self._latest(user, wanted, caller)
             needed = least_truths(self._settings)
             if len(latest) < needed:
                 reason = f"{len(latest)} interactions with a known truth; alignment needs {needed}"
@@ -214,6 +215,17 @@ class Aligner:
             except ConflictError:
                 log.debug("persona of user %s changed during alignment, attempt %d", user_key(user), attempt)
         return AlignmentResult(user=user, outcome=Outcome.CONFLICT, reason="the persona changed twice during alignment")
+
+    async def _latest(self, user: str, wanted: int, caller: Caller) -> list[Interaction]:
+        """The user's latest interactions with a truth, and as many of their latest lessons, oldest first.
+
+        Nobody asked what is noted (`Interaction.noted`): it cannot be answered again, and is left out.
+        """
+        read = partial(self._memory.latest, user, wanted, with_truth=True)
+        found = [*await caller.patiently(read), *await caller.patiently(partial(read, lessons=True))]
+        found = [i for i in found if not i.noted]
+        found.sort(key=lambda i: i.time)  # stable: lessons stand behind what they are about
+        return found[-wanted:] if self._settings.paper else found
 
     async def _reworded(
         self, persona: Persona, history: Sequence[Interaction], measure: Likelihoods, caller: Caller, member: Member

@@ -47,9 +47,11 @@ class ClaimSearch:
         caller: Caller,
         member: Member,
     ) -> Reworded:
-        """What the persona should say instead, if anything."""
-        profile = await caller.patiently(partial(self._memory.profile, history[0].user))
-        facts = [stated(fact) for fact in ranked(profile.current) if fact.source == "model"]
+        """What the persona should say instead, if anything. From a history of lessons: what of the use of tools."""
+        taught, facts = history[0].lesson, []
+        if not taught:
+            profile = await caller.patiently(partial(self._memory.profile, history[0].user))
+            facts = [stated(fact) for fact in ranked(profile.current) if fact.source == "model"]
         wordings = Wordings(persona, history, member.others - {history[0].user}, facts)
         if self._editor is not None:
             with suppress(BudgetExceeded):  # counting and exemplars are tried all the same
@@ -58,7 +60,8 @@ class ClaimSearch:
             measure, self._settings.min_gain, self._settings.text_luck, self._agent.settings.persona_tokens
         )
         try:
-            return await search.run(persona, wordings, history, member.selection, member.gate)
+            places = (member.rules, member.rules_gate) if taught else (member.selection, member.gate)
+            return await search.run(persona, wordings, history, *places)
         except BudgetExceeded as e:
             return Reworded(None, e.message, refused=wordings.refused)
 

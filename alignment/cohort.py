@@ -38,6 +38,8 @@ class Cohort(Arrivals):
         self._others: dict[Group, Others] = {}
         # Words are selected by some interactions and judged by others; the users are each other's prior both times.
         self._selection, self._gate = Pool(self.size), Pool(self.size)
+        # Rules on the use of tools are judged by lessons alone, and only by other users' lessons beside one's own.
+        self._rules, self._rules_gate = Pool(self.size), Pool(self.size)
 
     def member(self) -> Member:
         """A place in the cohort."""
@@ -62,6 +64,8 @@ class Member(Guest):
         self._place: tuple[Group, Foretold] | None = None
         self.selection = cohort._selection.place()
         self.gate = cohort._gate.place()
+        self.rules = cohort._rules.place()
+        self.rules_gate = cohort._rules_gate.place()
         self.others = cohort.users  # whom a persona of this user must not name
 
     def join(self, group: Group, foretold: Foretold) -> None:
@@ -83,5 +87,5 @@ class Member(Guest):
 
     def __exit__(self, *_: object) -> None:
         super().__exit__()
-        self.selection.leave()
-        self.gate.leave()
+        for place in (self.selection, self.gate, self.rules, self.rules_gate):
+            place.leave()

@@ -13,7 +13,6 @@ from typing import Any, Literal
 from alignment.budget import Caller
 from alignment.textual import PRIORITY, Case, tidy
 from personaagent import prompts
-from personaagent.agent.prompt import question
 from personaagent.aio import together
 from personaagent.claims import MAX_SOURCES, Claim, ClaimKind, oldest, same_claim
 from personaagent.errors import ContextLengthExceeded
@@ -141,12 +140,11 @@ class EditProposer:
 
     async def _ask(self, listed: str, numbers: Sequence[int], case: Case, caller: Caller) -> str:
         """What the model answers; empty if it says nothing."""
-        asked = case.interaction
         prompt = prompts.EDIT.format(
             claims=listed,
-            query=clip(question(asked.query, asked.choices), 2 * self._share),
-            answer=clip(case.answer, self._share) or "(nothing)",
-            truth=clip(asked.truth or "", self._share),
+            query=clip(case.asked, 2 * self._share),
+            answer=clip(case.answered, self._share) or "(nothing)",
+            truth=clip(case.wanted, self._share),
         )
         request = ChatRequest(
             messages=(

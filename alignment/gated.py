@@ -54,6 +54,7 @@ class GatedLoop:
         acceptor: the gate for how memory is read, and for prose that it judges.
         proposer: writes prose from losses.
         words: finds what the persona should say instead, where likelihoods judge that.
+        rules: finds what it should say of the use of tools instead, from lessons.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class GatedLoop:
         acceptor: Acceptor,
         proposer: Proposer,
         words: Words,
+        rules: Words,
     ) -> None:
         self._agent, self._memory, self._settings = agent, memory, settings
-        self._scorer, self._acceptor, self._proposer, self._words = scorer, acceptor, proposer, words
+        self._scorer, self._acceptor, self._proposer = scorer, acceptor, proposer
+        self._words, self._rules = words, rules
 
     async def align(
         self, persona: Persona, history: Sequence[Interaction], run: str | None, caller: Caller, member: Member
@@ -80,7 +83,8 @@ class GatedLoop:
         """
         user = history[0].user
         model = likely(self._agent.llm)
-        closed = [i for i in history if i.kind is not Kind.TEXT] if model is not None else list(history)
+        asked, taught = [i for i in history if not i.lesson], [i for i in history if i.lesson]
+        closed = [i for i in asked if i.kind is not Kind.TEXT] if model is not None else list(history)
         read = await self._read(persona, closed, caller, member, prose=model is None) if len(closed) >= 2 else None
         result = AlignmentResult(
             user=user,
@@ -97,10 +101,16 @@ class GatedLoop:
             draft, reasons, result = read.draft, list(read.reasons), read.told(result)
         if model is not None:
             measure = Likelihoods(self._agent, model, caller, user, history)
-            said = await self._words(persona, history, measure, caller, member)
-            draft, result = self._worded(draft, said), _told(said, result)
-            reasons.append(said.reason)
+            if asked:
+                said = await self._words(persona, asked, measure, caller, member)
+                draft, result = self._worded(draft, said), _told(said, result)
+                reasons.append(said.reason)
+            if taught:
+                draft, ruled = await self._ruled(persona, draft, taught, measure, caller, member)
+                reasons.append(f"rules on tools: {ruled}")
         result = result.model_copy(update={"reason": "; ".join(r for r in reasons if r)})
+        member.rules.leave()
+        member.rules_gate.leave()
         if (draft.text, draft.exemplars, draft.decision) == (persona.text, persona.exemplars, persona.decision):
             return result
         before, after = (read.before, read.after) if read is not None else (None, None)
@@ -130,6 +140,25 @@ class GatedLoop:
         known = {c.text: c for c in said.measured}
         return draft.model_copy(update={"claims": tuple(known.get(c.text, c) for c in draft.claims)})
 
+    async def _ruled(
+        self,
+        persona: Persona,
+        draft: PersonaDraft,
+        taught: Sequence[Interaction],
+        measure: Likelihoods,
+        caller: Caller,
+        member: Member,
+    ) -> tuple[PersonaDraft, str]:
+        """The draft with the rules on tools that were found, and why.
+
+        They are judged by lessons alone: texts and choices would say nothing of them, nor lessons of how the user writes.
+        """
+        member.selection.leave()
+        member.gate.leave()
+        said_so = {name: getattr(draft, name) for name in ("text", "claims", "exemplars", "decision")}
+        said = await self._rules(persona.model_copy(update=said_so), taught, measure, caller, member)
+        return self._worded(draft, said), said.reason
+
     # How memory is read
 
     async def _read(
@@ -142,13 +171,17 @@ class GatedLoop:
         """
         user, sizes = history[0].user, (self._settings.batch, self._settings.held_out)
         parts = split(history, *sizes, self._settings.seed) if prose else self._weighed(history)
-        base, closed = Arm.of(persona), sorted({i.kind for i in history} - {Kind.TEXT})
+        base = Arm.of(persona)
+        asked = [
+            i for i in history if not i.lesson
+        ]  # how memory is read is not told by lessons, which are few and all alike
+        closed = sorted({i.kind for i in asked} - {Kind.TEXT})
         grid = Grid(persona.decision, closed, persona)
         rollouts = Rollouts(self._agent, self._scorer, caller, grid, history)
         texts = await self._from_profile(user, persona, caller) if prose else []
 
         if closed and persona.decision.evidence:
-            member.join(tuple(closed), await foretell(self._memory, user, history, grid, caller.patiently))
+            member.join(tuple(closed), await foretell(self._memory, user, asked, grid, caller.patiently))
         else:
             member.leave()
         await self._first_replays(rollouts, base, parts, caller)

@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from alignment.budget import Caller
 from alignment.splits import repetitions
-from personaagent.agent.agent import BATCH_PRIORITY, Agent
+from personaagent.agent.agent import Agent
 from personaagent.agent.prompt import assemble
+from personaagent.agent.replaying import BATCH_PRIORITY
 from personaagent.aio import together
 from personaagent.errors import ContextLengthExceeded
 from personaagent.persona.general_requests import General
@@ -64,7 +65,7 @@ class Likelihoods:
         """
         if recall:
             await self._recall([i for _, i in pairs])
-        requests = [self._request(draft, i, self._recalled[i.id] if recall else ()) for draft, i in pairs]
+        requests = [await self._request(draft, i, self._recalled[i.id] if recall else ()) for draft, i in pairs]
         found = await self.logs(requests)
         scale = [1.0 if i.kind is Kind.TEXT else self._weight(d) for d, i in pairs]
         return np.asarray(found * scale)
@@ -110,15 +111,19 @@ class Likelihoods:
             return [value for half in halves for value in await self._ask(half)]
         return [f.per_token for f in found]
 
-    def _request(self, draft: PersonaDraft, interaction: Interaction, episodes: Sequence[Episode]) -> LikelihoodRequest:
+    async def _request(
+        self, draft: PersonaDraft, interaction: Interaction, episodes: Sequence[Episode]
+    ) -> LikelihoodRequest:
         messages = assemble(
             (Message(role="user", content=interaction.query),),
             draft.text,
             episodes,
             draft.decision,
-            interaction.choices,
+            None if interaction.lesson else interaction.choices,
             exemplars=draft.exemplars,
         )
+        if interaction.lesson:
+            messages = (*messages, Message(role="user", content=await self._agent.asks(interaction)))
         answer = (interaction.truth or "").strip()[:LONGEST]
         return LikelihoodRequest(messages=messages, answer=answer, priority=BATCH_PRIORITY)
 

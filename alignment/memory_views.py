@@ -90,7 +90,10 @@ class MemoryView(ForwardingMemory):
             return Recall(evidence=nothing)
         left = query.max_tokens
         newest: list[Episode] = []
-        for age, past in enumerate(reversed(await self._base.latest(whose, query.k, with_truth=True))):
+        latest = await self._base.latest(whose, query.k, with_truth=True, lessons=query.lessons)
+        if query.lessons:
+            latest = tuple(i for i in latest if query.metadata.items() <= i.metadata.items())
+        for age, past in enumerate(reversed(latest)):
             cost = episode_tokens(past)
             if left is not None and cost > left:
                 break

@@ -19,6 +19,7 @@ from personaagent.agent.agent import Agent, Replay
 from personaagent.aio import together
 from personaagent.claims import independent, render
 from personaagent.errors import InvalidInput, LLMError
+from personaagent.tools.lessons import kin
 from personaagent.types import Interaction, Kind, PersonaDraft, RecallQuery
 
 __all__ = ["Rollouts", "reworded", "unknowing"]
@@ -45,7 +46,7 @@ class Rollouts:
         """`history`: the user's latest interactions; without it memory is read as it was before each replay."""
         self._memory = agent.memory
         # Candidates differ in prose more than in what they recall, so nothing is looked up twice.
-        self._agent = Agent(agent.llm, Recalled(agent.memory), agent.settings)
+        self._agent = Agent(agent.llm, Recalled(agent.memory), agent.settings, toolbox=agent.toolbox)
         self._without = repetitions([i for i in history if i.kind is not Kind.TEXT])
         self._scorer = scorer
         self._caller = caller
@@ -108,7 +109,7 @@ class Rollouts:
     def _evidence(self, interaction: Interaction, again: str | None = None) -> RecallQuery:
         """What memory says to the request as if it were new, or to the same in other words (`again`)."""
         without = () if again else self._without.get(interaction.id, ())
-        return RecallQuery(
+        query = RecallQuery(
             text=again or interaction.query,
             k=0,
             choices=interaction.choices,
@@ -117,6 +118,7 @@ class Rollouts:
             exclude=without,
             with_truth=True,
         )
+        return kin(query, interaction)
 
     async def _prefetch(self, pairs: Collection[tuple[Arm, Interaction]]) -> None:
         """Have memory answer all at once what these replays, at least one, will ask; it is kept in the view."""

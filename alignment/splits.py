@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 
 from personaagent.features import normalised
-from personaagent.types import Frozen, Interaction, user_key
+from personaagent.types import OF, Frozen, Interaction, user_key
 
 __all__ = ["Split", "halved", "repetitions", "sizes", "split", "window"]
 
@@ -27,11 +27,17 @@ class Split(Frozen):
 
 
 def repetitions(history: Sequence[Interaction]) -> dict[str, tuple[str, ...]]:
-    """Of each interaction, those that asked the same in the same words, itself among them, by id."""
+    """Of each interaction, those that asked the same in the same words, itself among them, by id.
+
+    Those of a lesson are the interaction that it is about, too, which tells what became of the request.
+    """
     alike: dict[str, list[str]] = {}
     for interaction in history:
-        alike.setdefault(normalised(interaction.query), []).append(interaction.id)
-    return {i: tuple(ids) for ids in alike.values() for i in ids}
+        same = alike.setdefault(normalised(interaction.query), [])
+        same.append(interaction.id)
+        if interaction.lesson:
+            same.append(str(interaction.metadata.get(OF)))
+    return {i: tuple(dict.fromkeys(ids)) for ids in alike.values() for i in ids}
 
 
 def window(batch: int, held_out: int) -> int:

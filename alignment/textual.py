@@ -17,6 +17,7 @@ from personaagent.features import normalised
 from personaagent.persona.persona import clip, tokens
 from personaagent.persona.safety import danger, repeats_prompt, repetitive, words
 from personaagent.protocols import LLM
+from personaagent.tools.lesson_words import asked_in_words, in_words
 from personaagent.types import ChatRequest, Interaction, Message
 
 __all__ = ["Case", "Proposals", "Proposer", "TextualProposer", "refusal", "tidy", "unquoted"]
@@ -33,6 +34,23 @@ class Case:
     interaction: Interaction
     answer: str
     score: float
+
+    @property
+    def asked(self) -> str:
+        """The request in words, with its options."""
+        i = self.interaction
+        return asked_in_words(i) if i.lesson else question(i.query, i.choices)
+
+    @property
+    def answered(self) -> str:
+        """The answer in words; of a lesson, what the agent would have done."""
+        return in_words(self.interaction, self.answer) if self.interaction.lesson and self.answer else self.answer
+
+    @property
+    def wanted(self) -> str:
+        """What the user really wanted, in words."""
+        truth = self.interaction.truth or ""
+        return in_words(self.interaction, truth) if self.interaction.lesson else truth
 
 
 @dataclass(frozen=True)
@@ -101,9 +119,9 @@ class TextualProposer:
         """LLM_loss: what the persona gets wrong or leaves out, judged by one case. Empty if the model says nothing."""
         prompt = prompts.LOSS.format(
             persona=clip(persona, 2 * self._share),
-            query=clip(question(case.interaction.query, case.interaction.choices), 2 * self._share),
-            answer=clip(case.answer, self._share) or "(nothing)",
-            truth=clip(case.interaction.truth or "", self._share),
+            query=clip(case.asked, 2 * self._share),
+            answer=clip(case.answered, self._share) or "(nothing)",
+            truth=clip(case.wanted, self._share),
         )
         return clip(await self._ask(prompt, LOSS_TOKENS, 0.0, self._seed, caller), LOSS_TOKENS)
 

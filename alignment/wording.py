@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from alignment.edits import Edit, apply
 from alignment.splits import repetitions
-from personaagent.claims import Claim, Exemplar, independent, quotations, same_claim, silenced
+from personaagent.claims import Claim, ClaimKind, Exemplar, independent, quotations, same_claim, silenced
 from personaagent.features import normalised
 from personaagent.persona.counting import counted_claims
 from personaagent.persona.exemplars import choose_exemplars
@@ -60,7 +60,8 @@ class Wordings:
     ) -> None:
         """Args:
         persona: the user's, as it is.
-        history: interactions with truths, oldest first.
+        history: interactions with truths, oldest first. From lessons rules on the use of tools are made and nothing else is
+            changed; from all others everything but these.
         names: other users, whom no claim may name.
         facts: what the profile says, as claims that were not measured yet.
         """
@@ -68,6 +69,7 @@ class Wordings:
         self._facts = [c for c in facts if self._sound(c, names)]
         self._persona = persona
         self._history = history
+        self._taught = bool(history) and history[0].lesson
         self._repetitions = repetitions(history)
         self.others = names
         self._edits: dict[str, tuple[Edit, Claim | None]] = {}  # and the claim that it changes
@@ -125,7 +127,7 @@ class Wordings:
 
     def _merged(self, claims: Sequence[Claim], left: frozenset[str]) -> tuple[Claim, ...]:
         """People's and pinned claims, then what counting finds now, then what a model wrote and was seen to help."""
-        kept = [c for c in claims if c.pinned or c.origin == "person"]
+        kept = [c for c in claims if c.pinned or c.origin == "person" or self._foreign(c)]
         kept += [c for c in self._count(left) if not self._known(c, kept)]
         written = [c for c in claims if c.origin == "model" and not c.pinned]
         written += independent(self._facts, left)
@@ -134,6 +136,10 @@ class Wordings:
             if (claim.gain is None or claim.gain > 0) and not self._known(claim, kept):
                 kept.append(claim)
         return tuple(kept)
+
+    def _foreign(self, claim: Claim) -> bool:
+        """Whether a counted claim rests on what this history is not of: rules rest on lessons."""
+        return claim.origin == "counted" and (claim.kind is ClaimKind.RULE) is not self._taught
 
     def _known(self, claim: Claim, claims: Sequence[Claim]) -> bool:
         return silenced(claim, self._persona.struck) or any(same_claim(claim.text, c.text) for c in claims)
@@ -152,6 +158,8 @@ class Wordings:
         return reason is None
 
     def _choose(self, left: frozenset[str]) -> tuple[Exemplar, ...]:
+        if self._taught:
+            return tuple(e for e in self._persona.exemplars if e.source not in left)
         if left not in self._chosen:
             self._chosen[left] = choose_exemplars([i for i in self._history if i.id not in left])
         return self._chosen[left]

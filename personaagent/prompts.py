@@ -17,6 +17,10 @@ __all__ = [
     "EPISODES_HEADING",
     "INSTRUCTIONS",
     "JUDGE",
+    "LESSON",
+    "LESSON_ANSWER",
+    "LESSON_ARGUMENT",
+    "LESSON_TOOL",
     "LOSS",
     "NEW_USER",
     "NO_CLAIMS",
@@ -96,6 +100,15 @@ With these notes the assistant answered: {answer}
 What the person really wanted: {truth}
 
 In one or two sentences, say what the notes get wrong or leave out about this person."""
+
+# A request at which it is known what the assistant should have done: `query`, `answer` and `truth` of the prompts below.
+LESSON = "{query}\nThe assistant could begin in one of these ways: {options}"
+
+LESSON_ANSWER = "answer at once, without a tool"
+
+LESSON_TOOL = "call the tool {tool}"
+
+LESSON_ARGUMENT = "call {tool} with {argument} = {value}"
 
 UPDATE = """\
 Notes about the person:

@@ -172,9 +172,9 @@ class Memory(Protocol):
         ...
 
     async def latest(
-        self, user: str, n: int, with_truth: bool = False, before: str | None = None
+        self, user: str, n: int, with_truth: bool = False, before: str | None = None, lessons: bool = False
     ) -> tuple[Interaction, ...]:
-        """The user's newest n interactions, oldest first; empty for an unknown user.
+        """The user's newest n interactions, or newest n lessons, oldest first; empty for an unknown user.
 
         `before`: only those before this interaction in the user's order; NotFoundError if it does not exist.
         """

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from personaagent.protocols import Embedder, Memory
-from personaagent.settings import EMBEDDED, Settings
-from personaagent.tools.configured import toolbox
+from personaagent.settings import Settings
+from personaagent.tools.configured import calls_natively, toolbox
 from personaagent.tools.tool import ToolSource
 from personaagent.tools.toolbox import Toolbox
 
-__all__ = ["calls_natively", "start_tools"]
+__all__ = ["start_tools"]
 
 
 async def start_tools(settings: Settings, memory: Memory, embedder: Embedder) -> Toolbox | None:
@@ -37,12 +37,3 @@ async def start_tools(settings: Settings, memory: Memory, embedder: Embedder) ->
     made = toolbox(settings.tools, memory, embedder, collection=collection, sources=sources)
     made.native = calls_natively(settings)
     return made
-
-
-def calls_natively(settings: Settings) -> bool:
-    """Whether arguments of tools are asked for in the form of the model's template; see `ToolSettings.calling`."""
-    if settings.tools.calling != "auto":
-        return settings.tools.calling == "native"
-    if settings.llm.base_url is not None:
-        return True
-    return settings.llm.model != EMBEDDED and "tool_call_parser" in settings.llm.engine_kwargs

@@ -131,7 +131,7 @@ class DueQueue:
             self._failures.pop(user, None)
 
     def _due(self, summary: UserSummary) -> bool:
-        if summary.pinned or summary.truths < self._least or summary.truths_since_alignment < self._every:
+        if summary.pinned or summary.learned < self._least or summary.truths_since_alignment < self._every:
             return False
         return self._clock() >= self._failures.get(summary.user, (0, 0.0))[1]
 

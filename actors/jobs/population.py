@@ -336,7 +336,7 @@ def estimate(
     Calls are an upper bound: searches that end early take fewer.
     """
     known = {s.user: s for s in summaries}
-    each = [calls_of(s.truths, settings) if (s := known.get(u)) and not s.pinned else 0 for u in users]
+    each = [calls_of(s.learned, settings) if (s := known.get(u)) and not s.pinned else 0 for u in users]
     calls = sum(min(c, settings.max_calls) for c in each)
     last = latest_run(home)
     if last is None:

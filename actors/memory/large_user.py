@@ -7,7 +7,6 @@ filters choose among these. However large its rows are, no call holds more of th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
@@ -20,7 +19,7 @@ from personaagent.memory.one_user import OneUser
 from personaagent.memory.store import Ledger, Row, RowKey, Store, Vector, fitting, microseconds, ordering, row_key
 from personaagent.protocols import Matrix
 from personaagent.settings import MemorySettings
-from personaagent.types import ACTION, OF, Interaction, Recall, RecallQuery, Truths
+from personaagent.types import OF, Interaction, Recall, RecallQuery, Truths
 
 __all__ = ["LargeUser"]
 
@@ -52,13 +51,11 @@ class LargeUser(OneUser):
         """Episodes and evidence for a request. Raises NotFoundError if `before` does not exist."""
         end, later = END, 0
         if query.before is not None:
-            anchor = self._find([query.before])(query.before)
-            if anchor is None:
-                raise NotFoundError(f"interaction {query.before!r} does not exist; `before` must name a stored one")
+            anchor = self._anchor(query.before)
             end = _moment(anchor)
-            later = self._ledger.newer(*end) + 1
+            later = self._ledger.newer(*end, query.lessons) + (anchor.lesson == query.lessons)
         left_out = self._store.get([row_key(self.user, i) for i in query.exclude]).values()
-        excluded = [_moment(r) for r in left_out if _moment(r) < end]
+        excluded = [_moment(r) for r in left_out if _moment(r) < end and r.lesson == query.lessons]
         found = self._store.search(
             self.user,
             query_vector,
@@ -68,6 +65,7 @@ class LargeUser(OneUser):
             before=end,
             truth=query.with_truth,
             most=POOL_BYTES,
+            lessons=query.lessons if query.lessons or self._ledger.lessons else None,
         )
         pool = EpisodeIndex(self._store.dim, self._settings)
         times: dict[str, tuple[int, int]] = {}
@@ -80,17 +78,22 @@ class LargeUser(OneUser):
         episodes = []
         for episode in recall.episodes:
             moment = times[episode.interaction.id]
-            age = self._ledger.newer(*moment) - later - sum(1 for e in excluded if e > moment)
+            age = self._ledger.newer(*moment, query.lessons) - later - sum(1 for e in excluded if e > moment)
             episodes.append(episode.model_copy(update={"age": age}))
-        known = len(self._ledger) - later - len(excluded)
+        every = self._ledger.lessons if query.lessons else len(self._ledger) - self._ledger.lessons
+        known = every - later - len(excluded)
         return recall.model_copy(update={"episodes": tuple(episodes), "known": known})
 
-    def latest(self, n: int, with_truth: bool = False, before: str | None = None) -> tuple[Interaction, ...]:
-        """The newest n interactions, oldest first; fewer if these take more than `POOL_BYTES`. Raises NotFoundError."""
-        end = None if before is None else row_key(self.user, before)[1]
-        if end is not None and end not in self._ledger:
-            raise NotFoundError(f"interaction {before!r} does not exist; `before` must name a stored one")
-        newest = [(self.user, digest) for digest in reversed(self._ledger.newest(n, with_truth, end))]
+    def latest(
+        self, n: int, with_truth: bool = False, before: str | None = None, lessons: bool = False
+    ) -> tuple[Interaction, ...]:
+        """The newest n interactions, or lessons, oldest first; fewer if these take more than `POOL_BYTES`.
+
+        Raises:
+            NotFoundError: `before` does not exist.
+        """
+        end = None if before is None else self._anchor(before).key[1]
+        newest = [(self.user, digest) for digest in reversed(self._ledger.newest(n, with_truth, end, lessons))]
         return tuple(row.interaction for row in reversed(fitting(self._in_order(newest), POOL_BYTES)))
 
     def truths(self, after: int, n: int) -> Truths:
@@ -111,6 +114,7 @@ class LargeUser(OneUser):
             arrived=tuple(arrived for _, arrived in found),
             mark=mark,
             newest=self._ledger.last_truth,
+            taught=self._ledger.last_lesson,
         )
 
     def rows_after(self, arrived: int) -> Iterator[Row]:
@@ -118,12 +122,22 @@ class LargeUser(OneUser):
         return self._in_order([(self.user, digest) for when, digest in self._ledger.arrivals() if when > arrived])
 
     def lessons(self, ids: Sequence[str]) -> tuple[str, ...]:
-        """Ids of the lessons of these interactions; all rows are read for it, a page at a time."""
+        """Ids of the lessons of these interactions; all of the user's lessons are read for it, a few at a time."""
         wanted = set(ids)
-        if not wanted:
+        if not wanted or not self._ledger.lessons:
             return ()
-        told = ((row.id, json.loads(row.payload)["metadata"]) for row in self._store.stream(self.user))
-        return tuple(lesson for lesson, about in told if ACTION in about and about.get(OF) in wanted)
+        keys = [(self.user, digest) for digest in self._ledger.newest(self._ledger.lessons, lessons=True)]
+        return tuple(row.id for row in self._in_order(keys) if str(row.interaction.metadata.get(OF)) in wanted)
+
+    def _anchor(self, interaction: str) -> Row:
+        """The row that `before` names; of a lesson the one of the interaction that it is about, if that is there."""
+        row = self._find([interaction])(interaction)
+        if row is None:
+            raise NotFoundError(f"interaction {interaction!r} does not exist; `before` must name a stored one")
+        if not row.lesson:
+            return row
+        about = str(row.interaction.metadata.get(OF))
+        return self._find([about])(about) or row
 
     def _find(self, ids: Sequence[str]) -> Callable[[str], Row | None]:
         stored = self._store.get([row_key(self.user, i) for i in ids])
@@ -133,7 +147,7 @@ class LargeUser(OneUser):
         return self._size.before(items)
 
     def _told(self) -> Iterable[tuple[bytes, int]]:
-        return self._ledger.told(0, len(self._ledger))
+        return self._ledger.truth_arrivals()
 
     def _take(self, change: Change) -> None:
         for row in change.rows:

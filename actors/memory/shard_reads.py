@@ -49,11 +49,17 @@ class ShardReads(ShardUsers):
         return pickle.dumps(await self.recall(*pickle.loads(asked)), pickle.HIGHEST_PROTOCOL)
 
     async def latest(
-        self, user: str, n: int, with_truth: bool, by: str = "service", before: str | None = None
+        self,
+        user: str,
+        n: int,
+        with_truth: bool,
+        by: str = "service",
+        before: str | None = None,
+        lessons: bool = False,
     ) -> tuple[Interaction, ...]:
-        """The user's newest n interactions, oldest first; before one of them, if that is named."""
+        """The user's newest n interactions, or lessons, oldest first; before one of them, if that is named."""
         self._log_read("latest", user, by)
-        return await self._read(user, lambda memory: memory.latest(n, with_truth, before))
+        return await self._read(user, lambda memory: memory.latest(n, with_truth, before, lessons))
 
     async def truths(self, user: str, after: int, n: int, by: str = "service") -> Truths:
         """Interactions whose truth arrived later than `after`, oldest arrival first: a page of at most n."""

@@ -209,6 +209,7 @@ class MilvusStore:
         before: tuple[int, int],
         truth: bool,
         most: int | None = None,
+        lessons: bool | None = None,
     ) -> list[Row]:
         """The user's rows by cosine with `vector`."""
         time, arrived = before
@@ -219,6 +220,8 @@ class MilvusStore:
             rows.compare("time", "<", until),
             rows.either(rows.compare("time", "<", time), tied),
         ]
+        if lessons is not None:
+            filters.append(rows.lessons_of(user) if lessons else rows.no_lessons_of(user))
         if truth:
             filters.append(rows.compare("truth_arrived", ">", 0))
         return self._episode_rows.nearest(vector, rows.both(*filters), limit, most)

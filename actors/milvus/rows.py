@@ -22,6 +22,7 @@ from pymilvus import DataType, MilvusClient
 
 from personaagent.errors import StoreError
 from personaagent.memory.store import Quantised, Row, Vector
+from personaagent.memory.stored_row import LESSON_MARK
 from personaagent.types import user_key
 
 __all__ = [
@@ -47,6 +48,8 @@ __all__ = [
     "equals",
     "greater",
     "join_body",
+    "lessons_of",
+    "no_lessons_of",
     "part_keys",
     "pk_of",
     "record",
@@ -156,6 +159,23 @@ def both(*filters: str) -> str:
 def either(*filters: str) -> str:
     """Any of them."""
     return " or ".join(f"({f})" for f in filters)
+
+
+def lessons_of(user: str) -> str:
+    """A user's lessons: their primary keys lie side by side, see `row_key`."""
+    before, last = _lesson_keys(user)
+    return both(greater("pk", before), at_most("pk", last))
+
+
+def no_lessons_of(user: str) -> str:
+    """What of a user is no lesson."""
+    before, last = _lesson_keys(user)
+    return either(at_most("pk", before), greater("pk", last))
+
+
+def _lesson_keys(user: str) -> tuple[str, str]:
+    begin = user_key(user) + LESSON_MARK.hex()  # shorter than any key, so before all that begin with it
+    return begin, begin.ljust(64, "f")
 
 
 # Texts of any length

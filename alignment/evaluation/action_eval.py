@@ -36,6 +36,7 @@ from personaagent.memory.local import LocalMemory
 from personaagent.models.files import model_name
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import Settings
+from personaagent.tools.configured import calls_natively
 from personaagent.tools.tool import ToolSpec
 from personaagent.tools.toolbox import Toolbox
 from personaagent.types import Action, AlignmentResult, Interaction, Message
@@ -67,7 +68,9 @@ class AgentTurns:
         self._llm = llm
         self._embedder = embedder
         self._settings = settings.agent.model_copy(update={"tools": True})
-        self._toolbox = Toolbox(settings.tools, tuple(world.tools.values()))
+        self._toolbox = Toolbox(
+            settings.tools, tuple(world.tools.values()), native=calls_natively(settings), embedder=embedder
+        )
 
     def agent(self, memory: Memory) -> Agent:
         """See `Turns`."""
@@ -75,17 +78,16 @@ class AgentTurns:
 
     async def answer(self, memory: Memory, user: str, request: str, tools: bool) -> Acted:
         """See `Turns`."""
-        asked = {"messages": (Message(role="user", content=request),), "remember": False, "trace": True}
-        reply: Any = await self._agent(memory, tools).respond(Turn.model_validate({"user": user, **asked}))
+        messages = (Message(role="user", content=request),)
+        turn = Turn(user=user, messages=messages, remember=False, trace=True)
+        reply = await self._agent(memory, tools).respond(turn)
         tokens = reply.usage.prompt_tokens + reply.usage.completion_tokens
         calls = tuple(observation.call for observation in reply.trace or ())
         return Acted(answer=reply.text, calls=calls, steps=reply.steps, tokens=tokens)
 
     def _agent(self, memory: Memory, tools: bool) -> Agent:
-        # In a dictionary, since an agent that takes no toolbox is refused when it is made and not before.
-        acting: dict[str, Any] = {"toolbox": self._toolbox} if tools else {}
         settings = self._settings.model_copy(update={"tools": tools})
-        return Agent(self._llm, memory, settings, self._embedder, **acting)
+        return Agent(self._llm, memory, settings, self._embedder, self._toolbox if tools else None)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ arguments the model writes under the tool's JSON Schema, so a call always has th
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,8 @@ from personaagent.errors import ContextLengthExceeded, LLMError
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.strict_json import JsonFault, loads
 from personaagent.tools.arguments import enumerated
+from personaagent.tools.asking import described, which_tool, which_value
+from personaagent.tools.lessons import TOOL, option
 from personaagent.tools.matching import likeness
 from personaagent.tools.tool import ToolContext, ToolSpec
 from personaagent.tools.toolbox import Observation, OpenToolbox, Toolbox
@@ -38,7 +39,6 @@ log = logging.getLogger(__name__)
 SWING = (
     10.0  # nats by which a model at weight 1 turns a choice; one that is clearer than that is made without asking it
 )
-FIRST = 120  # characters of a tool's description in the list that is chosen from
 LONGEST = 200  # characters of a text that the model writes as an argument, where the schema has no bound
 ARGUMENT_TOKENS = 96  # of the answer, for each argument that the model writes
 
@@ -128,14 +128,14 @@ class Acting:
         options = (ANSWER, *(s.name for s in specs))
         if not specs:
             return Chosen(ANSWER, {ANSWER: 1.0}, 0.0)
-        known = await self._taught("tool", options)
+        known = await self._taught(TOOL, options)
         total = np.zeros(len(options)) if known is None or called else known
         if called or (self.embedder is None and known is None):
             # Lessons and likeness tell of the first tool of a request, and a weak model does not know when it has enough.
             total[0] += SWING * (1.0 - self.weight)
         elif self.embedder is not None:
             total = total + await likeness(self.embedder, self.query, specs)
-        p = await self._with_model(total, options, trail, _menu(specs))
+        p = await self._with_model(total, options, trail, which_tool(options, specs))
         return Chosen(
             options[int(np.argmax(p))],
             dict(zip(options, map(float, p), strict=True)),
@@ -167,12 +167,12 @@ class Acting:
         required = set(spec.parameters.get("required") or ())  # type: ignore[arg-type]  # `check_schema` has seen it
         given: dict[str, Any] = {}
         for name, values in enumerated(spec.parameters).items():
-            options = tuple(v if isinstance(v, str) else json.dumps(v) for v in values)
+            options = tuple(map(option, values))
             known = await self._taught(f"{spec.name}.{name}", options)
             if known is None and name not in required:
                 continue
             total = np.zeros(len(options)) if known is None else known
-            ask = prompts.CHOOSE_ARGUMENT.format(tool=spec.name, argument=_told(spec, name), options=", ".join(options))
+            ask = which_value(spec.name, name, options, spec)
             p = await self._with_model(total, options, trail, ask)
             given[name] = values[int(np.argmax(p))]
         left = _left(spec, given)
@@ -185,7 +185,7 @@ class Acting:
         self, spec: ToolSpec, schema: Mapping[str, Any], trail: Sequence[Message]
     ) -> tuple[list[dict[str, Any]], str]:
         """What the model writes under a schema."""
-        names = ", ".join(_told(spec, name) for name in schema["properties"])
+        names = ", ".join(described(spec, name) for name in schema["properties"])
         ask = prompts.WRITE_ARGUMENTS.format(tool=spec.name, arguments=names)
         extra: dict[str, Any] = {"structured_outputs": {"json": dict(schema)}}
         if self.native:
@@ -250,23 +250,6 @@ class Acting:
 
 def _p(known: Float, lm: Sequence[float] | None = None, weight: float = 0.0) -> Float:
     return np.asarray(combined(lm, known[None, :], weight, len(known))[0], dtype=np.float64)
-
-
-def _menu(specs: Sequence[ToolSpec]) -> str:
-    lines = [f"{s.name}: {_short(s.description)}" for s in specs]
-    return prompts.CHOOSE_TOOL.format(tools="\n".join(lines))
-
-
-def _short(description: str) -> str:
-    line = " ".join(description.split())
-    return line if len(line) <= FIRST else line[:FIRST].rsplit(" ", 1)[0] + " ..."
-
-
-def _told(spec: ToolSpec, name: str) -> str:
-    """An argument and what its schema says of it."""
-    node: Any = (spec.parameters.get("properties") or {}).get(name, {})  # type: ignore[union-attr]
-    said = str(node.get("description", "")) if isinstance(node, dict) else ""
-    return f"{name} ({_short(said)})" if said else name
 
 
 def _left(spec: ToolSpec, given: Mapping[str, Any]) -> dict[str, Any]:

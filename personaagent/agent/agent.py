@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -16,14 +16,15 @@ import numpy as np
 from personaagent.agent.acting import Acting
 from personaagent.agent.contrast import Samples, checked_samples
 from personaagent.agent.copying import Said, copied
-from personaagent.agent.decision import decide, score_options
-from personaagent.agent.free_text import FreeAnswer, FreeText, sources
+from personaagent.agent.decision import decide
+from personaagent.agent.free_text import FreeText, sources
 from personaagent.agent.prompt import query_of
+from personaagent.agent.replaying import Replaying
 from personaagent.agent.turns import Replay, Reply, Turn
 from personaagent.agent.view import PromptView, Saw
 from personaagent.errors import (
     ConflictError,
-    ContextLengthExceeded,
+    InvalidInput,
     StoreError,
     TooLarge,
     UnavailableError,
@@ -34,20 +35,17 @@ from personaagent.persona.versions import PersonaVersions
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AgentSettings
 from personaagent.tools.tool import ToolContext
-from personaagent.tools.toolbox import CALLS, Toolbox, recorded, remembered
+from personaagent.tools.toolbox import CALLS, Toolbox, recorded
 from personaagent.types import (
+    LESSON,
     MAX_TEXT,
-    ChatResult,
     Decision,
     Interaction,
     Kind,
-    Message,
     Persona,
-    PersonaDraft,
     Reason,
     Recall,
     RecallQuery,
-    Usage,
     choice_kind,
     utc_now,
 )
@@ -56,10 +54,7 @@ __all__ = ["Agent", "Replay", "Reply", "Saw", "Turn"]
 
 logger = logging.getLogger(__name__)
 
-# Of a simulated free-text answer: enough to compare, and a model that runs on does not hold up the batch.
-REPLAY_TOKENS = 96
 HABITS = 50  # latest interactions in which a copy is told from a habit
-BATCH_PRIORITY = 10  # of replays; chat runs at 0, and lower goes first
 # Fields of a request whose answer is not simply text.
 _FORMED = frozenset({"tools", "response_format", "structured_outputs"})
 
@@ -80,7 +75,7 @@ class _Seen:
         return tuple(e.interaction.id for e in self.recall.episodes)
 
 
-class Agent:
+class Agent(Replaying):
     """Answers turns of any user; it keeps no state of its own, so any number of copies can run."""
 
     def __init__(
@@ -98,10 +93,7 @@ class Agent:
         embedder: lets the first persona of a user with a history be made from it.
         toolbox: what it acts with; None: nothing.
         """
-        self.llm = llm
-        self.memory = memory
-        self.settings = settings
-        self.toolbox = toolbox
+        super().__init__(llm, memory, settings, toolbox)
         self.personas = PersonaVersions(memory, settings, embedder)
 
     async def ensure_persona(self, user: str, incarnation: int | None = None) -> Persona:
@@ -124,6 +116,10 @@ class Agent:
 
     async def _check_id(self, turn: Turn, name: str) -> None:
         """Before the model is asked for an answer that could not be remembered; the memory itself decides in the end."""
+        if name.startswith(LESSON):
+            raise InvalidInput(
+                f"interaction ids that begin with {LESSON!r} are those of lessons on tools; choose another"
+            )
         asked = Interaction(
             id=name, user=turn.user, time=utc_now(), query=query_of(turn.messages), choices=turn.choices
         )
@@ -152,85 +148,6 @@ class Agent:
     def stream(self, turn: Turn) -> AsyncIterator[str | Reply]:
         """Like `respond`, in pieces of text as they are generated; the last item is the Reply."""
         return self._run(turn, streaming=True)
-
-    def replay_query(
-        self,
-        interaction: Interaction,
-        persona: PersonaDraft,
-        decisions: Sequence[Decision] = (),
-        without: Sequence[str] = (),
-    ) -> RecallQuery:
-        """What `replay`, called with the same, asks of memory; who replays much can look it up for all at once."""
-        query = self._query(interaction.query, interaction.choices, persona.decision)
-        if not interaction.choices:
-            return query.model_copy(update={"before": interaction.id})
-        return query.model_copy(
-            update={
-                "decisions": tuple(decisions) or query.decisions,
-                "before": None if without else interaction.id,
-                "exclude": tuple(without),
-            }
-        )
-
-    async def replay(
-        self,
-        interaction: Interaction,
-        persona: PersonaDraft,
-        decisions: Sequence[Decision] = (),
-        priority: int = BATCH_PRIORITY,
-        temperature: float = 0.0,
-        use_model: bool = True,
-        without: Sequence[str] = (),
-    ) -> Replay:
-        """What the agent would have answered under `persona`, with memory as it was before the interaction.
-
-        Nothing acts: where tools were called, the results are shown that were recorded then.
-
-        Exemplars taken from the interaction itself, or from those it is replayed `without`, are not shown.
-        For closed choices memory can also be read as it is now, `without` some interactions; see `Rollouts`.
-
-        Args:
-            interaction: a past interaction of the user, in their memory.
-            persona: text and decision to simulate.
-            decisions: for closed choices, all are evaluated on the one pass of the model; they must share the
-                persona's `episodes` and `form`. Default: the persona's own.
-            priority: of the model calls.
-            temperature: of free-text answers.
-            use_model: False leaves the model out of closed choices (evidence alone).
-            without: ids of interactions, the replayed one among them, that memory as it is now is read without.
-        """
-        decision = persona.decision
-        decisions = tuple(decisions) or (decision,)
-        messages = (Message(role="user", content=interaction.query),)
-        query = self.replay_query(interaction, persona, decisions, without)
-        recall = await self.memory.recall(interaction.user, query)
-        view = PromptView.of(persona, recall, interaction.choices, {interaction.id, *without})
-        if interaction.choices:
-            lm: tuple[float, ...] | None = None
-            usage = Usage()
-            if use_model:
-                lm, usage = await self._option_scores(messages, view, interaction.choices, priority)
-            made = tuple(
-                decide(interaction.choices, lm, row if d.evidence or lm is None else None, d.model_weight)
-                for d, row in zip(decisions, recall.evidence, strict=True)
-            )
-            return Replay(
-                interaction=interaction, text=made[0].answer, lm=lm, evidence=recall.evidence, choices=made, usage=usage
-            )
-        turn = Turn(
-            user=interaction.user,
-            messages=messages,
-            temperature=temperature,
-            priority=priority,
-            max_tokens=min(self.settings.max_tokens, REPLAY_TOKENS),
-        )
-        earlier = remembered(interaction.metadata.get(CALLS))
-        result: ChatResult | None = None
-        async for piece in FreeText(self.llm, self.settings, turn, view, trace=earlier).pieces():
-            if isinstance(piece, FreeAnswer):
-                result = piece.result
-        assert result is not None
-        return Replay(interaction=interaction, text=result.text, usage=result.usage)
 
     async def _run(self, turn: Turn, streaming: bool) -> AsyncIterator[str | Reply]:
         query = query_of(turn.messages)
@@ -371,29 +288,3 @@ class Agent:
         """The user's latest free texts, by their interactions."""
         known = await self.memory.latest(user, HABITS, with_truth=True)
         return {i.id: Said(i.query, i.truth) for i in known if i.kind is Kind.TEXT and i.truth}
-
-    def _query(self, text: str, choices: Sequence[str] | None, decision: Decision) -> RecallQuery:
-        return RecallQuery(
-            text=text,
-            k=decision.episodes,
-            choices=tuple(choices) if choices else None,
-            decisions=(decision,) if choices else (),
-            with_truth=True,  # an answer nobody confirmed must not become an example
-            max_tokens=self.settings.recall_tokens,
-        )
-
-    async def _option_scores(
-        self,
-        messages: Sequence[Message],
-        view: PromptView,
-        choices: Sequence[str],
-        priority: int,
-    ) -> tuple[tuple[float, ...], Usage]:
-        while True:
-            try:
-                scored = await score_options(self.llm, view.prompt(messages, choices), choices, priority)
-            except ContextLengthExceeded:
-                if not view.shrink():
-                    raise
-                continue
-            return scored.logprobs, scored.usage

@@ -29,18 +29,20 @@ from personaagent.memory.embedded import (
     kept_options,
     option_texts,
 )
-from personaagent.memory.limits import KB, interaction_fault, persona_fault, user_fault
+from personaagent.memory.limits import KB, interaction_fault, user_fault
 from personaagent.memory.rounds import later_round
 from personaagent.memory.store import Row, Store, Vector, half, microseconds, pack
 from personaagent.memory.stored_row import AHEAD_US
 from personaagent.settings import LimitsSettings
 from personaagent.types import (
+    ACTION,
+    LESSON,
+    OF,
     THUMB,
     AppendResult,
     Interaction,
     Oversized,
     Persona,
-    PersonaDraft,
     Profile,
     future_fault,
 )
@@ -59,9 +61,6 @@ __all__ = [
     "option_texts",
     "plan_append",
     "plan_feedback",
-    "plan_persona",
-    "plan_profile",
-    "plan_seen",
     "undisputed",
 ]
 
@@ -114,9 +113,9 @@ def plan_append(
     """What an append writes, given a way to look up rows that are there already.
 
     A repeated id changes nothing, except that a missing truth or response is filled in, and then also missing vectors of
-    the same options; and an answer that called tools is replaced by what came after (`personaagent.memory.rounds`). An id that is
-    another question's already is left out and stands in the result's `conflicts`; see `undisputed`. What is there already may
-    be larger than limits allow; it is left as it is.
+    the same options; an answer that called tools is replaced by what came after (`personaagent.memory.rounds`), and a lesson by
+    what is told now (`personaagent.tools.lessons`). An id that is another question's already is left out and stands in the
+    result's `conflicts`; see `undisputed`. What is there already may be larger than limits allow; it is left as it is.
 
     Args:
         user: whose interactions these are.
@@ -162,9 +161,13 @@ class _Appending:
         interaction = item.interaction
         if interaction.user != self.user:
             raise InvalidInput("an interaction of another user cannot be appended to this one's memory")
+        if interaction.lesson and not (interaction.choices and {ACTION, OF} <= interaction.metadata.keys()):
+            raise InvalidInput(f"an id that begins with {LESSON!r} is that of a lesson on a tool; choose another id")
         old = self.rows.get(interaction.id) or self.existing(interaction.id)
         if old is None:
             self._add(item)
+        elif interaction.lesson and _written(old.interaction.query) == _written(interaction.query):
+            self._correct(old, item)
         elif not same_question(old.interaction, interaction):
             self.conflicts.append((self.user, interaction.id))
         else:
@@ -198,6 +201,21 @@ class _Appending:
         self.rows[interaction.id] = row
         self.arrival = max(self.arrival, arrived, known) + 1
         self.added += 1
+
+    def _correct(self, old: Row, item: Incoming) -> None:
+        """A lesson that is there: what is told now takes its place, unless it is an older state of it that is read back."""
+        stored, interaction = old.interaction, item.interaction
+        same = ("truth", "choices", "metadata")
+        if item.truth_arrived is not None or all(getattr(stored, n) == getattr(interaction, n) for n in same):
+            self.repeated += 1
+            return
+        told = 0
+        if interaction.truth is not None:
+            told, self.arrival = self.arrival, self.arrival + 1
+        row = replace(_row(interaction, item, old.arrived, told), time=old.time, query_vector=old.query_vector)
+        if self._fits(interaction, row.payload, 0):
+            self.rows[interaction.id] = row
+            self.updated += 1
 
     def _fill(self, old: Row, item: Incoming) -> None:
         """An interaction that is there: what it lacks and is known now."""
@@ -356,34 +374,6 @@ def plan_feedback(
             raise InvalidInput("a known truth needs its vector")
         row = replace(row, truth_arrived=max(now, last_arrived + 1), truth_vector=half(truth_vector))
     return Change(user=old.user, rows=(row,), added=AppendResult(added=0, repeated=0, updated=1))
-
-
-def plan_persona(current: Persona | None, draft: PersonaDraft, expected: int | None, limits: LimitsSettings) -> Persona:
-    """The version that follows `current`.
-
-    Raises:
-        ConflictError: that is not version `expected`.
-        TooLarge: it is larger than limits allow.
-    """
-    if fault := persona_fault(draft, limits):
-        raise TooLarge(fault)
-    number = current.number if current else None
-    if number != expected:
-        raise ConflictError(f"the persona is at version {number or 'none'}, not {expected or 'none'}; read it again")
-    fields = {name: getattr(draft, name) for name in PersonaDraft.model_fields}
-    return Persona(**fields, number=(number or 0) + 1, parent=number, time=datetime.now(UTC))
-
-
-def plan_seen(user: str, current: int | None, seen: int) -> Change:
-    """What an alignment writes that has looked at truths that arrived up to `seen`; nothing if a later one has, too."""
-    return Change(user=user, seen=seen if current is None or current < seen else None)
-
-
-def plan_profile(current: Profile, profile: Profile, expected: int) -> Profile:
-    """The profile that follows `current`. Raises ConflictError if that is not version `expected`."""
-    if current.version != expected:
-        raise ConflictError(f"the profile is at version {current.version}, not {expected}; read it again")
-    return profile.model_copy(update={"version": expected + 1})
 
 
 def _half(vector: Vector | None) -> Vector | None:

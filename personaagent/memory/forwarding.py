@@ -65,10 +65,10 @@ class ForwardingMemory(Memory):
         return await memory.recall_many(whose, queries)
 
     async def latest(
-        self, user: str, n: int, with_truth: bool = False, before: str | None = None
+        self, user: str, n: int, with_truth: bool = False, before: str | None = None, lessons: bool = False
     ) -> tuple[Interaction, ...]:
         memory, whose = await self._behind(user)
-        return await memory.latest(whose, n, with_truth, before)
+        return await memory.latest(whose, n, with_truth, before, lessons)
 
     async def interactions(self, user: str, ids: Sequence[str]) -> tuple[Interaction, ...]:
         memory, whose = await self._behind(user)

@@ -21,6 +21,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, fi
 from personaagent.base import encodable
 from personaagent.errors import FutureTimeError, InvalidInput
 from personaagent.types import (
+    ACTION,
+    LESSON,
+    OF,
+    Action,
     Interaction,
     Kind,
     Moment,
@@ -35,7 +39,7 @@ from personaagent.types import (
 
 __all__ = ["InteractionLine", "Reading", "blank", "first_times", "label", "meant_by", "resolved", "said"]
 
-FIELDS = frozenset({"user", "query", "time", "response", "truth", "choices", "metadata", "id"})
+FIELDS = frozenset({"user", "query", "time", "response", "truth", "choices", "metadata", "id", "action"})
 STAMPS = frozenset({"arrived", "truth_arrived"})  # an export keeps when the store heard of something; coming in is anew
 EARLIEST = datetime.min.replace(tzinfo=UTC)
 MAX_DEPTH = 64  # of metadata: lists and objects inside each other
@@ -181,6 +185,10 @@ class InteractionLine(BaseModel):
     choices: tuple[Text, ...] | None = None
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
     id: Annotated[str, AfterValidator(encodable), Field(min_length=1, max_length=128)] | None = None
+    action: Action | None = Field(
+        default=None,
+        description="Which tool was right at this request, with which arguments, among which tools.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -232,8 +240,24 @@ class InteractionLine(BaseModel):
             raise ValueError("contains NaN or a number too large for JSON")
         return value
 
+    @field_validator("action")
+    @classmethod
+    def _storable(cls, value: Action | None) -> Action | None:
+        if value is not None:
+            cls._metadata(dict(value.arguments))
+        return value
+
     @model_validator(mode="after")
     def _resolvable(self) -> InteractionLine:
+        if self.id is not None and self.id.startswith(LESSON):
+            if not (self.choices and {ACTION, OF} <= self.metadata.keys()):
+                raise ValueError(
+                    f"id: ids that begin with {LESSON!r} are those of lessons on tools; choose another one"
+                )
+            if self.action is not None:
+                raise ValueError(
+                    "action: this is a lesson on a tool itself; say it of the interaction that it is about"
+                )
         try:
             _ = self.meant
         except ValueError as e:

@@ -26,7 +26,7 @@ from personaagent.memory.choice_history import ChoiceHistory
 from personaagent.memory.repeats import Repeats
 from personaagent.memory.store import Quantised, Row, Vector, microseconds, ordering, page_of, unpack
 from personaagent.settings import MemorySettings
-from personaagent.types import ACTION, OF, Episode, Interaction, Recall, RecallQuery, choice_kind
+from personaagent.types import OF, Episode, Interaction, Recall, RecallQuery, choice_kind
 
 __all__ = ["CHARS_PER_TOKEN", "EpisodeIndex", "episode_tokens"]
 
@@ -176,10 +176,10 @@ class EpisodeIndex:
             if key in interaction.metadata:
                 values.setdefault(_canonical(interaction.metadata[key]), []).append(slot)
 
-    def lessons(self, interaction: str) -> list[str]:
-        """Ids of the lessons of an interaction."""
-        metadata = [json.loads(self._payloads[s]) for s in self._with_metadata(OF).get(_canonical(interaction), ())]
-        return [str(lesson["id"]) for lesson in metadata if ACTION in lesson["metadata"]]
+    def about(self, interaction: str) -> list[str]:
+        """Ids of the episodes that say they are about this interaction."""
+        slots = self._with_metadata(OF).get(_canonical(interaction), ())
+        return self._ids(np.asarray(slots, dtype=np.int64))
 
     def get(self, interaction: str) -> Row | None:
         """The row of an interaction."""
@@ -198,11 +198,13 @@ class EpisodeIndex:
         for slot in slots[np.argsort(arrivals[slots], kind="stable")]:
             yield self._row(int(slot), ids[slot])
 
-    def latest(self, n: int, with_truth: bool = False, before: str | None = None) -> tuple[Interaction, ...]:
-        """The newest n interactions, oldest first; before one of them, if that is named. Raises NotFoundError."""
+    def latest(
+        self, n: int, with_truth: bool = False, before: tuple[int, int] | None = None
+    ) -> tuple[Interaction, ...]:
+        """The newest n interactions, oldest first; of those before a `moment`, if that is given."""
         slots = np.argsort(self._ranks())
         if before is not None:
-            slots = slots[: self._rank_of(before)]
+            slots = slots[: self._earlier(before)]
         if with_truth:
             slots = slots[self._choices.told[slots]]
         return tuple(unpack(self._payloads[s]) for s in slots[max(0, len(slots) - n) :])
@@ -212,12 +214,18 @@ class EpisodeIndex:
         arrived = self._truth_arrived.view
         return [(unpack(self._payloads[slot]), int(arrived[slot])) for slot in page_of(arrived, after, n)]
 
+    def moment(self, interaction: str) -> tuple[int, int] | None:
+        """Where an episode stands in the user's order, by time and arrival; None if there is none of this id."""
+        slot = self._slots.get(interaction)
+        return None if slot is None else (int(self._times.view[slot]), int(self._arrived.view[slot]))
+
     def recall(
         self,
         query: RecallQuery,
         query_vector: Vector,
         choice_vectors: npt.NDArray[np.float32],
         commons: Commons | None = None,
+        before: tuple[int, int] | None = None,
     ) -> Recall:
         """Rank the episodes in reach for a request.
 
@@ -226,12 +234,13 @@ class EpisodeIndex:
             query_vector: (dim,) of its text.
             choice_vectors: (m, dim) of its choices; not read for ratings and free text, then (0, dim) will do.
             commons: what people have in common; evidence starts from it.
+            before: the `moment` of the interaction that `query.before` names, if it is not one of these.
 
         Raises:
             NotFoundError: `before` is not an interaction of this user.
         """
         self._check(query_vector)
-        reach, age, known = self._reach(query, self._ranks())
+        reach, age, known = self._reach(query, self._ranks(), before)
         allowed = self._filter(query, reach)
         # Row by row: twice as fast as `@`, which does not read memory in order, and equal vectors get equal cosines.
         similarity = np.asarray(np.vecdot(self._vectors.view, query_vector), dtype=np.float32)
@@ -254,13 +263,17 @@ class EpisodeIndex:
 
     # Ranking
 
-    def _reach(self, query: RecallQuery, rank: Ints) -> tuple[Mask, Ints, int]:
+    def _reach(self, query: RecallQuery, rank: Ints, before: tuple[int, int] | None) -> tuple[Mask, Ints, int]:
         """Episodes earlier than `before` and not excluded, how many newer ones of these each has, and their number."""
         end = len(self)
         if query.before is None and not query.exclude:
             return np.ones(end, dtype=bool), end - 1 - rank, end
-        if query.before is not None:
-            end = self._rank_of(query.before)
+        if before is not None:
+            end = self._earlier(before)
+        elif query.before is not None:
+            if query.before not in self._slots:
+                raise NotFoundError(f"interaction {query.before!r} does not exist; `before` must name a stored one")
+            end = int(rank[self._slots[query.before]])
         reach: Mask = rank < end
         age: Ints = end - 1 - rank
         left_out = sorted(
@@ -400,11 +413,10 @@ class EpisodeIndex:
         if vector.shape != (self._dim,):
             raise InvalidInput(f"a vector of {self._dim} numbers is needed, not of shape {vector.shape}")
 
-    def _rank_of(self, before: str) -> int:
-        """How many episodes are earlier than this one. Raises NotFoundError if it does not exist."""
-        if before not in self._slots:
-            raise NotFoundError(f"interaction {before!r} does not exist; `before` must name a stored one")
-        return int(self._ranks()[self._slots[before]])
+    def _earlier(self, moment: tuple[int, int]) -> int:
+        """How many episodes are earlier than that."""
+        times, arrived = self._times.view, self._arrived.view
+        return int(np.count_nonzero((times < moment[0]) | ((times == moment[0]) & (arrived < moment[1]))))
 
     def _ranks(self) -> Ints:
         if self._rank is None:

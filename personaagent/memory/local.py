@@ -125,10 +125,10 @@ class LocalMemory(Memory):
         )
 
     async def latest(
-        self, user: str, n: int, with_truth: bool = False, before: str | None = None
+        self, user: str, n: int, with_truth: bool = False, before: str | None = None, lessons: bool = False
     ) -> tuple[Interaction, ...]:
-        """The user's newest n interactions, oldest first; empty for an unknown user."""
-        return (await self._user(user)).latest(n, with_truth, before)
+        """The user's newest n interactions, or lessons, oldest first; before one of them, if that is named. See `Memory`."""
+        return (await self._user(user)).latest(n, with_truth, before, lessons)
 
     async def truths(self, user: str, after: int, n: int) -> Truths:
         """Interactions whose truth arrived later than `after`, oldest arrival first: a page of at most n."""

@@ -18,13 +18,11 @@ from personaagent.memory.changes import (
     clock,
     plan_append,
     plan_feedback,
-    plan_persona,
-    plan_profile,
-    plan_seen,
 )
 from personaagent.memory.export import EPOCH, Exported
 from personaagent.memory.limits import persona_fault
 from personaagent.memory.persona_chain import PersonaChain, Versions
+from personaagent.memory.persona_changes import plan_persona, plan_profile, plan_seen
 from personaagent.memory.store import EpisodeCounts, Row, StoredUser, Vector, row_key, summarise
 from personaagent.protocols import Matrix
 from personaagent.settings import MemorySettings
@@ -72,8 +70,10 @@ class OneUser(ABC):
         """Episodes and evidence for a request. Raises NotFoundError if `before` does not exist."""
 
     @abstractmethod
-    def latest(self, n: int, with_truth: bool = False, before: str | None = None) -> tuple[Interaction, ...]:
-        """The newest n interactions, oldest first; before one of them, if that is named. Raises NotFoundError."""
+    def latest(
+        self, n: int, with_truth: bool = False, before: str | None = None, lessons: bool = False
+    ) -> tuple[Interaction, ...]:
+        """The newest n interactions, or lessons, oldest first; before one of them, if that is named. Raises NotFoundError."""
 
     @abstractmethod
     def truths(self, after: int, n: int) -> Truths:

@@ -119,12 +119,16 @@ class VolatileStore:
         before: tuple[int, int],
         truth: bool,
         most: int | None = None,
+        lessons: bool | None = None,
     ) -> list[Row]:
         """The user's rows by cosine with `vector`."""
         found = [
             row
             for row in self.load(user).rows
-            if since <= row.time < until and (row.time, row.arrived) < before and (row.truth_arrived or not truth)
+            if since <= row.time < until
+            and (row.time, row.arrived) < before
+            and (row.truth_arrived or not truth)
+            and lessons in (None, row.lesson)
         ]
         return fitting(sorted(found, key=lambda row: -float(row.query_vector @ vector))[:limit], most)
 

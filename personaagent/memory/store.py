@@ -24,6 +24,8 @@ from personaagent.memory.stored_row import (
     Vector,
     dump_json,
     half,
+    is_lesson,
+    is_tool_lesson,
     microseconds,
     ordering,
     pack,
@@ -50,6 +52,8 @@ __all__ = [
     "dump_json",
     "fitting",
     "half",
+    "is_lesson",
+    "is_tool_lesson",
     "microseconds",
     "ordering",
     "pack",
@@ -183,6 +187,7 @@ class Store(Protocol):
         before: tuple[int, int],
         truth: bool,
         most: int | None = None,
+        lessons: bool | None = None,
     ) -> list[Row]:
         """The user's rows by cosine with `vector`, for users too large for RAM.
 
@@ -195,6 +200,7 @@ class Store(Protocol):
             before: (time, arrived); only rows earlier than that in the user's order.
             truth: only rows whose truth is known.
             most: bytes of the rows, but for a single one that is larger: of the best ones as many as fit.
+            lessons: only rows that are lessons, or only others; None: all.
         """
         ...
 
@@ -277,9 +283,21 @@ class Store(Protocol):
 
 
 class EpisodeCounts(Protocol):
-    """A user's episodes, as a summary counts them."""
+    """A user's episodes, as a summary counts them. Lessons are about other interactions, and count only where it is said."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """How many there are, lessons too."""
+        ...
+
+    @property
+    def lessons(self) -> int:
+        """How many of them are lessons."""
+        ...
+
+    @property
+    def taught(self) -> int:
+        """How many lessons tell which tool was right."""
+        ...
 
     @property
     def truths(self) -> int:
@@ -297,7 +315,7 @@ class EpisodeCounts(Protocol):
         ...
 
     def truths_after(self, arrived: int) -> int:
-        """How many truths arrived later than that."""
+        """Of how many requests one has at least learned later than that what was right: see `ledger.learned`."""
         ...
 
 
@@ -331,10 +349,11 @@ def summarise(user: str, rows: EpisodeCounts, personas: Sequence[Persona], seen:
     current = personas[-1] if personas else None
     return UserSummary(
         user=user,
-        interactions=len(rows),
+        interactions=len(rows) - rows.lessons,
         truths=rows.truths,
         persona=current.number if current else None,
         pinned=bool(current and current.pinned),
         last_time=None if rows.last_time is None else EPOCH + timedelta(microseconds=rows.last_time),
         truths_since_alignment=rows.truths_after(seen),
+        taught=rows.taught,
     )

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from personaagent.types import AHEAD, Interaction
+from personaagent.types import AHEAD, LESSON, TOOL_LESSON, Interaction
 
 __all__ = [
     "AHEAD_US",
@@ -24,6 +24,8 @@ __all__ = [
     "Vector",
     "dump_json",
     "half",
+    "is_lesson",
+    "is_tool_lesson",
     "microseconds",
     "ordering",
     "pack",
@@ -39,6 +41,8 @@ RowKey = tuple[str, bytes]  # user, and a digest of the interaction's id
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 AHEAD_US = AHEAD // timedelta(microseconds=1)
+LESSON_MARK = b"lesson"  # how digests of the ids of lessons begin
+_MARKS = {TOOL_LESSON: LESSON_MARK + b"\0", LESSON: LESSON_MARK + b"\1"}
 
 
 def microseconds(time: datetime) -> int:
@@ -56,8 +60,26 @@ def ordering(time: int, arrived: int) -> int:
 
 
 def row_key(user: str, interaction: str) -> RowKey:
-    """The key of an interaction's row. Ids are digested: they may hold any character and 128 of them."""
-    return user, hashlib.blake2b(interaction.encode("utf-8"), digest_size=16).digest()
+    """The key of an interaction's row. Ids are digested: they may hold any character and 128 of them.
+
+    The digest of a lesson says that it is one, so that stores and ledgers, which know nothing of texts, can tell them apart.
+    By chance one of 10^16 other ids would say so, too.
+    """
+    text = interaction.encode("utf-8")
+    for prefix, mark in _MARKS.items():
+        if interaction.startswith(prefix):
+            return user, mark + hashlib.blake2b(text, digest_size=16 - len(mark)).digest()
+    return user, hashlib.blake2b(text, digest_size=16).digest()
+
+
+def is_lesson(digest: bytes) -> bool:
+    """Whether a row's digest is that of a lesson."""
+    return digest.startswith(LESSON_MARK)
+
+
+def is_tool_lesson(digest: bytes) -> bool:
+    """Whether a row's digest is that of a lesson on the tool itself, of which a request has one at most."""
+    return digest.startswith(_MARKS[TOOL_LESSON])
 
 
 def dump_json(content: Any) -> str:
@@ -142,6 +164,11 @@ class Row:
     def key(self) -> RowKey:
         """What the store finds it by."""
         return row_key(self.user, self.id)
+
+    @property
+    def lesson(self) -> bool:
+        """Whether it tells which tool or argument was right, see `Interaction.lesson`."""
+        return self.id.startswith(LESSON)
 
     @property
     def nbytes(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from personaagent.evidence.commons import Commons
 from personaagent.memory.changes import Change, Clock, Incoming, clock
-from personaagent.memory.index import EpisodeIndex
+from personaagent.memory.episodes import Episodes
 from personaagent.memory.one_user import OneUser
 from personaagent.memory.persona_chain import Versions
 from personaagent.memory.store import Row, StoredUser, Vector
@@ -31,7 +31,7 @@ class UserMemory(OneUser):
     ) -> None:
         """`stored`: what the store has of the user; `versions`: where persona versions but the newest are, see `PersonaChain`."""
         stored = stored or StoredUser()
-        self._index = EpisodeIndex(dim, settings)
+        self._index = Episodes(dim, settings)
         for row in stored.rows:
             self._index.put(row)
         super().__init__(user, self._index, stored, settings or MemorySettings(), clock, versions)
@@ -52,12 +52,14 @@ class UserMemory(OneUser):
     def recall(
         self, query: RecallQuery, query_vector: Vector, choice_vectors: Matrix, commons: Commons | None = None
     ) -> Recall:
-        """Episodes and evidence for a request; see `EpisodeIndex.recall`."""
+        """Episodes and evidence for a request; see `Episodes.recall`."""
         return self._index.recall(query, query_vector, choice_vectors, commons)
 
-    def latest(self, n: int, with_truth: bool = False, before: str | None = None) -> tuple[Interaction, ...]:
-        """The newest n interactions, oldest first; before one of them, if that is named. Raises NotFoundError."""
-        return self._index.latest(n, with_truth, before)
+    def latest(
+        self, n: int, with_truth: bool = False, before: str | None = None, lessons: bool = False
+    ) -> tuple[Interaction, ...]:
+        """The newest n interactions, or lessons, oldest first; before one of them, if that is named. Raises NotFoundError."""
+        return self._index.latest(n, with_truth, before, lessons)
 
     def truths(self, after: int, n: int) -> Truths:
         """Interactions whose truth arrived later than `after`, at most n or as many as arrived with the last of these."""
@@ -67,6 +69,7 @@ class UserMemory(OneUser):
             arrived=tuple(arrived for _, arrived in found),
             mark=found[-1][1] if found else after,
             newest=self._index.last_truth,
+            taught=self._index.last_lesson,
         )
 
     def rows_after(self, arrived: int) -> Iterator[Row]:
@@ -75,7 +78,7 @@ class UserMemory(OneUser):
 
     def lessons(self, ids: Sequence[str]) -> tuple[str, ...]:
         """Ids of the lessons of these interactions."""
-        return tuple(lesson for i in ids for lesson in self._index.lessons(i))
+        return tuple(lesson for i in ids for lesson in self._index.about(i))
 
     def _find(self, ids: Sequence[str]) -> Callable[[str], Row | None]:
         return self._index.get

@@ -14,10 +14,12 @@ from personaagent.persona.grades import grades
 from personaagent.persona.manner import manner
 from personaagent.persona.tally import HALF_LIFE, Found, above, found, settled
 from personaagent.persona.tastes import tastes
+from personaagent.persona.tool_rules import rules
 from personaagent.types import Interaction, Kind
 
 __all__ = ["counted_claims", "habits_of_writing", "newest_first"]
 
+RULES = 6  # on the use of tools
 MANNER = 3  # claims on how a user writes that are kept if there are as many
 CROWDED = 0.75  # what each further claim of a group is worth against the one before
 _HOURS = 3  # a usual time of day is this long
@@ -29,9 +31,11 @@ def counted_claims(interactions: Sequence[Interaction], most: int = 8) -> tuple[
 
     Args:
         interactions: of one user, oldest first; those without a truth say nothing.
-        most: claims; up to three of them are kept for how the user writes.
+        most: claims; up to three of them are kept for how the user writes. Rules on the use of tools, which are counted from
+            lessons, come on top, and may be as many as `RULES`.
     """
-    known = newest_first(interactions)
+    every = newest_first(interactions)
+    known = [i for i in every if not i.lesson]
     weights = [0.5 ** (age / HALF_LIFE) for age in range(len(known))]
     by_kind: dict[Kind, list[tuple[Interaction, float]]] = defaultdict(list)
     for interaction, weight in zip(known, weights, strict=True):
@@ -41,7 +45,9 @@ def counted_claims(interactions: Sequence[Interaction], most: int = 8) -> tuple[
         if by_kind[kind]:
             mine, their = zip(*by_kind[kind], strict=True)
             claims += read(mine, their)
-    return tuple(f.claim for f in _best(claims + _times(known), most))
+    taught = [i for i in every if i.lesson]
+    said = rules(taught, [0.5 ** (age / HALF_LIFE) for age in range(len(taught))])
+    return tuple(f.claim for f in (*_best(claims + _times(known), most), *said[: min(most, RULES)]))
 
 
 def habits_of_writing(interactions: Sequence[Interaction]) -> list[Found]:
@@ -50,7 +56,7 @@ def habits_of_writing(interactions: Sequence[Interaction]) -> list[Found]:
     Args:
         interactions: of one user; closed choices are left out.
     """
-    known = newest_first(interactions)
+    known = [i for i in newest_first(interactions) if not i.lesson]
     texts = [(i, 0.5 ** (age / HALF_LIFE)) for age, i in enumerate(known) if i.kind is Kind.TEXT]
     return sorted(manner([i for i, _ in texts], [w for _, w in texts]), key=_rank)
 

@@ -16,7 +16,9 @@ COUNTED = 200  # latest interactions that a first persona is counted from
 
 async def first_draft(memory: Memory, user: str, profile: Profile, settings: AgentSettings) -> PersonaDraft:
     """What counting and this profile find."""
-    counted = counted_claims(await memory.latest(user, COUNTED, with_truth=True))
+    asked = await memory.latest(user, COUNTED, with_truth=True)
+    taught = await memory.latest(user, COUNTED, with_truth=True, lessons=True)
+    counted = counted_claims([*asked, *taught])
     claims = [c for c in counted if objection(c.text) is None]
     return initial_persona(profile, settings.decision, settings.persona_tokens, claims)
 

@@ -22,7 +22,7 @@ from personaagent.persona.languages import EVERYDAY
 from personaagent.persona.tally import Found, above, at_least, at_most, changed, found
 from personaagent.types import Interaction
 
-__all__ = ["tastes"]
+__all__ = ["Leaning", "Offer", "counted", "leanings", "tastes"]
 
 Doubles = npt.NDArray[np.float64]
 
@@ -43,7 +43,9 @@ _EMPTY = frozenset({"a", "an", "the", "and", "or", "of"})
 
 
 @dataclass(frozen=True, slots=True)
-class _Offer:
+class Offer:
+    """What was on offer, by its parts, and which of it was taken."""
+
     at: Interaction
     weight: float
     options: tuple[frozenset[str], ...]  # parts of each
@@ -58,6 +60,16 @@ class _Part:
     offers: tuple[int, ...]
     chances: tuple[float, ...]  # of taking it
     hits: tuple[bool, ...]  # whether it was taken
+
+
+@dataclass(frozen=True, slots=True)
+class Leaning:
+    """That a part is taken or refused, in these of its offers: all, or those whose request says a word."""
+
+    part: _Part
+    where: tuple[int, ...]  # places among the part's offers, newest first
+    taken: bool
+    word: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,31 +104,43 @@ def tastes(interactions: Sequence[Interaction], weights: Sequence[float]) -> lis
     """
     known: dict[str, frozenset[str]] = {}
     offers = [o for i, w in zip(interactions[:MOST_OFFERS], weights, strict=False) if (o := _offer(i, w, known))]
+    return [_said(offers, leaning) for leaning in leanings(offers)]
+
+
+def leanings(offers: Sequence[Offer], refused: bool = True) -> list[Leaning]:
+    """What is taken more often than by chance and, unless `refused` is False, what less often: everywhere, then where
+    something is asked about.
+
+    Args:
+        offers: newest first.
+        refused: whether what is left is of interest.
+    """
+    sides = (True, False) if refused else (True,)
     at_stake = _at_stake(offers)
     counts = [_count(offers, p, range(len(p.offers))) for p in at_stake]
-    tests = [(p, c, taken, c.p(taken)) for p, c in zip(at_stake, counts, strict=True) for taken in (True, False)]
+    tests = [(p, c, taken, c.p(taken)) for p, c in zip(at_stake, counts, strict=True) for taken in sides]
     possible = sum(c.possible(taken) < 0.05 for _, c, taken, _ in tests)
     # Of two values, taking one is refusing the other: what is taken is said.
     tests.sort(key=lambda t: (float(f"{t[3]:.4g}"), not t[2], t[0].name))
     passed = max((n for n, t in enumerate(tests, 1) if t[3] <= FALSE * n / max(1, possible)), default=0)
-    local = _local(offers, at_stake)
+    local = [found for found in _local(offers, at_stake) if found[2] in sides]
     only_there = {part.name for part, _, _, _ in local}
-    claims: list[Found] = []
+    claims: list[Leaning] = []
     accepted: list[str] = []
     for part, _, taken, _ in tests[:passed]:
         everywhere = range(len(part.offers))
         if part.name not in only_there and _holds(offers, part, everywhere, taken, accepted):
             accepted.append(part.name)
-            claims.append(_said(offers, part, everywhere, taken))
+            claims.append(Leaning(part, tuple(everywhere), taken))
     most = len(claims) + MOST_LOCAL
     for part, where, taken, word in local:
         if len(claims) < most and _holds(offers, part, where, taken, accepted):
             accepted.append(part.name)
-            claims.append(_said(offers, part, where, taken, word))
+            claims.append(Leaning(part, tuple(where), taken, word))
     return claims
 
 
-def _offer(interaction: Interaction, weight: float, known: dict[str, frozenset[str]]) -> _Offer | None:
+def _offer(interaction: Interaction, weight: float, known: dict[str, frozenset[str]]) -> Offer | None:
     truth = normalised(interaction.truth or "")
     wholes = list(dict.fromkeys(normalised(c) for c in interaction.choices or ()))
     if truth not in wholes or len(wholes) < 2:
@@ -125,7 +149,7 @@ def _offer(interaction: Interaction, weight: float, known: dict[str, frozenset[s
     for whole in wholes:
         if whole not in known:
             known[whole] = frozenset(_parts(whole))
-    return _Offer(interaction, weight, tuple(known[w] for w in wholes), 0)
+    return Offer(interaction, weight, tuple(known[w] for w in wholes), 0)
 
 
 def _parts(whole: str) -> Iterator[str]:
@@ -150,7 +174,7 @@ def _short(name: str) -> bool:
     return 0 < len(name) <= MOST_CHARACTERS and len(name.split()) <= MOST_QUOTED
 
 
-def _at_stake(offers: Sequence[_Offer]) -> list[_Part]:
+def _at_stake(offers: Sequence[Offer]) -> list[_Part]:
     rows: dict[str, list[tuple[int, float, bool]]] = defaultdict(list)
     for n, offer in enumerate(offers):
         having: dict[str, int] = defaultdict(int)
@@ -178,7 +202,7 @@ def _fullness(name: str) -> tuple[int, int, str]:
     return sum(w not in EVERYDAY for w in words), len(words), name
 
 
-def _count(offers: Sequence[_Offer], part: _Part, where: Sequence[int]) -> _Count:
+def _count(offers: Sequence[Offer], part: _Part, where: Sequence[int]) -> _Count:
     """Counts of a part in those of its offers, by their place among them."""
     weights = [offers[part.offers[n]].weight for n in where]
     total, squares = sum(weights), sum(w * w for w in weights)
@@ -190,7 +214,7 @@ def _count(offers: Sequence[_Offer], part: _Part, where: Sequence[int]) -> _Coun
     return _Count(hits * tries, tries, chance)
 
 
-def _holds(offers: Sequence[_Offer], part: _Part, where: Sequence[int], taken: bool, accepted: Sequence[str]) -> bool:
+def _holds(offers: Sequence[Offer], part: _Part, where: Sequence[int], taken: bool, accepted: Sequence[str]) -> bool:
     """Whether the newest of these offers agree, and the part matters beside those that are named already."""
     hits = [part.hits[n] is taken for n in where]
     expected = sum(part.chances[n] if taken else 1 - part.chances[n] for n in where[:_NEWEST])
@@ -212,17 +236,24 @@ def _holds(offers: Sequence[_Offer], part: _Part, where: Sequence[int], taken: b
     return tries >= 1.5 and (at_least if taken else at_most)(count, tries, chances / tries) <= 0.15
 
 
-def _said(offers: Sequence[_Offer], part: _Part, where: Sequence[int], taken: bool, word: str = "") -> Found:
+def counted(offers: Sequence[Offer], leaning: Leaning) -> tuple[_Count, str, list[Interaction]]:
+    """How often it was so by weighted counts, and as people read it of the newest, and the interactions that say so."""
+    part, where = leaning.part, leaning.where
     recent = where[:_SHOWN]
     hits = sum(part.hits[n] for n in recent)
+    support = [offers[part.offers[n]].at for n in where if part.hits[n] is leaning.taken]
+    return _count(offers, part, where), f"{hits} of {len(recent)} times", support
+
+
+def _said(offers: Sequence[Offer], leaning: Leaning) -> Found:
+    part, taken, word = leaning.part, leaning.taken, leaning.word
     whole = _example(offers, part) if taken else ""
     text = f"{'prefers' if taken else 'avoids'} “{_bare(part.name)}”"
     if word:
         text += f" when a request says “{word}”"
-    note = f"taken {hits} of {len(recent)} times when on offer" + (f", such as “{_bare(whole)}”" if whole else "")
-    support = [offers[part.offers[n]].at for n in where if part.hits[n] is taken]
-    strength = _count(offers, part, where).strength(taken)
-    return found(text, ClaimKind.PREFERS if taken else ClaimKind.AVOIDS, support, strength, note=note)
+    count, often, support = counted(offers, leaning)
+    note = f"taken {often} when on offer" + (f", such as “{_bare(whole)}”" if whole else "")
+    return found(text, ClaimKind.PREFERS if taken else ClaimKind.AVOIDS, support, count.strength(taken), note=note)
 
 
 def _bare(name: str) -> str:
@@ -230,7 +261,7 @@ def _bare(name: str) -> str:
     return re.sub(r"^(?:an?|the) (?=\w)", "", name)
 
 
-def _example(offers: Sequence[_Offer], part: _Part) -> str:
+def _example(offers: Sequence[Offer], part: _Part) -> str:
     """The newest option that was taken and has this part, if it is short and says more."""
     for n, hit in zip(part.offers, part.hits, strict=True):
         whole = normalised(offers[n].at.truth or "")
@@ -239,7 +270,7 @@ def _example(offers: Sequence[_Offer], part: _Part) -> str:
     return ""
 
 
-def _asked_about(offers: Sequence[_Offer]) -> dict[str, frozenset[int]]:
+def _asked_about(offers: Sequence[Offer]) -> dict[str, frozenset[int]]:
     """Words of requests, and the offers they came with; of words that come together one."""
     having: dict[str, list[int]] = defaultdict(list)
     for n, offer in enumerate(offers):
@@ -256,7 +287,7 @@ def _subjects(query: str) -> list[str]:
     return [w for w in parts(query[:2000]).words if 2 < len(w) <= 24 and w not in EVERYDAY and not w.isdigit()]
 
 
-def _local(offers: Sequence[_Offer], at_stake: Sequence[_Part]) -> list[tuple[_Part, list[int], bool, str]]:
+def _local(offers: Sequence[Offer], at_stake: Sequence[_Part]) -> list[tuple[_Part, list[int], bool, str]]:
     """What is taken or refused when something is asked about, and not when it is not: parts, in which of their offers,
     whether they are taken, and the word of the requests. Best first, each part once."""
     about = _asked_about(offers)

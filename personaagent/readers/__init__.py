@@ -13,6 +13,7 @@ from personaagent.readers.lamp import lamp_tests
 from personaagent.readers.movielens import movielens_split
 from personaagent.readers.pahf import pahf_phase
 from personaagent.readers.read_result import LineError, ReadResult, Record
+from personaagent.tools.tool import ToolSpec
 
 __all__ = [
     "FORMATS",
@@ -33,7 +34,11 @@ FORMATS: Mapping[str, Callable[..., ReadResult]] = MappingProxyType(
 
 
 def read(
-    format: str, path: str | Path, limit_users: int | None = None, phases: Sequence[str] | None = None
+    format: str,
+    path: str | Path,
+    limit_users: int | None = None,
+    phases: Sequence[str] | None = None,
+    specs: Sequence[ToolSpec] = (),
 ) -> ReadResult:
     """The interactions of a file.
 
@@ -42,6 +47,7 @@ def read(
         path: the file, or the folder of a data set.
         limit_users: only the first so many users of the file.
         phases: of pahf, instead of its two learning phases.
+        specs: of the history format: tools whose arguments are known.
 
     Raises:
         InvalidInput: the format is unknown, or the file is missing or of another kind. What is wrong with single lines is
@@ -51,6 +57,8 @@ def read(
         raise InvalidInput(f"unknown format {format!r}; formats are {', '.join(FORMATS)}")
     if limit_users is not None and limit_users < 1:
         raise InvalidInput(f"the number of users must be at least 1, not {limit_users}")
+    if format == "history" and phases is None:
+        return history.read(Path(path), limit_users, specs)
     if phases is None:
         return FORMATS[format](Path(path), limit_users)
     if format != "pahf":

@@ -1,25 +1,28 @@
 """JSON Lines, one interaction a line: the project's own history format, and what `personaagent export` writes.
 
 A line holds `user` and `query`, and optionally `time` (ISO 8601 or seconds since 1970), `response`, `truth`, `choices`,
-`metadata` and `id`; what it means is in `personaagent.memory.incoming`. Without an `id`, one is derived from the content, so that
+`metadata`, `id` and `action`; what it means is in `personaagent.memory.incoming`, and what becomes of an action in
+`personaagent.tools.lessons`. Without an `id`, one is derived from the content, so that
 reading a file again, or after other lines were mended or inserted, gives every interaction the same id. The truth is part of
 it: lines that get their truth later need an `id`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import IO
 
 from personaagent.base import why
-from personaagent.errors import FutureTimeError
+from personaagent.errors import InvalidInput
 from personaagent.memory.incoming import InteractionLine, Reading, first_times
 from personaagent.readers.kinds import refuse_other_kinds
 from personaagent.readers.read_result import ReadResult, Record, loads, opened
-from personaagent.types import Interaction, Persona, Profile, utc_now
+from personaagent.tools.lessons import lessons
+from personaagent.tools.tool import ToolSpec
+from personaagent.types import Action, Interaction, Persona, Profile, utc_now
 
 __all__ = ["read"]
 
@@ -27,8 +30,14 @@ WANTED = "a JSON Lines file with one interaction a line"
 MAX_LINE = 8 << 20  # bytes
 
 
-def read(path: Path, limit_users: int | None = None) -> ReadResult:
-    """Interactions in the order of the file; personas and profiles of an export are in the result's `records`.
+def read(path: Path, limit_users: int | None = None, specs: Sequence[ToolSpec] = ()) -> ReadResult:
+    """Interactions in the order of the file, each with its lessons behind it; personas and profiles of an export are in the
+    result's `records`.
+
+    Args:
+        path: the file.
+        limit_users: only the first so many users of the file.
+        specs: tools whose arguments are known. Which tools there were, an action has to say itself.
 
     Raises:
         InvalidInput: the file is missing or of another kind; the message says which.
@@ -36,7 +45,7 @@ def read(path: Path, limit_users: int | None = None) -> ReadResult:
     refuse_other_kinds(path, WANTED)
     opened(path, WANTED)
     now = utc_now()  # of what has no time, however often the file is read
-    return ReadResult(lambda result: _read(path, limit_users, result, now))
+    return ReadResult(lambda result: _read(path, limit_users, result, now, specs))
 
 
 @dataclass
@@ -44,19 +53,23 @@ class _State:
     """What a line depends on besides itself."""
 
     reading: Reading
+    specs: Sequence[ToolSpec] = ()
+    taught: tuple[Interaction, ...] = ()  # the lessons of the latest line
     exported: str | None = None  # the user whose export this is, from the last line of type `user`
     users: set[str] = field(default_factory=set)
 
 
-def _read(path: Path, limit_users: int | None, result: ReadResult, now: datetime) -> Iterator[Interaction]:
-    state = _State(Reading(now, lambda: first_times(_times(path))))
+def _read(
+    path: Path, limit_users: int | None, result: ReadResult, now: datetime, specs: Sequence[ToolSpec]
+) -> Iterator[Interaction]:
+    state = _State(Reading(now, lambda: first_times(_times(path))), specs)
     with path.open("rb") as file:
         for number, raw in _lines(file):
             if not raw.strip():
                 continue
             try:
                 parsed = _line(raw, number, state)
-            except (ValueError, OverflowError, RecursionError, FutureTimeError) as e:
+            except (ValueError, OverflowError, RecursionError, InvalidInput) as e:
                 result.fail(number, why(e))
                 continue
             if parsed is None:
@@ -70,6 +83,7 @@ def _read(path: Path, limit_users: int | None, result: ReadResult, now: datetime
             else:
                 result.line = number
                 yield parsed
+                yield from state.taught
 
 
 def _times(path: Path) -> Iterator[tuple[int, str, object]]:
@@ -94,6 +108,14 @@ def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
             raw = file.readline(MAX_LINE + 1)
 
 
+def _taught(interaction: Interaction, action: Action | None, specs: Sequence[ToolSpec]) -> tuple[Interaction, ...]:
+    if action is None:
+        return ()
+    if not action.among:  # what is set up today may not be what there was
+        raise InvalidInput("action.among: name the tools that there were")
+    return tuple(lessons(interaction, action, specs))
+
+
 def _line(raw: bytes, number: int, state: _State) -> Interaction | Record | None:
     if len(raw) > MAX_LINE:
         raise ValueError(f"longer than {MAX_LINE >> 20} MiB")
@@ -105,7 +127,9 @@ def _line(raw: bytes, number: int, state: _State) -> Interaction | Record | None
     kind = content.get("type") if isinstance(content, dict) else None
     if kind is None or kind == "interaction":
         line = InteractionLine.model_validate(content)
-        return state.reading.interaction(line, number)
+        interaction = state.reading.interaction(line, number)
+        state.taught = _taught(interaction, line.action, state.specs)
+        return interaction
     content = {name: value for name, value in content.items() if name != "type"}
     if kind == "user":
         state.exported = content["user"] if isinstance(content.get("user"), str) else None

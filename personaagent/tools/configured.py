@@ -8,6 +8,7 @@ from typing import Protocol
 
 from personaagent.errors import InvalidInput
 from personaagent.protocols import Embedder, Memory
+from personaagent.settings import EMBEDDED, Settings
 from personaagent.tool_settings import DocumentsSettings, ToolSettings
 from personaagent.tools.arguments import check_schema
 from personaagent.tools.documents import DocumentSearch, FolderExcerpts
@@ -18,7 +19,7 @@ from personaagent.tools.tool import Tool, ToolSource
 from personaagent.tools.toolbox import Toolbox
 from personaagent.types import ANSWER
 
-__all__ = ["ConfiguredTools", "toolbox"]
+__all__ = ["ConfiguredTools", "calls_natively", "toolbox"]
 
 OpenCollection = Callable[[DocumentsSettings, Embedder], Excerpts]
 
@@ -78,6 +79,15 @@ def toolbox(
         built.append(http)
     _check(built)
     return Toolbox(settings, sources=(ConfiguredTools(built, held), *sources), embedder=embedder)
+
+
+def calls_natively(settings: Settings) -> bool:
+    """Whether arguments of tools are asked for in the form of the model's template; see `ToolSettings.calling`."""
+    if settings.tools.calling != "auto":
+        return settings.tools.calling == "native"
+    if settings.llm.base_url is not None:
+        return True
+    return settings.llm.model != EMBEDDED and "tool_call_parser" in settings.llm.engine_kwargs
 
 
 def _excerpts(settings: DocumentsSettings, embedder: Embedder, collection: OpenCollection | None) -> Excerpts:

@@ -5,7 +5,7 @@ are immutable; collections are tuples.
 """
 
 from personaagent.base import Frozen
-from personaagent.types.action import ACTION, ANSWER, OF, Action, ToolCall
+from personaagent.types.action import ACTION, ANSWER, LESSON, OF, TOOL_LESSON, Action, ToolCall
 from personaagent.types.aligned import AlignmentResult, Outcome
 from personaagent.types.interaction import NOTE, Interaction, Kind, choice_kind
 from personaagent.types.model_call import ChatRequest, ChatResult, Likelihood, LikelihoodRequest, Message, Usage
@@ -44,12 +44,14 @@ __all__ = [
     "AHEAD",
     "ANSWER",
     "LARGEST_GRADE",
+    "LESSON",
     "MAX_CHOICES",
     "MAX_TEXT",
     "MAX_USER_ID",
     "NOTE",
     "OF",
     "THUMB",
+    "TOOL_LESSON",
     "Action",
     "AlignmentResult",
     "AppendResult",

@@ -8,13 +8,15 @@ from pydantic import Field, JsonValue
 
 from personaagent.base import Frozen
 
-__all__ = ["ACTION", "ANSWER", "OF", "Action", "ToolCall"]
+__all__ = ["ACTION", "ANSWER", "LESSON", "OF", "TOOL_LESSON", "Action", "ToolCall"]
 
 ACTION = (
     "action"  # metadata of an interaction that tells which tool or argument was right, see `personaagent.tools.lessons`
 )
-OF = "of"  # metadata of such an interaction: the id of the one whose request it is about
 ANSWER = "answer"  # what is chosen where no tool is; no tool has this name
+OF = "of"  # metadata of such an interaction: the id of the one that it is about
+LESSON = "lesson:"  # how the ids of such interactions begin; no other interaction has such an id
+TOOL_LESSON = LESSON + "tool:"  # those of them that tell which tool was right
 
 
 class ToolCall(Frozen):

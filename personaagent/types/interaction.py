@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, JsonValue, field_validator
 
 from personaagent.base import Frozen, encodable
 from personaagent.strict_json import finite
+from personaagent.types.action import LESSON
 from personaagent.types.scalars import LARGEST_GRADE, THUMB, Moment, Text, UserId
 
 __all__ = ["NOTE", "Interaction", "Kind", "choice_kind"]
@@ -70,6 +71,11 @@ class Interaction(Frozen):
     def kind(self) -> Kind:
         """Closed choice, rating (all choices are numbers) or free text."""
         return choice_kind(self.choices)
+
+    @property
+    def lesson(self) -> bool:
+        """Whether it tells which tool or argument was right at another interaction, see `personaagent.tools.lessons`."""
+        return self.id.startswith(LESSON)
 
     @property
     def refused(self) -> bool:

@@ -43,7 +43,7 @@ class RecallQuery(Frozen):
     since: datetime | None = None
     until: datetime | None = None
     metadata: dict[str, JsonValue] = Field(default_factory=dict)  # equality filters
-    lessons: bool = False  # also what tells which tool or argument was right
+    lessons: bool = False  # what tells which tool or argument was right, instead of what was asked and answered
     with_truth: bool = False  # only episodes whose truth is known
     max_tokens: int | None = None  # budget over the recalled texts
     ranking: Literal["hybrid", "dense", "bm25"] = "hybrid"
@@ -92,6 +92,7 @@ class Truths(Frozen):
     arrived: tuple[int, ...] = ()  # when the truth of each arrived
     mark: int = 0  # the next page is of truths that arrived later than this
     newest: int = 0  # when the newest truth of all arrived; 0 if there is none
+    taught: int = 0  # when the newest lesson arrived, of which none is in a page; 0 if there is none
 
     @property
     def more(self) -> bool:

@@ -72,7 +72,8 @@ class PersonaPage(Frozen):
 class UserSummary(Frozen):
     """What an operator sees of a user without reading any text.
 
-    `truths_since_alignment` are those that arrived since an alignment last looked at this user, whatever came of it.
+    `taught` are the requests of which it is known which tool was right. `truths_since_alignment` are those truths that arrived
+    since an alignment last looked at this user, whatever came of it; a request with a truth and a tool counts once.
     """
 
     user: str
@@ -82,6 +83,12 @@ class UserSummary(Frozen):
     pinned: bool = False
     last_time: datetime | None = None
     truths_since_alignment: int = 0
+    taught: int = 0
+
+    @property
+    def learned(self) -> int:
+        """Of how many requests at least it is known what was right: one may have a truth and a tool."""
+        return max(self.truths, self.taught)
 
 
 class UserPage(Frozen):

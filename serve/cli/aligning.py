@@ -71,7 +71,7 @@ async def align(
                 _estimate(run, estimate(summaries, chosen, settings.alignment, settings.home))
                 return None
             started = time.perf_counter()
-            everybody = [] if named else [s.user for s in summaries if s.truths]
+            everybody = [] if named else [s.user for s in summaries if s.learned]
             run.output.note(f"run {name}; if it is interrupted, `personaagent align --run-id {name}` goes on")
             results = await align_population(run, system, chosen, name, everybody, folder)
             seconds = time.perf_counter() - started

@@ -209,10 +209,9 @@ async def _actions(
 
 
 async def _acted(run: Run, settings: Settings, world: ActionWorld, seed: int) -> dict[str, Any]:
-    from personaagent.tools.lessons import lessons
-
     from alignment.evaluation.action_eval import ActionEvaluation
     from personaagent.models.openai_client import teacher_llm
+    from personaagent.tools.lessons import lessons
 
     teacher = teacher_llm(settings.alignment.teacher, settings.llm.timeout_s)
     async with run.system(settings) as system:

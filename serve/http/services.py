@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from personaagent.agent.agent import Agent
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import Settings
+from personaagent.tools.tool import ToolSpec
 from serve.http.admission import CHATS
 
 __all__ = ["Online", "Services"]
@@ -26,9 +27,16 @@ class Online(Protocol):
         ...
 
 
+async def _no_tools() -> Sequence[ToolSpec]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Services:
-    """What the endpoints call. The checks raise if a part does not answer; the model's makes it generate nothing."""
+    """What the endpoints call. The checks raise if a part does not answer; the model's makes it generate nothing.
+
+    `specs` are the tools that the agent has now.
+    """
 
     settings: Settings
     model: str
@@ -41,6 +49,7 @@ class Services:
     check_memory: Callable[[], Awaitable[object]]
     online: Online | None = None
     chats: int = CHATS  # that may be under way, unless the settings say
+    specs: Callable[[], Awaitable[Sequence[ToolSpec]]] = _no_tools
 
     def notify(self, user: str) -> None:
         """Tell online alignment, if there is one, that a truth of this user became known, or that they were forgotten."""

@@ -12,8 +12,8 @@ from typing import Any
 
 import actors.memory.shard_changes
 import actors.milvus.counts
-import personaagent.memory.changes
 import personaagent.memory.one_user
+import personaagent.memory.persona_changes
 from actors.memory.shard_changes import ShardChanges
 from actors.memory.shard_users import ShardUsers
 from actors.memory.writer import Writer
@@ -163,7 +163,7 @@ def no_recovery() -> list[Patch]:
 
 
 def appends_that_know_no_ids() -> list[Patch]:
-    plan = personaagent.memory.changes.plan_append
+    plan = personaagent.memory.persona_changes.plan_append
 
     def blind(user: str, items: Any, existing: Any, *rest: Any, **options: Any) -> Change:
         return plan(user, items, lambda _: None, *rest, **options)
@@ -172,7 +172,7 @@ def appends_that_know_no_ids() -> list[Patch]:
 
 
 def no_compare_and_set_of_personas() -> list[Patch]:
-    plan = personaagent.memory.changes.plan_persona
+    plan = personaagent.memory.persona_changes.plan_persona
 
     def forced(current: Any, draft: Any, expected: Any, limits: Any) -> Any:
         return plan(current, draft, current.number if current else None, limits)
@@ -181,7 +181,7 @@ def no_compare_and_set_of_personas() -> list[Patch]:
 
 
 def no_compare_and_set_of_profiles() -> list[Patch]:
-    plan = personaagent.memory.changes.plan_profile
+    plan = personaagent.memory.persona_changes.plan_profile
     put = MilvusStore.put_profile
 
     def forced(current: Any, profile: Any, expected: int) -> Any:

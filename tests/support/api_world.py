@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -13,6 +13,7 @@ from personaagent.agent.agent import Agent
 from personaagent.errors import UnavailableError
 from personaagent.memory.local import LocalMemory
 from personaagent.settings import ServeSettings, Settings
+from personaagent.tools.tool import ToolSpec
 from personaagent.types import ChatRequest, ChatResult, Usage
 from serve.http.api import create_api
 from serve.http.services import Online, Services
@@ -68,7 +69,13 @@ class EchoLLM(FakeLLM):
 class World:
     """The application around an `EchoLLM` and a memory in RAM, and a client of it."""
 
-    def __init__(self, online: Online | None = None, llm: EchoLLM | None = None, **serve_settings: Any) -> None:
+    def __init__(
+        self,
+        online: Online | None = None,
+        llm: EchoLLM | None = None,
+        specs: Sequence[ToolSpec] = (),
+        **serve_settings: Any,
+    ) -> None:
         self.llm = llm or EchoLLM()
         embedder = HashEmbedder()
         self.memory = LocalMemory(embedder)
@@ -77,6 +84,9 @@ class World:
         async def check() -> None:
             if self.llm.error is not None:
                 raise self.llm.error
+
+        async def tools() -> Sequence[ToolSpec]:
+            return specs
 
         services = Services(
             settings=tree,
@@ -89,6 +99,7 @@ class World:
             check_llm=check,
             check_memory=self.memory.users,
             online=online,
+            specs=tools,
         )
         self.app = create_api(services)
         transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)

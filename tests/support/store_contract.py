@@ -14,6 +14,7 @@ from personaagent.memory.changes import option_texts
 from personaagent.memory.store import Held, Row, Store, Tombstone, half, microseconds, pack, quantised, row_key
 from personaagent.types import Fact, Interaction, Origin, Persona, Profile, UserSummary, user_key
 from tests.support.doubles import HashEmbedder
+from tests.support.taught import taught
 
 DIM = 16
 EMBEDDER = HashEmbedder(DIM)
@@ -440,6 +441,26 @@ class StoreContract:
         assert store.personas("ann")[0] == amended
         with pytest.raises(StoreError):
             store.amend_persona("ann", make_persona(3))
+
+    def test_lessons_are_searched_and_counted_by_themselves(self, store: Store) -> None:
+        told = [i.id for i in (*taught(0, "q", "weather", units="metric"), *taught(1, "q", "trains"))]
+        asked = ["r0", "r1", "a", "\x00", "lesson", "zz"]
+        rows = [make_row("ann", name, "red wine", "x", arrived=n + 1) for n, name in enumerate([*asked, *told])]
+        store.put(rows)
+        vector = EMBEDDER.encode(["red wine"])[0]
+
+        def found(lessons: bool | None) -> set[str]:
+            return {r.id for r in store.search("ann", vector, 99, **ALWAYS, lessons=lessons)}
+
+        assert (found(True), found(False), found(None)) == (set(told), set(asked), {*told, *asked})
+        ledger = store.ledger("ann")
+        assert (len(ledger), ledger.lessons, ledger.truths, ledger.truths_after(0)) == (9, 3, 6, 6)
+        assert ledger.truths_after(6) == 2  # requests of which something was taught, whose arguments count with them
+        assert (ledger.last_truth, ledger.last_lesson) == (6, 9)
+        assert set(ledger.newest(99, lessons=True)) == {row_key("ann", name)[1] for name in told}
+        assert set(ledger.newest(99)) == {row_key("ann", name)[1] for name in asked}
+        (summary,) = store.users()
+        assert (summary.interactions, summary.truths, store.count("ann")) == (6, 6, 9)
 
     def test_closing_twice_is_harmless(self, store: Store) -> None:
         store.close()

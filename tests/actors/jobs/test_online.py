@@ -70,6 +70,12 @@ class TestDueQueue:
         queue.refresh([summary("a", 5, truths=9)])  # one of the old ones was corrected
         assert len(queue) == 1
 
+    def test_who_only_said_which_tools_were_right_is_due_too(self) -> None:
+        queue = DueQueue(2, 100, least=2)
+        taught = summary("a", 2).model_copy(update={"truths": 0, "taught": 2})
+        queue.refresh([taught, taught.model_copy(update={"user": "b", "taught": 0})])
+        assert queue.take(9) == ["a"]
+
     def test_too_few_truths_to_align_are_not_due(self) -> None:
         queue = DueQueue(1, 100, least=2)
         queue.refresh([summary("a", 1), summary("b", 1, truths=2)])

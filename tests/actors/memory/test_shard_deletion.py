@@ -35,7 +35,8 @@ def in_files(folder: Path, word: str) -> list[Path]:
 
 async def test_it_is_gone_from_ram_store_and_files_with_what_rested_on_it(shard: MemoryShard, tmp_path: Path) -> None:
     rows = [interaction(str(i), query=f"query {i} WORD{i}x", minute=i, truth="t") for i in range(120)]
-    lesson = interaction("lesson", query="query 7 WORD7x", metadata={ACTION: "tool", OF: "7"}, minute=130)
+    about = {ACTION: "tool", OF: "7"}
+    lesson = interaction("lesson:tool:7", query="query 7 WORD7x", choices=("a", "b"), metadata=about, minute=130)
     await shard.append("ann", await batch(*rows, lesson), "test")
     facts = tuple(
         Fact(id=i, text=f"fact {i}", evidence=e, first_seen=START, last_seen=START)
@@ -50,9 +51,10 @@ async def test_it_is_gone_from_ram_store_and_files_with_what_rested_on_it(shard:
     assert await shard.delete("ann", ["7", "never"], "somebody") == 1
     for _ in range(2):
         assert len(await shard.latest("ann", 200, False)) == 119
+        assert await shard.latest("ann", 200, False, lessons=True) == ()
         asked = (RecallQuery(text="query 7 WORD7x", k=200), EMBEDDER.encode(["query 7 WORD7x"])[0], NONE)
         (recall,) = await shard.recall("ann", [asked])
-        assert not {"7", "lesson"} & {e.interaction.id for e in recall.episodes}
+        assert "7" not in {e.interaction.id for e in recall.episodes}
         assert [f.evidence for f in (await shard.profile("ann")).facts] == [("8",)]
         assert [[c.text for c in p.claims] for p in await shard.personas("ann")] == [["from eight"]] * 3
         exported = "".join(await shard.export("ann"))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,26 +18,12 @@ from personaagent.agent.agent import Agent
 from personaagent.errors import InvalidInput, LLMError
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AgentSettings, AlignmentSettings, Settings
-from personaagent.tools.tool import ToolSpec
-from personaagent.types import ACTION, ANSWER, Action, Decision, Interaction, ToolCall
+from personaagent.tools.lessons import lessons
+from personaagent.types import ACTION, ANSWER, Decision, ToolCall
 from tests.support.doubles import HashEmbedder
 from tests.support.fake_llm import FakeLLM
 
 USERS = 4
-
-
-def taught(interaction: Interaction, action: Action, specs: Sequence[ToolSpec]) -> list[Interaction]:
-    """Which tool was right, as a choice beside the interaction."""
-    lesson = interaction.model_copy(
-        update={
-            "id": f"{interaction.id}.tool",
-            "time": interaction.time + timedelta(milliseconds=1),
-            "choices": (ANSWER, *(s.name for s in specs)),
-            "truth": action.tool,
-            "metadata": {ACTION: "tool", "of": interaction.id},
-        }
-    )
-    return [lesson]
 
 
 class PerfectTurns:
@@ -89,7 +72,7 @@ def settings() -> Settings:
 
 def evaluation(world: ActionWorld, turns: Any = PerfectTurns, llm: LLM | None = None) -> ActionEvaluation:
     return ActionEvaluation(
-        world, settings(), llm or FakeLLM("fine"), HashEmbedder(), taught, lambda *_: None, seed=3, turns=turns
+        world, settings(), llm or FakeLLM("fine"), HashEmbedder(), lessons, lambda *_: None, seed=3, turns=turns
     )
 
 
@@ -149,9 +132,11 @@ async def test_what_is_learned_is_in_memory_and_what_is_held_out_never(world: Ac
     held_out = {r.text for r in world.held_out}
     for user in world.users:
         known = await run._memory.latest(user, 1000)
+        told = await run._memory.latest(user, 1000, lessons=True)
         assert {i.query for i, _ in world.history(user)} == {i.query for i in known}
-        lessons = [i for i in known if ACTION in i.metadata]
-        assert {i.truth for i in lessons} == {a.tool for _, a in world.history(user)}
+        right = {i.truth for i in told if i.metadata[ACTION] == "tool"}
+        assert right == {a.tool for _, a in world.history(user)}
+        assert {i.query for i in told} <= {i.query for i in known}
         assert not [i for i in known if i.query in held_out]
     asked = "\n".join(m.text for request in llm.requests for m in request.messages)
     assert not [text for text in held_out if text in asked]  # alignment never saw one
@@ -191,7 +176,6 @@ def test_shares_and_differences_that_can_be_worked_out_by_hand() -> None:
     assert action_result([])["valid_calls"] is None
 
 
-@pytest.mark.skipif("toolbox" not in inspect.signature(Agent).parameters, reason="the agent takes no tools")
 async def test_the_agent_itself_acts_with_the_tools_of_the_world(world: ActionWorld) -> None:
     llm = FakeLLM("It is 21 °C.")
     result = await evaluation(world, AgentTurns, llm).run()

@@ -97,15 +97,25 @@ async def test_evidence_alone_calls_no_model() -> None:
 
 
 async def test_react_chooses_after_what_its_tools_found() -> None:
-    steps = iter(['<tool_call>{"name": "search_episodes", "arguments": {"query": "breakfast"}}</tool_call>', "I see."])
-    llm = FakeLLM(lambda request: next(steps))
+    wants = iter(["search_episodes", "answer"])
+
+    def choice(request: ChatRequest) -> dict[str, float]:
+        options = request.choices or ()
+        want = next(wants) if "answer" in options else options[0]
+        return {option: 0.0 if option == want else -20.0 for option in options}
+
+    llm = FakeLLM(lambda request: '{"query": "breakfast"}' if "structured_outputs" in request.extra else "I see.")
+    llm.choice = choice
     await ask("react", llm)
-    first, second, last = llm.requests
-    assert first.choices is None
+    first, arguments, again, thought, last = llm.requests
+    assert set(first.choices or ()) == {"answer", "search_episodes", "read_profile", "last_wanted"}
     assert shown(first) == []  # nothing is recalled beforehand
-    assert "a hot drink for breakfast -> tea" in second.messages[-1].text
+    assert "structured_outputs" in arguments.extra
+    assert "answer" in (again.choices or ())
+    assert thought.choices is None
+    assert "a hot drink for breakfast" in thought.messages[-1].text
     assert last.choices == OPTIONS
-    assert any("a hot drink for breakfast -> tea" in m.text for m in last.messages)
+    assert any("a hot drink for breakfast" in m.text and "tea" in m.text for m in last.messages[1:-3])
     assert shown(last)[-1] == "I see."
 
 

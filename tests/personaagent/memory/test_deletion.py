@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from personaagent.claims import Claim, Exemplar
@@ -10,10 +12,24 @@ from personaagent.memory.deletion import without_sources
 from personaagent.memory.local import LocalMemory
 from personaagent.memory.ram_store import VolatileStore
 from personaagent.persona.persona import made
-from personaagent.types import ACTION, OF, Decision, Fact, Interaction, Origin, Persona, Profile, RecallQuery
+from personaagent.tools.lessons import teach
+from personaagent.types import (
+    ACTION,
+    LESSON,
+    OF,
+    Action,
+    Decision,
+    Fact,
+    Interaction,
+    Origin,
+    Persona,
+    Profile,
+    RecallQuery,
+)
 from tests.personaagent.memory.test_user_memory import interaction
 from tests.support.doubles import HashEmbedder
 from tests.support.store_contract import START
+from tests.support.taught import SPECS
 
 
 @pytest.fixture
@@ -21,10 +37,9 @@ def memory() -> LocalMemory:
     return LocalMemory(HashEmbedder())
 
 
-def lesson(of: str, id: str) -> Interaction:
-    return interaction(
-        id, f"query {of}", choices=("answer", "search"), truth="search", metadata={ACTION: "tool", OF: of}
-    )
+def lesson(of: str, id: str, **more: Any) -> Interaction:
+    about = {ACTION: "tool", OF: of}
+    return interaction(LESSON + id, f"query {of}", choices=("answer", "search"), truth="search", metadata=about, **more)
 
 
 def fact(id: str, *evidence: str) -> Fact:
@@ -97,10 +112,23 @@ async def test_what_rests_on_it_alone_goes_and_what_others_support_stays(memory:
 
 
 async def test_lessons_of_it_go_too_and_nothing_else_that_happens_to_say_of(memory: LocalMemory) -> None:
-    bystander = interaction("mine", "something else", metadata={OF: "1"})
-    await memory.append("ann", [interaction("1"), interaction("2"), lesson("1", "a"), lesson("2", "b"), bystander])
+    bystander = interaction("mine", "something else", metadata={OF: "1", ACTION: "tool"})
+    told = [lesson("1", "a"), lesson("1", "tool:c"), lesson("2", "b")]
+    await memory.append("ann", [interaction("1"), interaction("2"), *told, bystander])
     assert await memory.delete("ann", ["1"]) == 1
-    assert {i.id for i in await memory.latest("ann", 9)} == {"2", "b", "mine"}
+    assert {i.id for i in await memory.latest("ann", 9)} == {"2", "mine"}
+    assert {i.id for i in await memory.latest("ann", 9, lessons=True)} == {LESSON + "b"}
+
+
+async def test_lessons_that_were_taken_back_go_too(memory: LocalMemory) -> None:
+    await memory.append("ann", [interaction("r1", "will it rain"), interaction("r2", "and tomorrow")])
+    await teach(memory, "ann", "r1", Action(tool="weather", arguments={"units": "metric"}), SPECS)
+    await teach(memory, "ann", "r1", Action(tool="trains"), SPECS)  # the lesson on units has no truth any more
+    await teach(memory, "ann", "r2", Action(tool="weather", arguments={"units": "metric"}), SPECS)
+    assert await memory.delete("ann", ["r1"]) == 1
+    left = await memory.latest("ann", 9, lessons=True)
+    assert [i.metadata[OF] for i in left] == ["r2", "r2"]
+    assert "will it rain" not in "".join(await memory.export("ann"))
 
 
 async def test_work_from_before_a_forgetting_deletes_nothing(memory: LocalMemory) -> None:

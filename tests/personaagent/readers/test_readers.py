@@ -21,6 +21,7 @@ from personaagent.readers.lamp import CATEGORIES, TAGS, lamp_label
 from personaagent.readers.movielens import Movie, split_newest
 from personaagent.readers.read_result import json_items
 from personaagent.types import Interaction, Kind, Origin, Persona, Profile
+from tests.support.taught import SPECS
 
 
 def write(folder: Path, *lines: Any) -> Path:
@@ -580,3 +581,39 @@ def test_lamp_outputs_that_are_none(tmp_path: Path):
     (tmp_path / "dev_outputs.json").write_text('{"golds": 5}')
     with pytest.raises(InvalidInput, match="not a LaMP outputs file"):
         lamp_tests(path)
+
+
+# --- lessons on tools --------------------------------------------------------------------------------------------------
+
+
+def test_a_line_may_say_which_tool_was_right(tmp_path: Path):
+    action = {"tool": "weather", "arguments": {"units": "metric", "place": "Oslo"}, "among": ["weather", "trains"]}
+    rain = {"user": "ann", "query": "rain", "time": "2026-02-01T08:00:00Z", "action": action}
+    path = write(tmp_path, rain, {"user": "ann", "query": "joke"})
+    asked, tool, units, joke = read("history", path, specs=SPECS)
+    assert (asked.lesson, joke.lesson) == (False, False)
+    assert (tool.choices, tool.truth, tool.metadata["of"]) == (("answer", "weather", "trains"), "weather", asked.id)
+    assert (units.truth, units.time) == ("metric", asked.time)
+    assert tool.metadata["arguments"] == {"place": "Oslo"}
+    assert list(read("history", path, specs=SPECS)) == [asked, tool, units, joke]  # the same ids again
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ({"action": {"tool": "weather"}}, "name the tools that there were"),
+        ({"action": {"tool": "wether", "among": ["weather"]}}, "did you mean weather"),
+        ({"action": {"tool": "weather", "among": ["weather"], "arguments": {"units": "miles"}}}, "units"),
+        ({"action": {"among": ["weather"]}}, "action"),
+        ({"action": "weather"}, "action"),
+        ({"id": "lesson:x"}, "lessons on tools"),
+    ],
+)
+def test_an_action_that_no_tool_could_do_is_an_error_of_its_line(tmp_path: Path, line: dict[str, Any], says: str):
+    found = read(
+        "history", write(tmp_path, {"user": "ann", "query": "q", **line}, {"user": "ann", "query": "r"}), specs=SPECS
+    )
+    assert [i.query for i in found] == ["r"]
+    (error,) = found.errors
+    assert error.line == 1
+    assert says in error.reason
