@@ -1,7 +1,7 @@
 """Every prompt of the project, in the order in which they enter a conversation.
 
 The prompt's parts are joined in a fixed order with byte-stable texts, so that vLLM's prefix cache serves what requests
-have in common: instructions and tools (all users), persona (one user), recalled episodes, the turn.
+have in common: instructions (all users), persona (one user), recalled episodes, the turn.
 """
 
 from __future__ import annotations

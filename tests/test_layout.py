@@ -19,7 +19,7 @@ PRIVATE = {
     "vllm": ("serve.engine.", "serve.bench.bare_engine"),
     "pymilvus": ("actors.milvus.", "serve.bench.memory"),  # which measures it as others use it
     "milvus_lite": ("actors.milvus.",),
-    "mcp": ("personaagent.tools.mcp_connection",),
+    "mcp": ("personaagent.tools.mcp_connection", "serve.mcp."),
 }
 
 

@@ -59,7 +59,7 @@ def imported(path: Path, row: dict[str, Any]) -> tuple[Interaction | None, str]:
 
 def posted(row: dict[str, Any]) -> tuple[Interaction | None, str]:
     try:
-        return InteractionsBody.model_validate([json.loads(json.dumps(row))]).of("ann")[0], ""
+        return InteractionsBody.model_validate([json.loads(json.dumps(row))]).of("ann")[0][0], ""
     except FutureTimeError as e:
         return None, e.message.removeprefix("interactions.0.")
     except ValidationError as e:
