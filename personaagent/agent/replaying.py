@@ -38,7 +38,7 @@ class Replaying:
 
     async def asks(self, lesson: Interaction) -> str:
         """What a turn asks the model at the choice that a lesson tells of, with the tools as they are described now."""
-        return asks(lesson, () if self.toolbox is None else (await self.toolbox.open()).specs)
+        return asks(lesson, () if self.toolbox is None else await self.toolbox.specs())
 
     def replay_query(
         self,

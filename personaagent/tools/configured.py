@@ -39,6 +39,9 @@ class ConfiguredTools(ToolSource):
         """All of them, always."""
         return self._tools
 
+    def status(self) -> None:
+        """There is no server that they would go away with."""
+
     async def close(self) -> None:
         """Close connections, and stop reading documents."""
         await asyncio.gather(*(h.close() for h in self._held))

@@ -12,14 +12,13 @@ from typing import Any
 import anyio
 
 from personaagent import deadline
-from personaagent.base import Frozen
 from personaagent.errors import UnavailableError
 from personaagent.tool_settings import McpServerSettings, ToolSettings
 from personaagent.tools.arguments import check_arguments
 from personaagent.tools.mcp_connection import McpConnection, reason
-from personaagent.tools.tool import Tool, ToolContext, ToolOutput, ToolSpec
+from personaagent.tools.tool import SourceStatus, Tool, ToolContext, ToolOutput, ToolSpec
 
-__all__ = ["McpSource", "McpStatus"]
+__all__ = ["McpSource"]
 
 log = logging.getLogger(__name__)
 
@@ -28,15 +27,6 @@ CONNECT_S = 30.0  # from starting a server to its list of tools
 CLOSE_S = 5.0  # for saying goodbye to a server; then its connection is cut
 PAUSES_S = (0.5, 60.0)  # between attempts to connect: each is twice as long as the one before
 STEADY_S = 30.0  # a connection that held for so long was no failed attempt
-
-
-class McpStatus(Frozen):
-    """How it stands with a server, for health."""
-
-    name: str
-    connected: bool
-    tools: tuple[str, ...] = ()  # by the names under which they are offered
-    wrong: str | None = None  # why it is not connected
 
 
 class McpSource:
@@ -77,12 +67,12 @@ class McpSource:
             return ()
         return [_McpTool(self, name, spec) for name, spec in self._connection.specs.items()]
 
-    def status(self) -> McpStatus:
+    def status(self) -> SourceStatus:
         """How it stands with the server."""
         if self._connection is None:
-            return McpStatus(name=self.settings.name, connected=False, wrong=self._wrong)
+            return SourceStatus(name=self.settings.name, connected=False, wrong=self._wrong)
         tools = tuple(spec.name for spec in self._connection.specs.values())
-        return McpStatus(name=self.settings.name, connected=True, tools=tools)
+        return SourceStatus(name=self.settings.name, connected=True, tools=tools)
 
     async def close(self) -> None:
         """End the connection, and the process where we started one. It takes some seconds if the process does not want to."""

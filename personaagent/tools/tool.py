@@ -12,7 +12,7 @@ from personaagent.base import Frozen
 from personaagent.tool_settings import NAME
 from personaagent.types import UserId
 
-__all__ = ["Effect", "Sees", "Tool", "ToolContext", "ToolOutput", "ToolSource", "ToolSpec"]
+__all__ = ["Effect", "Sees", "SourceStatus", "Tool", "ToolContext", "ToolOutput", "ToolSource", "ToolSpec"]
 
 
 class Effect(StrEnum):
@@ -83,11 +83,24 @@ class Tool(Protocol):
         ...
 
 
+class SourceStatus(Frozen):
+    """How it stands with a server that tools come from, for health."""
+
+    name: str
+    connected: bool
+    tools: tuple[str, ...] = ()  # by the names under which they are offered
+    wrong: str | None = None  # why it is not connected
+
+
 class ToolSource(Protocol):
     """Where tools come from: the settings, an MCP server."""
 
     async def tools(self) -> Sequence[Tool]:
         """Those that can be called now. A source that is down has none; it does not raise."""
+        ...
+
+    def status(self) -> SourceStatus | None:
+        """How it stands with the server behind it, as last seen; None if there is no server."""
         ...
 
     async def close(self) -> None:

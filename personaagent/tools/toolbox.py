@@ -17,7 +17,7 @@ from personaagent.persona.persona import clip, tokens
 from personaagent.protocols import Embedder
 from personaagent.tool_settings import ToolSettings
 from personaagent.tools.arguments import check_arguments
-from personaagent.tools.tool import Effect, Tool, ToolContext, ToolOutput, ToolSource, ToolSpec
+from personaagent.tools.tool import Effect, SourceStatus, Tool, ToolContext, ToolOutput, ToolSource, ToolSpec
 from personaagent.tools.untrusted import as_data
 from personaagent.types import ANSWER, ToolCall
 
@@ -106,6 +106,14 @@ class Toolbox:
                 log.warning("two tools are named %s; the second one is left out", tool.spec.name)
         by_name.pop(ANSWER, None)
         return OpenToolbox(self.settings, by_name)
+
+    async def specs(self) -> tuple[ToolSpec, ...]:
+        """What the tools that there are now say of themselves."""
+        return (await self.open()).specs
+
+    def status(self) -> list[SourceStatus]:
+        """How it stands with the servers that tools come from, as last seen."""
+        return [status for source in self._sources if (status := source.status()) is not None]
 
     async def close(self) -> None:
         """Close all sources."""

@@ -33,9 +33,11 @@ async def readyz(shared: AppShared) -> JSONResponse:
     """Whether this replica takes requests: 503 while it is being ended. Beside it what is known of the parts behind it.
 
     `parts` are from looks in the background, `age_s` seconds ago: a part that hangs or has too much to do holds up no probe.
+    `mcp` says which MCP servers are connected. Nobody is asked for that, either.
     """
     parts, ages = await shared.health.report()
-    report = {"parts": parts, "age_s": ages, "load": shared.load.report()}
+    servers = [status.model_dump() for status in shared.services.tool_servers()]
+    report = {"parts": parts, "age_s": ages, "load": shared.load.report(), "mcp": servers}
     if shared.health.closing:
         return JSONResponse({"status": "closing", **report}, 503)
     return JSONResponse({"status": "ready", **report})

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from personaagent.agent.agent import Agent
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import Settings
-from personaagent.tools.tool import ToolSpec
+from personaagent.tools.tool import SourceStatus, ToolSpec
 from serve.http.admission import CHATS
 
 __all__ = ["Online", "Services"]
@@ -27,16 +27,9 @@ class Online(Protocol):
         ...
 
 
-async def _no_tools() -> Sequence[ToolSpec]:
-    return ()
-
-
 @dataclass(frozen=True)
 class Services:
-    """What the endpoints call. The checks raise if a part does not answer; the model's makes it generate nothing.
-
-    `specs` are the tools that the agent has now.
-    """
+    """What the endpoints call. The checks raise if a part does not answer; the model's makes it generate nothing."""
 
     settings: Settings
     model: str
@@ -49,7 +42,14 @@ class Services:
     check_memory: Callable[[], Awaitable[object]]
     online: Online | None = None
     chats: int = CHATS  # that may be under way, unless the settings say
-    specs: Callable[[], Awaitable[Sequence[ToolSpec]]] = _no_tools
+
+    async def specs(self) -> Sequence[ToolSpec]:
+        """The tools that the agent has now."""
+        return () if self.agent.toolbox is None else await self.agent.toolbox.specs()
+
+    def tool_servers(self) -> list[SourceStatus]:
+        """How it stands with the servers that the agent's tools come from, as last seen."""
+        return [] if self.agent.toolbox is None else self.agent.toolbox.status()
 
     def notify(self, user: str) -> None:
         """Tell online alignment, if there is one, that a truth of this user became known, or that they were forgotten."""

@@ -13,12 +13,15 @@ from personaagent.agent.agent import Agent
 from personaagent.errors import UnavailableError
 from personaagent.memory.local import LocalMemory
 from personaagent.settings import ServeSettings, Settings
-from personaagent.tools.tool import ToolSpec
+from personaagent.tool_settings import ToolSettings
+from personaagent.tools.tool import ToolSource, ToolSpec
+from personaagent.tools.toolbox import Toolbox
 from personaagent.types import ChatRequest, ChatResult, Usage
 from serve.http.api import create_api
 from serve.http.services import Online, Services
 from tests.support.doubles import HashEmbedder
 from tests.support.fake_llm import FakeLLM
+from tests.support.fake_tool import FakeTool
 
 __all__ = ["JSON", "USERS", "EchoLLM", "World", "assert_error", "events", "segment"]
 
@@ -74,6 +77,7 @@ class World:
         online: Online | None = None,
         llm: EchoLLM | None = None,
         specs: Sequence[ToolSpec] = (),
+        sources: Sequence[ToolSource] = (),
         **serve_settings: Any,
     ) -> None:
         self.llm = llm or EchoLLM()
@@ -85,13 +89,13 @@ class World:
             if self.llm.error is not None:
                 raise self.llm.error
 
-        async def tools() -> Sequence[ToolSpec]:
-            return specs
-
+        # They are known, and never called: requests of these tests are answered at once.
+        box = Toolbox(ToolSettings(calls=0), [FakeTool(spec) for spec in specs], sources) if specs or sources else None
+        self.agent = Agent(self.llm, self.memory, tree.agent, toolbox=box)
         services = Services(
             settings=tree,
             model="echo",
-            agent=Agent(self.llm, self.memory, tree.agent),
+            agent=self.agent,
             memory=self.memory,
             llm=self.llm,
             embedder=embedder,
@@ -99,7 +103,6 @@ class World:
             check_llm=check,
             check_memory=self.memory.users,
             online=online,
-            specs=tools,
         )
         self.app = create_api(services)
         transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)

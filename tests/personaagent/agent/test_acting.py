@@ -14,7 +14,18 @@ from personaagent.settings import AgentSettings
 from personaagent.tool_settings import ToolSettings
 from personaagent.tools.tool import Effect, ToolSpec
 from personaagent.tools.toolbox import CALLS, Toolbox
-from personaagent.types import ACTION, ChatRequest, ChatResult, Interaction, Message, Origin, PersonaDraft, utc_now
+from personaagent.types import (
+    ACTION,
+    OF,
+    TOOL_LESSON,
+    ChatRequest,
+    ChatResult,
+    Interaction,
+    Message,
+    Origin,
+    PersonaDraft,
+    utc_now,
+)
 from tests.support.doubles import HashEmbedder
 from tests.support.fake_llm import FakeLLM
 from tests.support.fake_tool import FakeTool
@@ -179,13 +190,13 @@ async def test_lessons_choose_where_the_model_has_no_view(memory: LocalMemory) -
         "ada",
         [
             Interaction(
-                id=str(n),
+                id=f"{TOOL_LESSON}{n}",
                 user="ada",
                 time=utc_now(),
                 query=f"How do I get to town {n}?",
                 choices=options,
                 truth="flights",
-                metadata={ACTION: "tool"},
+                metadata={ACTION: "tool", OF: str(n)},
             )
             for n in range(6)
         ],

@@ -11,11 +11,12 @@ import yaml
 from personaagent.errors import InvalidInput
 from personaagent.memory.local import LocalMemory
 from personaagent.protocols import Embedder
+from personaagent.settings import Settings
 from personaagent.tool_settings import DocumentsSettings, ToolSettings
-from personaagent.tools.configured import toolbox
+from personaagent.tools.configured import calls_natively, toolbox
 from personaagent.tools.excerpts import Excerpt
 from personaagent.tools.http_tool import HttpTool
-from personaagent.tools.tool import Tool, ToolContext
+from personaagent.tools.tool import SourceStatus, Tool, ToolContext
 from personaagent.tools.toolbox import Toolbox
 from personaagent.types import ToolCall
 from tests.support.doubles import HashEmbedder
@@ -50,6 +51,9 @@ class Further:
     async def tools(self) -> Sequence[Tool]:
         return ()
 
+    def status(self) -> SourceStatus:
+        return SourceStatus(name="further", connected=False, wrong="it is down")
+
     async def close(self) -> None:
         self.closed = True
 
@@ -81,6 +85,7 @@ async def test_all_that_is_declared_is_offered_and_closed(tmp_path: Path) -> Non
     context = ToolContext(user="ada", interaction="now")
     for name, text in (("search_documents", "[a.txt, passage 1]\nGreen tea."), ("search_shelf", "[shelf]\ntea")):
         assert (await tools.call(ToolCall(name=name, arguments={"query": "tea"}), context)).text == text
+    assert [status.name for status in box.status()] == ["further"]
     await box.close()
     assert shelves[0].closed
     assert further.closed
@@ -101,6 +106,22 @@ async def test_all_that_is_declared_is_offered_and_closed(tmp_path: Path) -> Non
 def test_what_cannot_work_is_told_at_the_start(declared: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         made(declared)
+
+
+@pytest.mark.parametrize(
+    ("tree", "native"),
+    [
+        ({}, False),
+        ({"llm": {"base_url": "http://elsewhere/v1"}}, True),
+        ({"llm": {"model": "a/b"}}, False),
+        ({"llm": {"model": "a/b", "engine_kwargs": {"tool_call_parser": "hermes"}}}, True),
+        ({"llm": {"engine_kwargs": {"tool_call_parser": "hermes"}}}, False),
+        ({"tools": {"calling": "native"}}, True),
+        ({"llm": {"base_url": "http://elsewhere/v1"}, "tools": {"calling": "constrained"}}, False),
+    ],
+)
+def test_calls_are_native_where_the_model_has_a_form_for_them(tree: dict[str, Any], native: bool) -> None:
+    assert calls_natively(Settings(**tree)) is native
 
 
 def test_the_examples_of_the_docs_are_settings() -> None:

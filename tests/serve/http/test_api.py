@@ -17,6 +17,10 @@ from personaagent.claims import Claim, ClaimKind, Exemplar
 from personaagent.errors import ContextLengthExceeded, UnavailableError
 from personaagent.persona.persona import made
 from personaagent.prompts import NO_PERSONA
+from personaagent.tool_settings import ToolSettings
+from personaagent.tools.memory_tools import memory_tools
+from personaagent.tools.tool import SourceStatus, Tool
+from personaagent.tools.toolbox import CALLS, Toolbox
 from personaagent.types import (
     ChatRequest,
     ChatResult,
@@ -411,28 +415,49 @@ async def test_half_a_character_in_the_call_of_a_tool_breaks_nothing_either(worl
     assert told[0]["function"]["arguments"] == '{"a": "\ufffd"}'
 
 
+class Caller(EchoLLM):
+    """Wants one call of a tool, writes these arguments for it, and then answers."""
+
+    def __init__(self, arguments: str) -> None:
+        super().__init__()
+        self.arguments = arguments
+        self.wants = ["search_episodes"]
+
+    def result(self, request: ChatRequest) -> ChatResult:
+        if request.choices:
+            want = self.wants.pop() if self.wants and "answer" in request.choices else request.choices[0]
+            scores = tuple((choice, 0.0 if choice == want else -20.0) for choice in request.choices)
+            return ChatResult(text=want, first_logprobs=scores)
+        text = self.arguments if "structured_outputs" in request.extra else "fine"
+        return ChatResult(text=text, message={"role": "assistant", "content": text})
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
-    "call",
+    "arguments",
     [
-        f'{{"name": {"[" * 3000}}}',
-        f'{{"name": {"1" * 5000}}}',
-        '{"name": "search_episodes", "arguments": {"query": "\\ud800"}}',
-        '{"name": "\\ud800"}',
-        '{"name": "a\\nb"}',
-        f'{{"name": "{"x" * 9000}"}}',
-        '{"name": "search_episodes", "arguments": {"query": "q", "k": NaN}}',
+        f'{{"query": {"[" * 3000}}}',
+        f'{{"query": {"1" * 5000}}}',
+        '{"query": "\\ud800"}',
+        '{"\\ud800": "q"}',
+        '{"a\\nb": "q"}',
+        f'{{"{"x" * 9000}": "q"}}',
+        '{"query": "q", "k": NaN}',
     ],
 )
-async def test_no_call_of_a_tool_that_a_model_writes_breaks_a_turn(call: str, stream: bool) -> None:
-    world = World(llm=Spells([f"<tool_call>{call}</tool_call>"], ["fine"]))
+async def test_no_call_of_a_tool_that_a_model_writes_breaks_a_turn(arguments: str, stream: bool) -> None:
+    world = World(llm=Caller(arguments))
+    tools = memory_tools(world.memory, ("search_episodes",), 600)
+    world.agent.toolbox = Toolbox(ToolSettings(model_weight=1.0), tools)
     response = await world.chat("anna", stream=stream)
     assert response.status_code == 200
     result = world.llm.requests[-1].messages[-1].text
-    assert len(result) < 300
+    assert len(result) < 600
     assert result.encode("utf-8").isascii()
     [kept] = await world.memory.latest("anna", 5)
     assert kept.response == "fine"
+    [call] = kept.metadata[CALLS]
+    assert call["name"] == "search_episodes"
 
 
 async def test_an_unforeseen_error_tells_nothing(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -630,6 +655,25 @@ async def test_readyz_is_about_this_replica_and_names_a_part_that_is_missing(wor
     assert (response.status_code, response.json()["status"]) == (200, "ready")
     assert response.json()["parts"] == {"llm": "the model does not answer", "embedder": "ok", "memory": "ok"}
     assert (await world.http.get("/healthz")).status_code == 200
+
+
+async def test_readyz_lists_mcp_servers_and_is_ready_without_them() -> None:
+    class Down:
+        async def tools(self) -> Sequence[Tool]:
+            return ()
+
+        def status(self) -> SourceStatus:
+            return SourceStatus(name="tickets", connected=False, wrong="its program ended with exit code 1")
+
+        async def close(self) -> None:
+            pass
+
+    response = await World(sources=[Down()]).http.get("/readyz")
+    assert (response.status_code, response.json()["status"]) == (200, "ready")
+    assert response.json()["mcp"] == [
+        {"name": "tickets", "connected": False, "tools": [], "wrong": "its program ended with exit code 1"}
+    ]
+    assert (await World().http.get("/readyz")).json()["mcp"] == []
 
 
 async def test_the_api_describes_itself(world: World) -> None:
