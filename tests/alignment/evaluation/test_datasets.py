@@ -86,6 +86,7 @@ def test_the_command_line_knows_every_data_set() -> None:
     made_up = {f"synthetic-{world}" for world in WORLDS}
     assert {d.value for d in Dataset} == {
         *("pahf", "movielens", "movielens-choices", "lamp", "history", "sample", "retrieval"),
+        *("actions", "actions-develop"),
         *made_up,
     }
 
