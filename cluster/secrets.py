@@ -6,8 +6,8 @@ Secrets reach the pods as environment variables out of a Kubernetes Secret. Noth
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any, get_args
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, SecretStr
@@ -25,15 +25,12 @@ def secret_variables(settings: Settings) -> dict[str, bool]:
     """The environment variable of every secret setting, and whether the Secret must hold it.
 
     It must hold those that the given settings set, and the API key always: an API that answers for any user must not be
-    open by oversight.
+    open by oversight. A list whose entries may have secrets is one variable, which holds all of it as JSON.
     """
     variables = {}
     for path in _secret_paths(Settings):
-        value: Any = settings
-        for name in path:
-            value = getattr(value, name)
         variable = "PERSONAAGENT_" + "__".join(path).upper()
-        variables[variable] = value is not None or variable == API_KEY
+        variables[variable] = _holds_secret(_at(settings, path)) or variable == API_KEY
     return variables
 
 
@@ -46,23 +43,45 @@ def public_tree(settings: Settings) -> dict[str, Any]:
         InvalidInput: a free-form value or a URL carries what looks like a credential.
     """
     tree: dict[str, Any] = settings.model_dump(mode="json", exclude_defaults=True)
-    for *branches, leaf in _secret_paths(Settings):
+    for path in _secret_paths(Settings):
         branch: Any = tree
-        for name in branches:
+        for name in path[:-1]:
             branch = branch.get(name, {})
-        branch.pop(leaf, None)
+        if _holds_secret(_at(settings, path)):
+            branch.pop(path[-1], None)
     tree = _pruned(tree)
     _refuse_credentials(tree, ())
     return tree
 
 
 def _secret_paths(section: type[BaseModel]) -> Iterator[tuple[str, ...]]:
+    """Settings that are secret, and lists with entries that may have secrets."""
     for name, field in section.model_fields.items():
         for kind in (field.annotation, *get_args(field.annotation)):
             if kind is SecretStr:
                 yield (name,)
             elif isinstance(kind, type) and issubclass(kind, BaseModel):
-                yield from ((name, *rest) for rest in _secret_paths(kind))
+                inner = list(_secret_paths(kind))
+                if get_origin(field.annotation) is tuple:
+                    inner = [()] if inner else []
+                yield from ((name, *rest) for rest in inner)
+
+
+def _at(settings: Settings, path: Sequence[str]) -> Any:
+    value: Any = settings
+    for name in path:
+        value = getattr(value, name)
+    return value
+
+
+def _holds_secret(value: Any) -> bool:
+    if isinstance(value, BaseModel):
+        return any(_holds_secret(inner) for _, inner in value)
+    if isinstance(value, dict):
+        return any(_holds_secret(inner) for inner in value.values())
+    if isinstance(value, tuple):
+        return any(_holds_secret(inner) for inner in value)
+    return isinstance(value, SecretStr)
 
 
 def _pruned(tree: dict[str, Any]) -> dict[str, Any]:

@@ -629,9 +629,10 @@ async def test_a_first_persona_under_way_is_not_committed(
     await known(memory)
     latest = memory.latest
 
-    async def forgotten_meanwhile(user: str, n: int, with_truth: bool = False) -> tuple[Interaction, ...]:
-        answer = await latest(user, n, with_truth)
-        await memory.forget(user)
+    async def forgotten_meanwhile(user: str, n: int, **asked: bool) -> tuple[Interaction, ...]:
+        answer = await latest(user, n, **asked)
+        if not asked.get("lessons"):  # which are read after it
+            await memory.forget(user)
         return answer
 
     monkeypatch.setattr(memory, "latest", forgotten_meanwhile)

@@ -268,11 +268,18 @@ def test_memory_settings_alone_take_a_new_cluster() -> None:
 # --- secrets
 
 
+# Lists whose entries may have secrets, each with one.
+LISTS: dict[str, list[dict[str, Any]]] = {
+    "documents": [{"description": "d", "uri": "http://m", "collection": "c", "token": "k6-very-secret"}],
+    "http": [{"name": "h", "description": "d", "url": "http://h", "headers": {"Authorization": "k7-very-secret"}}],
+    "mcp": [{"name": "m", "command": ["server"], "env": {"KEY": "k8-very-secret"}}],
+}
 SECRETS = {
     "llm": {"model": "org/model", "api_key": "k1-very-secret"},
     "memory": {**MILVUS, "token": "k2-very-secret", "encryption_key": "k3-very-secret"},
     "alignment": {"teacher": {"base_url": "https://t", "model": "m", "api_key": "k4-very-secret"}},
     "serve": {"api_key": "k5-very-secret"},
+    "tools": LISTS,
 }
 
 
@@ -302,8 +309,17 @@ def test_every_secret_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch) 
         "PERSONAAGENT_ALIGNMENT__TEACHER__API_KEY",
     } <= set(names)
     for name in names:
-        monkeypatch.setenv(name, "value")
+        whole = LISTS.get(name.removeprefix("PERSONAAGENT_TOOLS__").lower())
+        monkeypatch.setenv(name, "value" if whole is None else json.dumps(whole))
     assert all(secret_variables(settings()).values()), "each variable sets its setting"
+
+
+def test_lists_without_a_secret_are_settings_like_others() -> None:
+    tools = {"mcp": [{"name": "m", "command": ["server"]}], "http": LISTS["http"]}
+    given = settings(tools=tools)
+    needed = secret_variables(given)
+    assert (needed["PERSONAAGENT_TOOLS__MCP"], needed["PERSONAAGENT_TOOLS__HTTP"]) == (False, True)
+    assert public_tree(given)["tools"].keys() == {"mcp"}
 
 
 def test_the_api_key_is_required_and_others_only_when_used() -> None:

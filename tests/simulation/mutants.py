@@ -12,6 +12,7 @@ from typing import Any
 
 import actors.memory.shard_changes
 import actors.milvus.counts
+import personaagent.memory.changes
 import personaagent.memory.one_user
 import personaagent.memory.persona_changes
 from actors.memory.shard_changes import ShardChanges
@@ -163,7 +164,7 @@ def no_recovery() -> list[Patch]:
 
 
 def appends_that_know_no_ids() -> list[Patch]:
-    plan = personaagent.memory.persona_changes.plan_append
+    plan = personaagent.memory.changes.plan_append
 
     def blind(user: str, items: Any, existing: Any, *rest: Any, **options: Any) -> Change:
         return plan(user, items, lambda _: None, *rest, **options)
