@@ -45,7 +45,8 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line, and end the process with 2."""
         if found := re.search(r"invalid choice: '(.*)' \(choose from", message):
-            message = f"no such command '{found[1]}'{likely(found[1], self._commands.choices, quote=chr(39))}"
+            near = likely(found[1], self._commands.choices, quote="'")
+            message = f"no such command '{found[1]}'{near}"
         message = message.replace("the following arguments are required:", "missing:")
         print(f"error: {message}; `{self.prog} --help` tells more", file=sys.stderr)
         sys.exit(2)

@@ -8,10 +8,10 @@ from operator import attrgetter
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 from typer.main import get_command
 
 from personaagent.readers import read
+from personaagent.setting_names import setting_paths
 from personaagent.settings import Settings
 from serve.cli import app
 
@@ -33,17 +33,6 @@ def blocks(text: str, language: str) -> list[str]:
 def prose(text: str) -> str:
     """A page without the tree of modules, whose packages are called as sections of the settings are."""
     return re.sub(r"^```text\n.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-
-
-def settings_of(model: type[BaseModel], above: str = "") -> list[str]:
-    found = []
-    for name, setting in model.model_fields.items():
-        kind = setting.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            found += settings_of(kind, f"{above}{name}.")
-        else:
-            found.append(above + name)
-    return found
 
 
 def test_history_example_imports_without_errors(tmp_path: Path) -> None:
@@ -105,7 +94,7 @@ def test_files_in_the_tree_exist() -> None:
 
 
 def test_every_setting_is_documented_and_every_documented_setting_exists() -> None:
-    known = set(settings_of(Settings))
+    known = set(setting_paths(Settings))
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     documented = {s for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for s in re.findall(r"`([\w.]+)`", row)}
     assert documented == known
@@ -129,7 +118,7 @@ def test_documented_defaults_are_those_of_the_code() -> None:
 
 
 def test_settings_named_in_the_docs_exist() -> None:
-    known = set(settings_of(Settings))
+    known = set(setting_paths(Settings))
     sections = "|".join({name.split(".")[0] for name in known if "." in name})
     for doc in DOCS:
         for name in re.findall(rf"`((?:{sections})\.[a-z_.]+)`", prose(doc.read_text(encoding="utf-8"))):

@@ -186,7 +186,8 @@ def run_population(
         # They hold other users by then, so whoever is missing in the end is asked for again.
         while todo := [u for u in planned if u not in results]:
             for group in _pipeline(parts, todo, run, sum(r.calls for r in results.values()), _tokens(results.values())):
-                new = [r for r in group if r.user not in results]
+                if not (new := [r for r in group if r.user not in results]):
+                    continue
                 folder.write(new)
                 results.update((r.user, r) for r in new)
                 fresh += new
@@ -257,12 +258,13 @@ class _Align:
         """One row per user, whatever happens."""
         found = queue.SimpleQueue[AlignmentResult | None]()
         work = asyncio.run_coroutine_threadsafe(self._align(users["user"].to_pylist(), found.put), self._loop)
+        work.add_done_callback(lambda _: found.put(None))
         for group in _groups(found):
             yield to_table(group)
         work.result()
 
-    async def _align(self, users: Sequence[str], put: Callable[[AlignmentResult | None], None]) -> None:
-        left = dict.fromkeys(users)
+    async def _align(self, users: Sequence[str], put: Callable[[AlignmentResult], None]) -> None:
+        left, reason = dict.fromkeys(users), "error: no result"
         try:
             async for result in self._actor.stream(users, self._run):
                 left.pop(result.user, None)
@@ -270,10 +272,8 @@ class _Align:
         except Exception as e:
             log.debug("%d users of a batch of %d failed", len(left), len(users), exc_info=True)
             reason = f"error: {type(e).__name__}"
-            for user in left:
-                put(AlignmentResult(user=user, outcome=Outcome.FAILED, reason=reason, run=self._run))
-        finally:
-            put(None)
+        for user in left:  # or the run would ask for them for ever
+            put(AlignmentResult(user=user, outcome=Outcome.FAILED, reason=reason, run=self._run))
 
 
 def _groups(found: queue.SimpleQueue[AlignmentResult | None]) -> Iterator[list[AlignmentResult]]:

@@ -6,18 +6,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.jobs import population
 from actors.jobs.aligner_actor import AlignerParts, AlignmentActor, aligned_earlier
 from actors.jobs.population import (
     RunProgress,
@@ -351,3 +353,20 @@ run_population(parts, TestCluster.USERS, "run-2", home)
 )
 def test_users_of_a_run_are_aligned_together_as_far_as_actors_are_not_idle(users: int, actors: int, size: int) -> None:
     assert batch_size(users, actors, 32) == size
+
+
+def test_a_user_of_whom_nothing_is_heard_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the run would ask for them again and again."""
+
+    class Silent:
+        def __init__(self, parts: AlignerParts) -> None:
+            pass
+
+        async def stream(self, users: Sequence[str], run: str) -> AsyncIterator[AlignmentResult]:
+            yield result(users[0])
+
+    monkeypatch.setattr(population, "AlignmentActor", Silent)
+    batch = pa.table({"user": ["ann", "bob"]})
+    actor = population._Align(doubles.parts(None, Path()), "r")
+    found = [r for table in actor(batch) for r in from_table(table)]
+    assert {r.user: r.outcome for r in found} == {"ann": Outcome.ACCEPTED, "bob": Outcome.FAILED}
