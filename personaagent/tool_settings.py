@@ -86,9 +86,10 @@ class ToolSettings(Section):
     documents: tuple[DocumentsSettings, ...] = ()
     http: tuple[HttpToolSettings, ...] = ()
     mcp: tuple[McpServerSettings, ...] = ()
-    # How calls are written: by the model's own parser for tool calls (`native`), or constrained to their schema. `auto`: natively
-    # with another server's model, and where llm.engine_kwargs names a tool_call_parser.
-    calling: Literal["auto", "native", "constrained"] = "auto"
+    # How calls are written: by the model's own parser for tool calls (`native`), constrained to their schema, or to the user's
+    # own words besides (`copied`). `auto`: natively with another server's model, and where llm.engine_kwargs names a
+    # tool_call_parser; copied with the embedded model, which writes nothing better.
+    calling: Literal["auto", "native", "constrained", "copied"] = "auto"
     model_weight: Annotated[float, Field(ge=0, le=1)] | None = (
         None  # in choosing tools; None: 1 if native, else the persona's
     )

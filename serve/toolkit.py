@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from personaagent.protocols import Embedder, Memory
 from personaagent.settings import Settings
-from personaagent.tools.configured import calls_natively, toolbox
+from personaagent.tools.configured import calls_natively, copies, toolbox
 from personaagent.tools.tool import ToolSource
 from personaagent.tools.toolbox import Toolbox
 
@@ -35,5 +35,5 @@ async def start_tools(settings: Settings, memory: Memory, embedder: Embedder) ->
 
         collection = CollectionExcerpts
     made = toolbox(settings.tools, memory, embedder, collection=collection, sources=sources)
-    made.native = calls_natively(settings)
+    made.native, made.copying = calls_natively(settings), copies(settings)
     return made

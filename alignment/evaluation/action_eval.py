@@ -36,7 +36,7 @@ from personaagent.memory.local import LocalMemory
 from personaagent.models.files import model_name
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import Settings
-from personaagent.tools.configured import calls_natively
+from personaagent.tools.configured import calls_natively, copies
 from personaagent.tools.tool import ToolSpec
 from personaagent.tools.toolbox import Toolbox
 from personaagent.types import Action, AlignmentResult, Interaction, Message
@@ -69,7 +69,11 @@ class AgentTurns:
         self._embedder = embedder
         self._settings = settings.agent.model_copy(update={"tools": True})
         self._toolbox = Toolbox(
-            settings.tools, tuple(world.tools.values()), native=calls_natively(settings), embedder=embedder
+            settings.tools,
+            tuple(world.tools.values()),
+            native=calls_natively(settings),
+            embedder=embedder,
+            copying=copies(settings),
         )
 
     def agent(self, memory: Memory) -> Agent:

@@ -7,6 +7,7 @@ arguments the model writes under the tool's JSON Schema, so a call always has th
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -27,11 +28,12 @@ from personaagent.strict_json import JsonFault, loads
 from personaagent.tools.arguments import check_arguments, enumerated, option
 from personaagent.tools.asking import described, which_tool, which_value
 from personaagent.tools.client_tools import ClientTools
-from personaagent.tools.lessons import TOOL
+from personaagent.tools.lessons import ARGUMENTS, TOOL
 from personaagent.tools.matching import likeness
+from personaagent.tools.spans import copied
 from personaagent.tools.tool import ToolContext, ToolSpec
 from personaagent.tools.toolbox import Observation, OpenToolbox, Toolbox
-from personaagent.types import ACTION, ANSWER, ChatRequest, Message, RecallQuery, ToolCall, Usage
+from personaagent.types import ACTION, ANSWER, ChatRequest, Interaction, Message, RecallQuery, ToolCall, Usage
 
 __all__ = ["Acting", "Chosen"]
 
@@ -43,6 +45,9 @@ SWING = (
 LONGEST = (
     200  # characters of a text that a model writes as an argument under constraints, where the schema has no bound
 )
+SHOTS = 3  # calls that were right earlier, shown before one is written
+SHOT = 400  # characters of such a request
+WORDS = 120  # of the user, from which arguments are copied
 ARGUMENT_TOKENS = 96  # of the answer, for each argument that it writes so
 NATIVE_TOKENS = 2_048  # of calls that a model writes in its own form, at most; it knows where to end
 
@@ -73,6 +78,7 @@ class Acting:
         view: what of the user stands in the prompt.
         weight: of the model's scores.
         native: whether arguments are asked for as a tool call in the form of the model's own template.
+        copying: whether arguments are held to the user's own words.
         client: tools that the application calls itself.
         priority: of the model's calls.
         usage: what all of it cost.
@@ -88,9 +94,12 @@ class Acting:
     view: PromptView
     weight: float
     native: bool
+    copying: bool = False
     client: ClientTools | None = None
     priority: int = 0
     usage: Usage = field(default_factory=Usage)
+    # On the tool that was right at requests like this one, nearest first.
+    _lessons: tuple[Interaction, ...] = field(default=(), init=False)
 
     @classmethod
     async def begun(
@@ -118,6 +127,7 @@ class Acting:
             view=view,
             weight=weight,
             native=toolbox.native,
+            copying=toolbox.copying,
             client=client,
             priority=turn.priority,
         )
@@ -136,7 +146,7 @@ class Acting:
         options = (*(() if self.demanded else (ANSWER,)), *(s.name for s in specs))
         if len(options) == 1:
             return Chosen(options[0], {options[0]: 1.0}, 0.0)
-        known = await self._taught(TOOL, options)
+        known = await self._taught(TOOL, options, SHOTS + len(options))
         total = np.zeros(len(options)) if known is None or called else known
         if called or (self.embedder is None and known is None):
             # Lessons and likeness tell of the first tool of a request, and a weak model does not know when it has enough.
@@ -215,13 +225,15 @@ class Acting:
         """What the model writes under a schema."""
         names = ", ".join(described(spec, name) for name in schema["properties"])
         ask = prompts.WRITE_ARGUMENTS.format(tool=spec.name, arguments=names)
+        if self.copying:
+            schema = copied(schema, self._said)
         extra: dict[str, Any] = {"structured_outputs": {"json": dict(schema)}}
         if self.native:
             function = {"name": spec.name, "description": spec.description, "parameters": dict(schema)}
             extra = {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}
         limit = NATIVE_TOKENS if self.native else 32 + ARGUMENT_TOKENS * len(schema["properties"])
         request = ChatRequest(
-            messages=(*self.view.prompt(self.messages), *trail, Message(role="user", content=ask)),
+            messages=self._before_writing(spec, ask, trail),
             max_tokens=min(limit, self.llm.context_length // 2),
             priority=self.priority,
             extra=extra,
@@ -241,14 +253,45 @@ class Acting:
         except (JsonFault, TypeError, ValueError) as e:
             return [], f"the arguments are no JSON object: {e}"
 
-    async def _taught(self, lesson: str, options: tuple[str, ...]) -> Float | None:
+    def _before_writing(self, spec: ToolSpec, ask: str, trail: Sequence[Message]) -> tuple[Message, ...]:
+        """The prompt of a call: with what was right at earlier requests as exchanges, where that is known."""
+        prompt = list(self.view.prompt(self.messages))
+        known = [(i, i.metadata.get(ARGUMENTS)) for i in self._lessons if i.truth == spec.name]
+        shots = [(i.query, found) for i, found in known if isinstance(found, dict) and found][:SHOTS]
+        if self.native or not shots:
+            return (*prompt, *trail, Message(role="user", content=ask))
+        prompt[0] = Message(role="system", content=f"{prompt[0].text}\n\n{ask}")
+        last = max(n for n, m in enumerate(prompt) if m.role == "user")
+        past = [
+            message
+            for query, found in reversed(shots)
+            for message in (
+                Message(role="user", content=query[:SHOT]),
+                Message(role="assistant", content=json.dumps(found, ensure_ascii=False)),
+            )
+        ]
+        again = [Message(role="user", content=ask)] if trail else []
+        return (*prompt[:last], *past, *prompt[last:], *trail, *again)
+
+    @property
+    def _said(self) -> str:
+        """What the user said last, with as much of what they said before as is copied from."""
+        said = self.query
+        for message in reversed(self.messages):
+            if message.role == "user" and (text := message.text.strip()) and text != self.query:
+                if len(said.split()) + len(text.split()) > WORDS:
+                    break
+                said += f"\n{text}"
+        return said
+
+    async def _taught(self, lesson: str, options: tuple[str, ...], k: int = 1) -> Float | None:
         """log p of each option as far as lessons tell; None if they tell nothing."""
         decision = self.view.persona.decision
         if not decision.evidence:
             return None
         query = RecallQuery(
             text=self.query,
-            k=1,
+            k=k,
             choices=options,
             decisions=(decision,),
             metadata={ACTION: lesson},
@@ -257,6 +300,8 @@ class Acting:
             before=self.context.before,
         )
         recall = await self.memory.recall(self.context.user, query)
+        if lesson == TOOL:
+            self._lessons = tuple(episode.interaction for episode in recall.episodes)
         return np.asarray(recall.evidence[0], dtype=np.float64) if recall.episodes else None
 
     async def _with_model(self, known: Float, options: tuple[str, ...], trail: Sequence[Message], ask: str) -> Float:

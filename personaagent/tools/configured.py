@@ -19,7 +19,7 @@ from personaagent.tools.tool import Tool, ToolSource
 from personaagent.tools.toolbox import Toolbox
 from personaagent.types import ANSWER
 
-__all__ = ["ConfiguredTools", "calls_natively", "toolbox"]
+__all__ = ["ConfiguredTools", "calls_natively", "copies", "toolbox"]
 
 OpenCollection = Callable[[DocumentsSettings, Embedder], Excerpts]
 
@@ -91,6 +91,13 @@ def calls_natively(settings: Settings) -> bool:
     if settings.llm.base_url is not None:
         return True
     return settings.llm.model != EMBEDDED and "tool_call_parser" in settings.llm.engine_kwargs
+
+
+def copies(settings: Settings) -> bool:
+    """Whether arguments are held to the user's own words; see `ToolSettings.calling`."""
+    if settings.tools.calling != "auto":
+        return settings.tools.calling == "copied"
+    return settings.llm.model == EMBEDDED and settings.llm.base_url is None
 
 
 def _excerpts(settings: DocumentsSettings, embedder: Embedder, collection: OpenCollection | None) -> Excerpts:

@@ -91,16 +91,19 @@ class Toolbox:
         sources: Sequence[ToolSource] = (),
         native: bool = False,
         embedder: Embedder | None = None,
+        copying: bool = False,
     ) -> None:
         """Args:
         settings: bounds.
         tools: that are always there.
         sources: of more, which come and go.
         native: whether the model's template has a form of its own for calls, see `ToolSettings.calling`.
+        copying: whether arguments are held to the user's own words, see there too.
         embedder: tells which tool fits a request; None: lessons and the model alone tell.
         """
         self.settings = settings
         self.native = native
+        self.copying = copying
         self.embedder = embedder
         self._tools = tuple(tools)
         self._sources = tuple(sources)
