@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from personaagent import prompts
-from personaagent.agent.decision import combined, score_options
+from personaagent.agent.action_choice import ActionChoice, model_scores
 from personaagent.agent.prompt import query_of
 from personaagent.agent.turns import Turn
 from personaagent.agent.view import PromptView
@@ -27,7 +27,6 @@ from personaagent.strict_json import JsonFault, loads
 from personaagent.tools.arguments import enumerated
 from personaagent.tools.asking import described, which_tool, which_value
 from personaagent.tools.lessons import TOOL, option
-from personaagent.tools.matching import likeness
 from personaagent.tools.tool import ToolContext, ToolSpec
 from personaagent.tools.toolbox import Observation, OpenToolbox, Toolbox
 from personaagent.types import ACTION, ANSWER, ChatRequest, Message, RecallQuery, ToolCall, Usage
@@ -36,9 +35,6 @@ __all__ = ["Acting", "Chosen"]
 
 log = logging.getLogger(__name__)
 
-SWING = (
-    10.0  # nats by which a model at weight 1 turns a choice; one that is clearer than that is made without asking it
-)
 LONGEST = 200  # characters of a text that the model writes as an argument, where the schema has no bound
 ARGUMENT_TOKENS = 96  # of the answer, for each argument that the model writes
 
@@ -97,9 +93,9 @@ class Acting:
         context: ToolContext,
     ) -> Acting:
         """With the tools that there are now, and the model's weight as settings or persona say."""
-        weight = toolbox.settings.model_weight
+        weight = toolbox.model_weight
         if weight is None:
-            weight = 1.0 if toolbox.native else view.persona.decision.model_weight
+            weight = view.persona.decision.model_weight
         return cls(
             llm=llm,
             memory=memory,
@@ -128,14 +124,11 @@ class Acting:
         options = (ANSWER, *(s.name for s in specs))
         if not specs:
             return Chosen(ANSWER, {ANSWER: 1.0}, 0.0)
-        known = await self._taught(TOOL, options)
-        total = np.zeros(len(options)) if known is None or called else known
-        if called or (self.embedder is None and known is None):
-            # Lessons and likeness tell of the first tool of a request, and a weak model does not know when it has enough.
-            total[0] += SWING * (1.0 - self.weight)
-        elif self.embedder is not None:
-            total = total + await likeness(self.embedder, self.query, specs)
-        p = await self._with_model(total, options, trail, which_tool(options, specs))
+        # Lessons and likeness tell of the first tool of a request.
+        known = None if called else await self._taught(TOOL, options)
+        embedder = None if called else self.embedder
+        choice = await ActionChoice.of_tool(options, specs, self.query, embedder)
+        p = await self._with_model(choice, known, trail, which_tool(options, specs))
         return Chosen(
             options[int(np.argmax(p))],
             dict(zip(options, map(float, p), strict=True)),
@@ -164,16 +157,14 @@ class Acting:
 
     async def arguments(self, spec: ToolSpec, trail: Sequence[Message]) -> tuple[list[dict[str, Any]], str]:
         """The arguments of one call, or of several, and what is wrong with them, if anything."""
-        required = set(spec.parameters.get("required") or ())  # type: ignore[arg-type]  # `check_schema` has seen it
         given: dict[str, Any] = {}
         for name, values in enumerated(spec.parameters).items():
             options = tuple(map(option, values))
             known = await self._taught(f"{spec.name}.{name}", options)
-            if known is None and name not in required:
+            choice = ActionChoice.of_value(options, name, spec)
+            if choice.left_out(known):
                 continue
-            total = np.zeros(len(options)) if known is None else known
-            ask = which_value(spec.name, name, options, spec)
-            p = await self._with_model(total, options, trail, ask)
+            p = await self._with_model(choice, known, trail, which_value(spec.name, name, options, spec))
             given[name] = values[int(np.argmax(p))]
         left = _left(spec, given)
         if not left.get("properties"):
@@ -231,25 +222,16 @@ class Acting:
         recall = await self.memory.recall(self.context.user, query)
         return np.asarray(recall.evidence[0], dtype=np.float64) if recall.episodes else None
 
-    async def _with_model(self, known: Float, options: tuple[str, ...], trail: Sequence[Message], ask: str) -> Float:
+    async def _with_model(self, choice: ActionChoice, known: Float | None, trail: Sequence[Message], ask: str) -> Float:
         """p of each option, with the model's scores where they can make a difference."""
-        best, second = np.sort(known)[::-1][:2]
-        if best - second > self.weight * SWING:
-            return _p(known)
-        messages = (*self.view.prompt(self.messages), *trail, Message(role="user", content=ask))
-        try:
-            scored = await score_options(self.llm, messages, options, self.priority)
-        except ContextLengthExceeded:
-            raise
-        except LLMError as e:  # servers of other people may not tell scores
-            log.warning("the model gives no scores for tools: %s", e.message)
-            return _p(known)
-        self.usage = self.usage + scored.usage
-        return _p(known, scored.logprobs, self.weight)
-
-
-def _p(known: Float, lm: Sequence[float] | None = None, weight: float = 0.0) -> Float:
-    return np.asarray(combined(lm, known[None, :], weight, len(known))[0], dtype=np.float64)
+        lm = None
+        if not choice.clear(known, self.weight):
+            messages = (*self.view.prompt(self.messages), *trail, Message(role="user", content=ask))
+            scored = await model_scores(self.llm, messages, choice, self.priority)
+            if scored is not None:
+                self.usage = self.usage + scored.usage
+                lm = scored.logprobs
+        return choice.probabilities(lm, known, self.weight)
 
 
 def _left(spec: ToolSpec, given: Mapping[str, Any]) -> dict[str, Any]:
