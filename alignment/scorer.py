@@ -186,8 +186,7 @@ def _probabilities(lm: Sequence[float] | None, evidence: Evidence, grid: Grid, o
 
 def _acted(acting: ActionChoice, lm: Sequence[float] | None, evidence: Evidence, grid: Grid) -> Float:
     """The same where a turn acts: (grid.size, options) distributions, or zeros where nothing is chosen."""
-    rows: Sequence[Sequence[float] | None] = evidence if grid.evidence else ()
-    rows = rows or (None,) * len(grid.readings)
+    rows: Sequence[Sequence[float] | None] = evidence or (None,) * len(grid.readings)
     return np.stack([acting.probabilities(lm, row, weight) for row in rows for weight in grid.weights])
 
 
