@@ -11,7 +11,7 @@ from personaagent.base import Section
 
 __all__ = ["NAME", "DocumentsSettings", "HttpToolSettings", "McpServerSettings", "ToolSettings"]
 
-NAME = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$"  # of a tool, as models take it
+NAME = r"^[A-Za-z0-9_-]{1,64}$"  # of a tool, as models take it
 
 
 class DocumentsSettings(Section):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,12 +21,13 @@ from personaagent.agent.action_choice import ActionChoice, model_scores
 from personaagent.agent.prompt import query_of
 from personaagent.agent.turns import Turn
 from personaagent.agent.view import PromptView
-from personaagent.errors import ContextLengthExceeded, LLMError
+from personaagent.errors import ContextLengthExceeded, InvalidInput, LLMError
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.strict_json import JsonFault, loads
-from personaagent.tools.arguments import enumerated
+from personaagent.tools.arguments import check_arguments, enumerated, option
 from personaagent.tools.asking import described, which_tool, which_value
-from personaagent.tools.lessons import TOOL, option
+from personaagent.tools.client_tools import ClientTools
+from personaagent.tools.lessons import TOOL
 from personaagent.tools.tool import ToolContext, ToolSpec
 from personaagent.tools.toolbox import Observation, OpenToolbox, Toolbox
 from personaagent.types import ACTION, ANSWER, ChatRequest, Message, RecallQuery, ToolCall, Usage
@@ -35,8 +36,11 @@ __all__ = ["Acting", "Chosen"]
 
 log = logging.getLogger(__name__)
 
-LONGEST = 200  # characters of a text that the model writes as an argument, where the schema has no bound
-ARGUMENT_TOKENS = 96  # of the answer, for each argument that the model writes
+LONGEST = (
+    200  # characters of a text that a model writes as an argument under constraints, where the schema has no bound
+)
+ARGUMENT_TOKENS = 96  # of the answer, for each argument that it writes so
+NATIVE_TOKENS = 2_048  # of calls that a model writes in its own form, at most; it knows where to end
 
 Float = npt.NDArray[np.float64]
 
@@ -65,6 +69,7 @@ class Acting:
         view: what of the user stands in the prompt.
         weight: of the model's scores.
         native: whether arguments are asked for as a tool call in the form of the model's own template.
+        client: tools that the application calls itself.
         priority: of the model's calls.
         usage: what all of it cost.
     """
@@ -79,6 +84,7 @@ class Acting:
     view: PromptView
     weight: float
     native: bool
+    client: ClientTools | None = None
     priority: int = 0
     usage: Usage = field(default_factory=Usage)
 
@@ -91,6 +97,7 @@ class Acting:
         turn: Turn,
         view: PromptView,
         context: ToolContext,
+        client: ClientTools | None = None,
     ) -> Acting:
         """With the tools that there are now, and the model's weight as settings or persona say."""
         weight = toolbox.model_weight
@@ -107,23 +114,24 @@ class Acting:
             view=view,
             weight=weight,
             native=toolbox.native,
+            client=client,
             priority=turn.priority,
         )
 
     async def choose(self, trail: Sequence[Message], called: Sequence[ToolCall]) -> Chosen:
         """Which tool to call next, or to answer.
 
-        A tool that was called already is no option any more unless it takes arguments: the same call tells nothing new.
+        A tool that was called already is no option any more unless it takes arguments: the same call tells nothing new. (The
+        application's may: it knows what it polls.) Where the application demands one of its tools, only those are options.
 
         Raises:
             ContextLengthExceeded: the conversation does not fit.
         """
         started = time.perf_counter()
-        gone = {c.name for c in called if not c.arguments}
-        specs = [s for s in self.box.specs if s.name not in gone]
-        options = (ANSWER, *(s.name for s in specs))
-        if not specs:
-            return Chosen(ANSWER, {ANSWER: 1.0}, 0.0)
+        specs = self._offered({c.name for c in called if not c.arguments})
+        options = (*(() if self.demanded else (ANSWER,)), *(s.name for s in specs))
+        if len(options) == 1:
+            return Chosen(options[0], {options[0]: 1.0}, 0.0)
         # Lessons and likeness tell of the first tool of a request.
         known = None if called else await self._taught(TOOL, options)
         embedder = None if called else self.embedder
@@ -135,21 +143,40 @@ class Acting:
             time.perf_counter() - started,
         )
 
+    @property
+    def demanded(self) -> bool:
+        """Whether the application wants one of its tools called, whatever the request."""
+        return self.client is not None and (self.client.required or self.client.must is not None)
+
+    def _offered(self, gone: Collection[str]) -> list[ToolSpec]:
+        """What can be called now: our own tools, then the application's; of two of one name, the application's."""
+        theirs = () if self.client is None else self.client.specs
+        if self.demanded and self.client is not None:
+            return [s for s in theirs if self.client.must in (None, s.name)]
+        taken = {s.name for s in theirs}
+        return [*(s for s in self.box.specs if s.name not in gone and s.name not in taken), *theirs]
+
     async def call(self, chosen: Chosen, trail: Sequence[Message], most: int) -> list[Observation]:
         """Write the arguments of the chosen tool and call it, `most` times if the model asks for it several times at once.
 
-        What goes wrong is an observation.
+        What goes wrong is an observation. A tool of the application is not called, but asked for.
 
         Raises:
             ContextLengthExceeded: the conversation does not fit.
             DeadlineExceeded: the time of the request is over.
         """
-        spec = self.box.spec(chosen.tool)
+        theirs = self.client.spec(chosen.tool) if self.client is not None else None
+        spec = theirs or self.box.spec(chosen.tool)
         assert spec is not None  # it was chosen among these
         written, fault = await self.arguments(spec, trail)
+        if theirs is not None and self.client is not None:
+            most = most if self.client.parallel else 1
+            fault = fault or _unfit(spec, written[:most])
         calls = [ToolCall(name=spec.name, arguments=arguments) for arguments in written[:most]]
         if fault:
             found = [Observation(call=ToolCall(name=spec.name), text=f"error: {fault}", error=True)]
+        elif theirs is not None:
+            found = [Observation(call=call, text="", client=True) for call in calls]
         else:
             found = await self.box.call_all(calls, self.context)
         made = {"chosen": chosen.probabilities, "decided_s": chosen.seconds}
@@ -163,10 +190,10 @@ class Acting:
             known = await self._taught(f"{spec.name}.{name}", options)
             choice = ActionChoice.of_value(options, name, spec)
             if choice.left_out(known):
-                continue
+                continue  # a model that calls in its own way writes it with the others, if it is wanted
             p = await self._with_model(choice, known, trail, which_value(spec.name, name, options, spec))
             given[name] = values[int(np.argmax(p))]
-        left = _left(spec, given)
+        left = _left(spec, given, () if self.native else enumerated(spec.parameters), self.native)
         if not left.get("properties"):
             return [given], ""
         written, fault = await self._written(spec, left, trail)
@@ -182,10 +209,10 @@ class Acting:
         if self.native:
             function = {"name": spec.name, "description": spec.description, "parameters": dict(schema)}
             extra = {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}
-        limit = 32 + ARGUMENT_TOKENS * len(schema["properties"])
+        limit = NATIVE_TOKENS if self.native else 32 + ARGUMENT_TOKENS * len(schema["properties"])
         request = ChatRequest(
             messages=(*self.view.prompt(self.messages), *trail, Message(role="user", content=ask)),
-            max_tokens=min(limit, self.llm.context_length),
+            max_tokens=min(limit, self.llm.context_length // 2),
             priority=self.priority,
             extra=extra,
         )
@@ -234,14 +261,25 @@ class Acting:
         return choice.probabilities(lm, known, self.weight)
 
 
-def _left(spec: ToolSpec, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema of the arguments that are not chosen from a list, with texts that end."""
+def _unfit(spec: ToolSpec, written: Sequence[Mapping[str, Any]]) -> str:
+    """Why the application could not make these calls; empty if it can."""
+    for arguments in written:
+        try:
+            check_arguments(spec.parameters, arguments)
+        except InvalidInput as e:
+            return e.message
+    return ""
+
+
+def _left(spec: ToolSpec, given: Mapping[str, Any], out: Collection[str], native: bool) -> dict[str, Any]:
+    """The schema of the arguments that are neither given nor to be left out; a model that may not know where to end is told."""
     properties: Mapping[str, Any] = spec.parameters.get("properties") or {}  # type: ignore[assignment]
-    listed = enumerated(spec.parameters)
     free = {
-        name: {"maxLength": LONGEST, **node} if isinstance(node, dict) and node.get("type") == "string" else node
+        name: {"maxLength": LONGEST, **node}
+        if not native and isinstance(node, dict) and node.get("type") == "string"
+        else node
         for name, node in properties.items()
-        if name not in listed
+        if name not in given and name not in out
     }
     required = [name for name in spec.parameters.get("required") or () if name in free]  # type: ignore[union-attr]
     rest = {k: v for k, v in spec.parameters.items() if k in ("$defs", "definitions")}

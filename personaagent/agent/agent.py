@@ -34,8 +34,9 @@ from personaagent.memory.rounds import RECENT, Rounds
 from personaagent.persona.versions import PersonaVersions
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AgentSettings
+from personaagent.tools.client_tools import OFFERED, ClientTools, made_before, offered
 from personaagent.tools.tool import ToolContext
-from personaagent.tools.toolbox import CALLS, Toolbox, recorded
+from personaagent.tools.toolbox import CALLS, Observation, Toolbox, recorded, remembered
 from personaagent.types import (
     LESSON,
     MAX_TEXT,
@@ -153,6 +154,7 @@ class Agent(Replaying):
         query = query_of(turn.messages)
         whole_text = not streaming and not turn.choices and not turn.extra.keys() & _FORMED
         samples = checked_samples(self.llm, turn.samples, self.settings.samples, whole_text)
+        client = ClientTools.of(turn.extra) if self._acts(turn) else None
         asked = utc_now()
         # Before anything is read: what rests on a memory that is forgotten meanwhile must not become a new one.
         incarnation = await self.memory.incarnation(turn.user)
@@ -176,7 +178,7 @@ class Agent(Replaying):
                 yield reply.text
         else:
             # Closed explicitly, like the streams within: whoever stops reading also stops the model.
-            async with aclosing(self._written(turn, seen, streaming, samples, incarnation)) as pieces:  # type: ignore[type-var]
+            async with aclosing(self._written(turn, seen, streaming, samples, incarnation, client)) as pieces:  # type: ignore[type-var]
                 async for piece in pieces:
                     if isinstance(piece, str):
                         yield piece
@@ -199,6 +201,7 @@ class Agent(Replaying):
                         "identity": turn.identity,
                         **rounds,
                         **({CALLS: recorded(reply.trace)} if reply.trace else {}),
+                        **({OFFERED: offered(client)} if client else {}),
                     },
                 ),
                 incarnation,
@@ -226,16 +229,29 @@ class Agent(Replaying):
         )
 
     async def _written(
-        self, turn: Turn, seen: _Seen, streaming: bool, samples: Samples, incarnation: int
+        self,
+        turn: Turn,
+        seen: _Seen,
+        streaming: bool,
+        samples: Samples,
+        incarnation: int,
+        client: ClientTools | None,
     ) -> AsyncIterator[str | Reply]:
         """The reply with free text, behind its pieces if these are asked for."""
         context = ToolContext(user=turn.user, interaction=seen.interaction, incarnation=incarnation)
         acting, calls = None, 0
-        if self.toolbox is not None and self.settings.tools and not turn.extra.keys() & _FORMED:
+        earlier: list[Observation] = []
+        known: list[Observation] = []
+        if self.toolbox is not None and self._acts(turn):
             calls = self.toolbox.settings.calls
-            acting = await Acting.begun(self.toolbox, self.llm, self.memory, turn, seen.view, context)
+            acting = await Acting.begun(self.toolbox, self.llm, self.memory, turn, seen.view, context, client)
+            if Rounds(turn.user, turn.messages).goes_on:
+                earlier = await self._called(turn.user, seen.interaction)
+                known = made_before(turn.messages, self.toolbox.settings.tokens)
         habits = await self._said(turn.user) if samples.count > 1 or turn.explain else {}
-        text = FreeText(self.llm, self.settings, turn, seen.view, acting, calls, streaming, samples, habits)
+        text = FreeText(
+            self.llm, self.settings, turn, seen.view, acting, calls, streaming, samples, habits, earlier, known
+        )
         async with aclosing(text.pieces()) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 if isinstance(piece, str):
@@ -256,6 +272,17 @@ class Agent(Replaying):
                     trace=trace,
                     message=result.message or {"role": "assistant", "content": result.text},
                 )
+
+    def _acts(self, turn: Turn) -> bool:
+        """Whether tools are called at this turn; otherwise the application's are left to the model's own ways."""
+        if self.toolbox is None or not self.settings.tools or not self.toolbox.settings.calls or turn.choices:
+            return False
+        return "tools" in turn.extra or not turn.extra.keys() & _FORMED
+
+    async def _called(self, user: str, interaction: str) -> list[Observation]:
+        """The calls of our own tools in the earlier requests of a turn that brings results of the application's."""
+        begun = await self.memory.interactions(user, [interaction])
+        return [o for i in begun for o in remembered(i.metadata.get(CALLS)) if not o.client]
 
     async def _begun(self, user: str, incarnation: int) -> int:
         """Commit the first persona of a user whose first answer was just remembered; its number."""

@@ -14,9 +14,10 @@ from personaagent.agent.copying import Said
 from personaagent.agent.turns import Turn
 from personaagent.agent.view import PromptView, without_persona
 from personaagent.base import readable
-from personaagent.errors import ContextLengthExceeded
+from personaagent.errors import ContextLengthExceeded, LLMError
 from personaagent.protocols import LLM
 from personaagent.settings import AgentSettings
+from personaagent.tools.client_tools import FIELDS, asking_for
 from personaagent.tools.toolbox import Observation
 from personaagent.types import ANSWER, ChatRequest, ChatResult, Message, ToolCall, Usage
 
@@ -31,7 +32,7 @@ class FreeAnswer(NamedTuple):
     result: ChatResult  # with the usage of all calls
     steps: int  # answers and rounds of tool calls
     samples: Samples
-    trace: tuple[Observation, ...] = ()
+    trace: tuple[Observation, ...] = ()  # with calls that are left to the application last
 
 
 class FreeText:
@@ -47,7 +48,8 @@ class FreeText:
         streaming: whether to give pieces of text.
         samples: how many answers to choose from. What is said after a tool call is not chosen.
         habits: texts of the user that tell a copy from a habit.
-        trace: calls that were made already.
+        trace: calls that were made already, to be shown.
+        known: calls whose results stand in the conversation.
     """
 
     def __init__(
@@ -62,23 +64,33 @@ class FreeText:
         samples: Samples = Samples(),  # noqa: B008  # immutable
         habits: Mapping[str, Said] | None = None,
         trace: Sequence[Observation] = (),
+        known: Sequence[Observation] = (),
     ) -> None:
         self._llm, self._settings = llm, settings
         self._turn, self._view = turn, view
         self._acting, self._calls = acting, calls
         self._samples, self._habits = samples, habits or {}
         self._asks_pieces = streaming
-        # The application's own tools come back as structured calls, which only a whole response shows.
-        self._streams = streaming and "tools" not in turn.extra
+        self._extra = turn.extra if acting is None else {k: v for k, v in turn.extra.items() if k not in FIELDS}
+        # Where the model itself calls the application's tools, calls come back structured, which only a whole response shows.
+        self._streams = streaming and "tools" not in self._extra
         self._limit = min(turn.max_tokens or settings.max_tokens, llm.context_length)  # tokens of an answer
         self._trail: list[Message] = []  # what tools found
-        self._trace: list[Observation] = []
+        self._trace: list[Observation] = list(known)
         self._note(trace)
+        self._calls += len(self._trace)
 
     async def pieces(self) -> AsyncIterator[str | FreeAnswer]:
         """Pieces of text if asked for, then the whole. Raises as the model does."""
         steps = 1 + await self._act()
         usage = Usage() if self._acting is None else self._acting.usage
+        if asked := [o for o in self._trace if o.client and not o.recorded]:
+            message = asking_for(asked)
+            left = ChatResult(text="", finish_reason="tool_calls", usage=usage, message=message)
+            yield FreeAnswer(left, steps - 1, self._samples, tuple(self._trace))
+            return
+        if self._acting is not None and self._acting.demanded:
+            raise LLMError("the model wrote no arguments that fit the tool that this request demands")
         while True:
             result, chosen = ChatResult(text=""), self._samples
             try:
@@ -112,6 +124,8 @@ class FreeText:
                 continue
             rounds += 1
             self._note(found)
+            if any(observation.client for observation in found):
+                return rounds
         if self._trail:
             self._samples = Samples()
             last = self._trail[-1]
@@ -122,6 +136,8 @@ class FreeText:
         """Put calls and what came of them before the answer."""
         self._trace += found
         for observation in found:
+            if observation.client and not observation.recorded:
+                continue  # nothing came of it yet
             said = f"{observation.call.name} {_written(observation.call)}"
             self._trail += [
                 Message(role="assistant", content=prompts.TOOL_CALLED.format(call=said)),
@@ -153,7 +169,7 @@ class FreeText:
             seed=turn.seed,
             stop=turn.stop,
             priority=turn.priority,
-            extra={"frequency_penalty": penalty, **turn.extra} if penalty else turn.extra,
+            extra={"frequency_penalty": penalty, **self._extra} if penalty else self._extra,
         )
 
     def _shrink(self) -> bool:

@@ -55,7 +55,10 @@ class Replaying:
             embedder = None if self.toolbox is None else self.toolbox.embedder
             return await ActionChoice.of_tool(options, specs, lesson.query, embedder, weight)
         tool, argument = about
-        return ActionChoice.of_value(options, argument, next((s for s in specs if s.name == tool), None), weight)
+        choice = ActionChoice.of_value(options, argument, next((s for s in specs if s.name == tool), None), weight)
+        if self.toolbox is not None and self.toolbox.native:  # what nobody asks for the model writes as it thinks best
+            return choice.model_copy(update={"optional": False})
+        return choice
 
     def model_weight(self, interaction: Interaction, decision: Decision) -> float:
         """How much the model's scores count in the choice of a closed interaction."""

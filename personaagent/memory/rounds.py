@@ -68,7 +68,10 @@ def later_round(stored: Interaction, other: Interaction) -> dict[str, object]:
         return {}
     if other.response is None or (other.response == stored.response and old == new):
         return {}
-    return {"response": other.response, "metadata": {**stored.metadata, KEY: other.metadata[KEY]}}
+    kept = {
+        name: other.metadata[name] for name in (KEY, "calls") if name in other.metadata
+    }  # of `personaagent.tools.toolbox`
+    return {"response": other.response, "metadata": {**stored.metadata, **kept}}
 
 
 def _ids(calls: Any) -> list[str]:

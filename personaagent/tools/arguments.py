@@ -13,8 +13,9 @@ from jsonschema.protocols import Validator
 
 from personaagent.errors import InvalidInput
 
-__all__ = ["check_arguments", "check_schema", "enumerated"]
+__all__ = ["check_arguments", "check_schema", "enumerated", "option"]
 
+LONG_LIST = 64  # values; of a longer list a model writes one, held to the list
 LISTED = 200  # characters of a message that repeats what was written
 
 
@@ -44,16 +45,26 @@ def check_arguments(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> 
 
 
 def enumerated(schema: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
-    """Arguments that are chosen from a list, with what there is to choose from, in the schema's order."""
+    """Arguments that are chosen from a list, with what there is to choose from, in the schema's order.
+
+    A list whose values cannot be told apart as texts, or that is very long, is none here.
+    """
     found: dict[str, tuple[Any, ...]] = {}
     for name, node in (schema.get("properties") or {}).items():
         if not isinstance(node, dict):
             continue
         if node.get("type") == "boolean":
             found[name] = (True, False)
-        elif isinstance(node.get("enum"), list) and len({json.dumps(v) for v in node["enum"]}) > 1:
-            found[name] = tuple(node["enum"])
+        elif isinstance(values := node.get("enum"), list) and 1 < len(values) <= LONG_LIST:
+            texts = {option(v) for v in values}
+            if len(texts) == len(values) and all(text.strip() for text in texts):
+                found[name] = tuple(values)
     return found
+
+
+def option(value: Any) -> str:
+    """A value of an argument as the text of an option."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 @lru_cache(maxsize=512)

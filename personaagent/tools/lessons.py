@@ -8,7 +8,6 @@ another one takes the place of the first.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +16,8 @@ from personaagent.errors import InvalidInput, NotFoundError
 from personaagent.nearest import likely
 from personaagent.protocols import Memory
 from personaagent.tool_settings import NAME
-from personaagent.tools.arguments import check_arguments, enumerated
+from personaagent.tools.arguments import check_arguments, enumerated, option
+from personaagent.tools.client_tools import offered_specs
 from personaagent.tools.tool import ToolSpec
 from personaagent.types import (
     ACTION,
@@ -32,7 +32,7 @@ from personaagent.types import (
     interaction_id,
 )
 
-__all__ = ["ARGUMENTS", "JUDGED", "TOOL", "kin", "lessons", "option", "remember", "teach"]
+__all__ = ["ARGUMENTS", "JUDGED", "TOOL", "kin", "lessons", "remember", "teach"]
 
 TOOL = "tool"  # the value of `ACTION` in the lesson on the tool itself
 ARGUMENTS = "arguments"  # metadata of that lesson: the right values of the arguments that are written freely
@@ -48,12 +48,14 @@ def lessons(interaction: Interaction, action: Action, specs: Sequence[ToolSpec])
     Args:
         interaction: the request.
         action: what was right.
-        specs: tools that are known. One that is not among them can be told only in `action.among`, and its arguments are then
-            taken as they are.
+        specs: tools that are known, beside those that the application offered with the request. One that is neither can be told
+            only in `action.among`, and its arguments are then taken as they are.
 
     Raises:
         InvalidInput: there was no such tool, it has no such argument, or the value does not fit its schema.
     """
+    theirs = offered_specs(interaction)
+    specs = [*theirs, *(s for s in specs if s.name not in {t.name for t in theirs})]
     names = tuple(dict.fromkeys(n for n in (action.among or tuple(s.name for s in specs)) if n != ANSWER))
     if not names:
         raise InvalidInput("action.among: name the tools that there were; no others are known here")
@@ -139,11 +141,6 @@ def kin(query: RecallQuery, interaction: Interaction) -> RecallQuery:
     return query.model_copy(update={"lessons": True, "metadata": {**query.metadata, **same}})
 
 
-def option(value: Any) -> str:
-    """A value of an argument as the text of an option."""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def _judged(action: Action, spec: ToolSpec | None) -> tuple[dict[str, tuple[tuple[str, ...], str]], dict[str, Any]]:
     """Arguments that are chosen from a list, with its options and the right one; and all others with their values."""
     if action.tool == ANSWER and action.arguments:
@@ -161,7 +158,7 @@ def _judged(action: Action, spec: ToolSpec | None) -> tuple[dict[str, tuple[tupl
     listed: dict[str, tuple[tuple[str, ...], str]] = {}
     for name, values in lists.items():
         options = tuple(map(option, values))
-        if name in action.arguments and len(set(options)) == len(options) and all(o.strip() for o in options):
+        if name in action.arguments:
             listed[name] = options, option(action.arguments[name])
     return listed, {name: value for name, value in action.arguments.items() if name not in listed}
 

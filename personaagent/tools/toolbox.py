@@ -39,6 +39,7 @@ class Observation(Frozen):
     tokens: int = 0  # of what is shown
     bytes: int = 0  # of what the tool answered, before it was cut
     recorded: bool = False  # taken from an earlier turn instead of called
+    client: bool = False  # the application's own tool; without a result until the application brings it
     chosen: dict[str, float] = Field(default_factory=dict)  # the probability of each tool, and of answering at once
     decided_s: float = 0.0  # that choosing took
 
@@ -50,10 +51,12 @@ class Observation(Frozen):
 
 def recorded(trace: Sequence[Observation]) -> list[JsonValue]:
     """What an interaction remembers of its calls."""
-    return [
-        {"name": o.call.name, "arguments": o.call.arguments, "result": o.text[:RECORDED], "error": o.error}
-        for o in trace
-    ]
+    kept: list[JsonValue] = []
+    for o in trace:
+        entry: dict[str, JsonValue] = {"name": o.call.name, "arguments": o.call.arguments}
+        entry |= {"result": o.text[:RECORDED], "error": o.error}
+        kept.append(entry | ({"client": True} if o.client else {}))
+    return kept
 
 
 def remembered(calls: object) -> list[Observation]:
@@ -66,7 +69,14 @@ def remembered(calls: object) -> list[Observation]:
         except (TypeError, KeyError, ValidationError):
             continue
         found.append(
-            Observation(call=call, text=text, error=bool(entry.get("error")), tokens=tokens(text), recorded=True)
+            Observation(
+                call=call,
+                text=text,
+                error=bool(entry.get("error")),
+                tokens=tokens(text),
+                recorded=True,
+                client=bool(entry.get("client")),
+            )
         )
     return found
 

@@ -50,6 +50,7 @@ def _traced(observation: Observation) -> dict[str, Any]:
         "arguments": call.arguments,
         "result": observation.text,
         "error": observation.error,
+        "client": observation.client,
         "seconds": round(observation.seconds, 4),
         "decided_seconds": round(observation.decided_s, 4),
         "tokens": observation.tokens,

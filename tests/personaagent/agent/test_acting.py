@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 
 from personaagent.agent.agent import Agent, Reply, Turn
-from personaagent.errors import ContextLengthExceeded, LLMError, UnavailableError
+from personaagent.errors import ContextLengthExceeded, InvalidInput, LLMError, UnavailableError
 from personaagent.memory.local import LocalMemory
 from personaagent.settings import AgentSettings
 from personaagent.tool_settings import ToolSettings
+from personaagent.tools.lessons import teach
 from personaagent.tools.tool import Effect, ToolSpec
 from personaagent.tools.toolbox import CALLS, Toolbox
 from personaagent.types import (
     ACTION,
     OF,
     TOOL_LESSON,
+    Action,
     ChatRequest,
     ChatResult,
     Interaction,
@@ -267,3 +269,111 @@ async def test_results_give_way_where_the_conversation_does_not_fit(memory: Loca
     llm.limit, llm.context_length = 2_500, 600
     reply = await agent(llm, memory, FakeTool(PLAIN, "word " * 2_000), tokens=600).respond(turn())
     assert reply.text == "Sunny."
+
+
+def asked_with(text: str, *specs: ToolSpec, **more: Any) -> Turn:
+    """A request that lists tools of the application."""
+    return turn(text).model_copy(update={"extra": {"tools": [s.function for s in specs], **more}})
+
+
+def brought(asked: Turn, reply: Reply, *results: str) -> Turn:
+    """The next request of the application: what came of the calls."""
+    answers = [
+        Message.model_validate({"role": "tool", "tool_call_id": call["id"], "content": result})
+        for call, result in zip(reply.message["tool_calls"], results, strict=True)
+    ]
+    return asked.model_copy(
+        update={"messages": (*asked.messages, Message.model_validate(reply.message), *answers), "interaction_id": None}
+    )
+
+
+async def test_the_applications_tools_stand_beside_ours_and_are_asked_for(memory: LocalMemory) -> None:
+    clock, llm = FakeTool(PLAIN, "noon"), Scripted("clock", "weather", "answer")
+    a = agent(llm, memory, clock)
+    asked = asked_with("Is it hot in Rome now?", WEATHER)
+    first = await a.respond(asked)
+    assert first.finish_reason == "tool_calls"
+    assert first.text == ""
+    (call,) = first.message["tool_calls"]
+    assert call["function"]["name"] == "weather"
+    assert json.loads(call["function"]["arguments"]) == {"place": "Rome", "unit": "celsius"}
+    second = await a.respond(brought(asked, first, "31 degrees").model_copy(update={"trace": True}))
+    assert second.text == "Sunny."
+    assert second.interaction_id == first.interaction_id
+    assert second.trace is not None
+    assert [(o.call.name, o.text, o.client) for o in second.trace] == [
+        ("weather", "31 degrees", True),
+        ("clock", "noon", False),
+    ]
+    assert len(clock.calls) == 1  # what it said in the first request is known in the second
+    said = llm.requests[-1]
+    assert "noon" in said.messages[-1].text
+    assert "tools" not in said.extra
+    (stored,) = await memory.latest("ada", 5)
+    assert [(c["name"], c["result"]) for c in stored.metadata[CALLS]] == [  # type: ignore[call-overload,index,union-attr]
+        ("weather", "31 degrees"),
+        ("clock", "noon"),
+    ]
+
+
+async def test_an_answer_is_streamed_although_the_application_has_tools(memory: LocalMemory) -> None:
+    pieces = [p async for p in agent(Scripted(), memory).stream(asked_with("Hello", WEATHER))]
+    assert "".join(p for p in pieces if isinstance(p, str)) == "Sunny."
+
+
+async def test_a_demanded_tool_is_asked_for_whatever_the_model_wants(memory: LocalMemory) -> None:
+    for choice in ("required", {"type": "function", "function": {"name": "weather"}}):
+        own = FakeTool(PLAIN, "noon")
+        box = Toolbox(ToolSettings(model_weight=1.0), [own], embedder=HashEmbedder())
+        llm = Scripted("answer")
+        reply = await Agent(llm, memory, AgentSettings(), None, box).respond(
+            asked_with("Hello", WEATHER, tool_choice=choice)
+        )
+        assert [c["function"]["name"] for c in reply.message["tool_calls"]] == ["weather"]
+        assert own.calls == []
+
+
+async def test_tools_that_shall_not_be_called_are_not(memory: LocalMemory) -> None:
+    reply = await agent(Scripted("weather"), memory).respond(asked_with("Hello", WEATHER, tool_choice="none"))
+    assert reply.text == "Sunny."
+    assert reply.finish_reason == "stop"
+
+
+async def test_of_two_tools_of_one_name_the_applications_is_meant(memory: LocalMemory) -> None:
+    own = FakeTool(WEATHER, "from us")
+    reply = await agent(Scripted("weather"), memory, own).respond(asked_with("Sun?", WEATHER))
+    assert reply.finish_reason == "tool_calls"
+    assert own.calls == []
+
+
+async def test_arguments_that_the_application_could_not_use_never_reach_it(memory: LocalMemory) -> None:
+    wrong = Scripted(*["weather"] * 9, arguments='{"place": 3}')
+    reply = await agent(wrong, memory).respond(asked_with("Sun?", WEATHER).model_copy(update={"trace": True}))
+    assert reply.text == "Sunny."
+    assert reply.trace is not None
+    assert [o.error for o in reply.trace] == [True] * 4
+    with pytest.raises(LLMError, match="demands"):
+        await agent(Scripted(arguments="["), memory).respond(asked_with("Sun?", WEATHER, tool_choice="required"))
+
+
+async def test_two_of_one_name_or_one_named_answer_are_refused_before_anything_is_read(memory: LocalMemory) -> None:
+    with pytest.raises(InvalidInput, match="rename"):
+        await agent(Scripted(), memory).respond(asked_with("Sun?", WEATHER, WEATHER))
+
+
+async def test_what_was_right_among_the_applications_tools_is_chosen_next_time(memory: LocalMemory) -> None:
+    trains, flights = ToolSpec(name="trains", description="Trains."), ToolSpec(name="flights", description="Flights.")
+    a = Agent(FakeLLM("ok"), memory, AgentSettings(), None, Toolbox(ToolSettings(model_weight=0.0), ()))
+    for n in range(6):
+        reply = await a.respond(asked_with(f"How do I get to town {n}?", trains, flights))
+        await teach(memory, "ada", reply.interaction_id, Action(tool="trains"), ())
+    reply = await a.respond(asked_with("How do I get to town 9?", trains, flights))
+    assert [c["function"]["name"] for c in reply.message["tool_calls"]] == ["trains"]
+
+
+async def test_without_tools_of_ours_the_applications_are_left_to_the_model(memory: LocalMemory) -> None:
+    llm = Scripted()
+    await Agent(llm, memory, AgentSettings(tools=False), None, Toolbox(ToolSettings())).respond(
+        asked_with("Sun?", WEATHER)
+    )
+    assert "tools" in llm.requests[-1].extra

@@ -90,7 +90,7 @@ class Moody(FakeLLM):
     """A model whose scores follow from what it is asked; one that is `mute` tells none."""
 
     def __init__(self, seed: int, mute: bool = False) -> None:
-        super().__init__()
+        super().__init__("{}")
         self.seed, self.mute = seed, mute
         self.choice = self.scores
 
@@ -173,6 +173,9 @@ async def test_a_lesson_is_replayed_as_the_turn_chose(weight: float | None, nati
         for lesson in await lessons_on(memory, query):
             of = str(lesson.metadata[ACTION])
             replay = await agent.replay(lesson, draft)
+            if native and of == "forecast.alerts" and not turn[of]:  # which is left to what the model writes
+                assert replay.text in ("true", "false")
+                continue
             assert replay.text == turn[of], (seed, of)
             chosen[replay.text] += 1
     assert len(chosen) > 5
