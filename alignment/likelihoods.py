@@ -1,7 +1,8 @@
 """How likely a persona makes what the user really said: one prefill per answer, no generation.
 
 Free text: log p(truth | prompt as served), per token of the truth. A closed request: log p(truth | prompt) of the model
-times its weight in the decision, since that is how much of it reaches the answer (to first order).
+times its weight in the decision, since that is how much of it reaches the answer (to first order); in the choice of tools
+that is often another one (`tools.model_weight`).
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Likelihoods:
             await self._recall([i for _, i in pairs])
         requests = [await self._request(draft, i, self._recalled[i.id] if recall else ()) for draft, i in pairs]
         found = await self.logs(requests)
-        scale = [1.0 if i.kind is Kind.TEXT else self._weight(d) for d, i in pairs]
+        scale = [1.0 if i.kind is Kind.TEXT else self._agent.model_weight(i, d.decision) for d, i in pairs]
         return np.asarray(found * scale)
 
     async def general(self, drafts: Sequence[PersonaDraft], asked: Sequence[General]) -> Float:
@@ -126,9 +127,6 @@ class Likelihoods:
             messages = (*messages, Message(role="user", content=await self._agent.asks(interaction)))
         answer = (interaction.truth or "").strip()[:LONGEST]
         return LikelihoodRequest(messages=messages, answer=answer, priority=BATCH_PRIORITY)
-
-    def _weight(self, draft: PersonaDraft) -> float:
-        return draft.decision.model_weight if draft.decision.evidence else 1.0
 
     async def _recall(self, interactions: Sequence[Interaction]) -> None:
         missing = list({i.id: i for i in interactions if i.id not in self._recalled}.values())

@@ -104,14 +104,15 @@ class Rollouts:
         found = await self._caller.patiently(lambda: self._memory.recall_many(closed[0].user, queries))
         now = {i.id: recall.evidence for i, recall in zip(again, found[len(closed) :], strict=True)}
         for interaction, recall in zip(closed, found, strict=False):
-            self._remembered[interaction.id] = Remembered(recall.evidence, now.get(interaction.id, ()))
+            told = recall.evidence if recall.episodes or not interaction.lesson else ()
+            self._remembered[interaction.id] = Remembered(told, now.get(interaction.id, ()))
 
     def _evidence(self, interaction: Interaction, again: str | None = None) -> RecallQuery:
         """What memory says to the request as if it were new, or to the same in other words (`again`)."""
         without = () if again else self._without.get(interaction.id, ())
         query = RecallQuery(
             text=again or interaction.query,
-            k=0,
+            k=int(interaction.lesson),  # of lessons it matters whether there are any
             choices=interaction.choices,
             decisions=self._grid.queries(),
             before=None if again or without else interaction.id,

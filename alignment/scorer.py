@@ -14,6 +14,7 @@ import numpy.typing as npt
 from alignment.budget import Caller
 from alignment.candidates import Grid
 from personaagent import prompts
+from personaagent.agent.action_choice import ActionChoice
 from personaagent.agent.agent import Replay
 from personaagent.agent.decision import combined, median_grade
 from personaagent.persona.persona import clip
@@ -35,7 +36,7 @@ class Remembered:
     """What memory says about a closed request under each reading of a grid: as it is read in the `replay`, without the
     interaction, and as it is `now`, with it, when the same is asked in other words (read for choices only).
 
-    Both are empty for free text.
+    Both are empty for free text, and for a lesson where no other one tells anything.
     """
 
     replay: Evidence = ()
@@ -86,7 +87,7 @@ class EmbeddingScorer:
     ) -> Scores:
         """See `Scorer`."""
         if interaction.kind is not Kind.TEXT:
-            return closed_scores(interaction, replay.lm, remembered, grid)
+            return closed_scores(interaction, replay.lm, remembered, grid, replay.acting)
         return constant(await self._text(interaction, replay, caller), replay.text, grid)
 
     async def _text(self, interaction: Interaction, replay: Replay, caller: Caller) -> float:
@@ -131,31 +132,45 @@ class JudgeScorer(EmbeddingScorer):
         return grade
 
 
-def closed_scores(interaction: Interaction, lm: Sequence[float] | None, remembered: Remembered, grid: Grid) -> Scores:
+def closed_scores(
+    interaction: Interaction,
+    lm: Sequence[float] | None,
+    remembered: Remembered,
+    grid: Grid,
+    acting: ActionChoice | None = None,
+) -> Scores:
     """Scores of a closed choice or rating for the whole grid in a few array operations.
 
-    The same answers as `personaagent.agent.decision.decide` gives decision by decision.
+    The same answers as `personaagent.agent.decision.decide` gives decision by decision; or, of a lesson, as a turn would have
+    acted (`acting`), which scores 0 where it would have left the argument out.
     """
     choices = interaction.choices or ()
     right = np.asarray([score(interaction.kind, c, interaction.truth or "", choices=choices) for c in choices])
-    p = _probabilities(lm, remembered.replay, grid, len(choices))
-    answers = _answers(interaction, p)
-    silent = answers == _answers(interaction, _probabilities(None, remembered.replay, grid, len(choices)))
+
+    def p(lm: Sequence[float] | None, evidence: Evidence) -> Float:
+        if acting is not None:
+            return _acted(acting, lm, evidence, grid)
+        return _probabilities(lm, evidence, grid, len(choices))
+
+    found = p(lm, remembered.replay)
+    answers = _answers(interaction, found)
+    silent = answers == _answers(interaction, p(None, remembered.replay))
     kept = np.zeros(grid.size)
     if interaction.kind is Kind.CHOICE and (remembered.now or not grid.evidence):
-        kept = _probabilities(lm, remembered.now, grid, len(choices)) @ right
+        kept = p(lm, remembered.now) @ right
+    made = np.asarray(found.any(axis=1))  # not of an argument that is left out
     return Scores(
         silent=silent & grid.evidence,  # without memory nothing is left where the model is silent
-        hard=right[answers].astype(np.float32),
-        soft=(p @ right).astype(np.float32),
+        hard=(right[answers] * made).astype(np.float32),
+        soft=(found @ right).astype(np.float32),
         kept=kept.astype(np.float32),
-        answers=tuple(choices[int(a)] for a in answers),
+        answers=tuple(choices[int(a)] if m else "" for a, m in zip(answers, made, strict=True)),
     )
 
 
 def _answers(interaction: Interaction, p: Float) -> Ints:
     """The option taken under each decision, (grid.size,), from distributions; see `personaagent.agent.decision.decide`."""
-    if interaction.kind is not Kind.RATING:
+    if interaction.kind is not Kind.RATING or interaction.lesson:
         return np.asarray(p.argmax(axis=1))
     return median_grade(p, np.asarray([float(c) for c in interaction.choices or ()]))
 
@@ -167,6 +182,12 @@ def _probabilities(lm: Sequence[float] | None, evidence: Evidence, grid: Grid, o
     rows = np.asarray(evidence, dtype=float)  # (readings, options)
     weighed = [combined(lm, rows, weight, options) for weight in grid.weights]
     return np.stack(weighed, axis=1).reshape(grid.size, options)
+
+
+def _acted(acting: ActionChoice, lm: Sequence[float] | None, evidence: Evidence, grid: Grid) -> Float:
+    """The same where a turn acts: (grid.size, options) distributions, or zeros where nothing is chosen."""
+    rows: Sequence[Sequence[float] | None] = evidence or (None,) * len(grid.readings)
+    return np.stack([acting.probabilities(lm, row, weight) for row in rows for weight in grid.weights])
 
 
 def constant(value: float, answer: str, grid: Grid) -> Scores:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
@@ -15,15 +19,54 @@ from actors.jobs.aligner_actor import AlignerParts, AlignmentActor
 from actors.jobs.online import OnlineAligner, OnlineStatus
 from personaagent.errors import UnavailableError
 from personaagent.settings import Settings
+from personaagent.tools.configured import calls_natively
+from personaagent.tools.described import ToolDescriptions
+from personaagent.tools.tool import ToolSpec
+from personaagent.types import AlignmentResult
+from serve.clients import running
 from serve.clients.parts import connect
 from serve.loopback import stay_local
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
-__all__ = ["HandleOnline", "OnlineAlignment", "online_deployment"]
+__all__ = ["HandleOnline", "InformedActor", "OnlineAlignment", "online_deployment"]
 
 STATUS_TIMEOUT_S = 5.0
+TOOLS_TIMEOUT_S = 30.0  # at the start the routers are not there yet, and wait for MCP servers
+
+log = logging.getLogger(__name__)
+
+
+class InformedActor:
+    """An alignment actor that learns before each batch which tools the agent has.
+
+    This process has none of its own: it would start the programs of MCP servers once more, and read the folders of documents.
+    What they say of themselves is asked of the routers, which have them.
+    """
+
+    def __init__(self, actor: AlignmentActor, ask: Callable[[], Awaitable[Sequence[ToolSpec]]]) -> None:
+        """`ask`: tells what the tools are now; it may raise UnavailableError."""
+        self._actor = actor
+        self._ask = ask
+        self._knows = False
+
+    async def stream(self, users: Sequence[str], run: str | None = None) -> AsyncIterator[AlignmentResult]:
+        """See `AlignmentActor`.
+
+        Raises:
+            UnavailableError: nobody has ever said which tools there are. Who has asked before goes on with what is known.
+        """
+        try:
+            self._actor.know(await self._ask())
+            self._knows = True
+        except UnavailableError as e:
+            if not self._knows:
+                raise
+            log.warning("lessons are replayed with the tools as they were: %s", e.message)
+        async with aclosing(self._actor.stream(users, run)) as results:  # type: ignore[type-var]
+            async for result in results:
+                yield result
 
 
 class OnlineAlignment:
@@ -39,8 +82,13 @@ class OnlineAlignment:
         """Args: as of `connect`."""
         stay_local()
         model, embed, memory = await connect(settings, embedder, llm, context_length, by="online")
-        parts = AlignerParts(model, embed, memory, settings.agent, settings.alignment)
-        self._aligner = OnlineAligner(memory, AlignmentActor(parts), settings.alignment)
+        tools = None
+        if settings.agent.tools:  # they are asked for before each batch; what is fixed is said now
+            tools = ToolDescriptions(model_weight=settings.tools.model_weight, native=calls_natively(settings))
+        parts = AlignerParts(model, embed, memory, settings.agent, settings.alignment, tools=tools)
+        actor = AlignmentActor(parts)
+        informed = None if tools is None else InformedActor(actor, partial(running.tools, TOOLS_TIMEOUT_S))
+        self._aligner = OnlineAligner(memory, informed or actor, settings.alignment)
         self._task = asyncio.create_task(self._aligner.run())
 
     async def notify(self, user: str) -> None:

@@ -12,6 +12,7 @@ from personaagent.agent.agent import Agent
 from personaagent.models.files import model_name
 from personaagent.models.openai_client import teacher_llm
 from personaagent.settings import Settings
+from personaagent.tools.tool import ToolSpec
 from serve.accelerator import on_gpu
 from serve.clients.parts import connect
 from serve.http.admission import CHATS
@@ -74,6 +75,10 @@ class AgentRouter:
     async def settings_in_force(self) -> Settings:
         """The tree that the application was built from, for processes that join it."""
         return self._settings
+
+    async def tools_in_force(self) -> tuple[ToolSpec, ...]:
+        """The tools that the agent has now, for processes that replay its choices and have none."""
+        return tuple(await self._services.specs())
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve once the replica is there."""

@@ -17,6 +17,8 @@ from personaagent.errors import PersonaAgentError
 from personaagent.models.openai_client import teacher_llm
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.settings import AgentSettings, AlignmentSettings
+from personaagent.tools.described import DescribedTools, ToolDescriptions
+from personaagent.tools.tool import ToolSpec
 from personaagent.types import AlignmentResult, Origin, Outcome, Persona
 
 __all__ = ["AlignerParts", "AlignmentActor", "aligned_earlier"]
@@ -28,7 +30,8 @@ VERSIONS = 20  # persona versions read at a time
 class AlignerParts:
     """What alignment needs of the running system. It can be sent to other processes of the cluster.
 
-    Without `teacher`, the model of `alignment.teacher` writes losses and rewrites, and without that the served model.
+    Without `teacher`, the model of `alignment.teacher` writes losses and rewrites, and without that the served model. `tools`
+    describe those of the agent that answers users, so that lessons are replayed as its turns choose; None: it has none.
     """
 
     llm: LLM
@@ -37,10 +40,18 @@ class AlignerParts:
     agent: AgentSettings
     alignment: AlignmentSettings
     teacher: LLM | None = None
+    tools: ToolDescriptions | None = None
 
-    def aligner(self) -> Aligner:
-        """An aligner of these parts. Raises InvalidInput if the teacher's settings are incomplete."""
-        agent = Agent(self.llm, self.memory, self.agent, self.embedder)
+    def aligner(self, tools: DescribedTools | None = None) -> Aligner:
+        """An aligner of these parts. Raises InvalidInput if the teacher's settings are incomplete.
+
+        Args:
+            tools: take the place of those of the parts.
+        """
+        if tools is None and self.tools is not None:
+            tools = DescribedTools(self.tools)
+        toolbox = None if tools is None else tools.toolbox(self.embedder)
+        agent = Agent(self.llm, self.memory, self.agent, self.embedder, toolbox)
         teacher = self.teacher or teacher_llm(self.alignment.teacher)
         return Aligner(agent, self.memory, self.embedder, self.alignment, teacher)
 
@@ -50,8 +61,14 @@ class AlignmentActor:
 
     def __init__(self, parts: AlignerParts) -> None:
         self._memory = parts.memory
-        self._aligner = parts.aligner()
+        self._tools = DescribedTools(parts.tools) if parts.tools is not None else None
+        self._aligner = parts.aligner(self._tools)
         self._retry_s = parts.alignment.retry_s
+
+    def know(self, specs: Sequence[ToolSpec]) -> None:
+        """Replay lessons with these tools from now on, if the agent that answers users has any."""
+        if self._tools is not None:
+            self._tools.know(specs)
 
     async def align(self, users: Sequence[str], run: str | None = None) -> list[AlignmentResult]:
         """One result per user, in no particular order; users aligned earlier in the same run are not aligned again."""

@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -304,7 +304,7 @@ def _share(parts: AlignerParts, actors: int, calls: int, tokens: int) -> Aligner
     if settings.run_tokens is not None:
         update["run_tokens"] = max(1, (settings.run_tokens - tokens) // actors)
     alignment = settings.model_copy(update=update)
-    return AlignerParts(parts.llm, parts.embedder, parts.memory, parts.agent, alignment, parts.teacher)
+    return replace(parts, alignment=alignment)
 
 
 def _progress(

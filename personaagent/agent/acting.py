@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from personaagent import prompts
-from personaagent.agent.decision import combined, score_options
+from personaagent.agent.action_choice import ActionChoice, model_scores
 from personaagent.agent.prompt import query_of
 from personaagent.agent.turns import Turn
 from personaagent.agent.view import PromptView
@@ -29,7 +29,6 @@ from personaagent.tools.arguments import check_arguments, enumerated, option
 from personaagent.tools.asking import described, which_tool, which_value
 from personaagent.tools.client_tools import ClientTools
 from personaagent.tools.lessons import ARGUMENTS, TOOL
-from personaagent.tools.matching import likeness
 from personaagent.tools.spans import copied
 from personaagent.tools.tool import ToolContext, ToolSpec
 from personaagent.tools.toolbox import Observation, OpenToolbox, Toolbox
@@ -39,9 +38,6 @@ __all__ = ["Acting", "Chosen"]
 
 log = logging.getLogger(__name__)
 
-SWING = (
-    10.0  # nats by which a model at weight 1 turns a choice; one that is clearer than that is made without asking it
-)
 LONGEST = (
     200  # characters of a text that a model writes as an argument under constraints, where the schema has no bound
 )
@@ -113,9 +109,9 @@ class Acting:
         client: ClientTools | None = None,
     ) -> Acting:
         """With the tools that there are now, and the model's weight as settings or persona say."""
-        weight = toolbox.settings.model_weight
+        weight = toolbox.model_weight
         if weight is None:
-            weight = 1.0 if toolbox.native else view.persona.decision.model_weight
+            weight = view.persona.decision.model_weight
         return cls(
             llm=llm,
             memory=memory,
@@ -146,15 +142,11 @@ class Acting:
         options = (*(() if self.demanded else (ANSWER,)), *(s.name for s in specs))
         if len(options) == 1:
             return Chosen(options[0], {options[0]: 1.0}, 0.0)
-        known = await self._taught(TOOL, options, SHOTS + len(options))
-        total = np.zeros(len(options)) if known is None or called else known
-        if called or (self.embedder is None and known is None):
-            # Lessons and likeness tell of the first tool of a request, and a weak model does not know when it has enough.
-            if not self.demanded:
-                total[0] += SWING * (1.0 - self.weight)
-        elif self.embedder is not None:
-            total = total + (await likeness(self.embedder, self.query, specs))[-len(options) :]
-        p = await self._with_model(total, options, trail, which_tool(options, specs))
+        # Lessons and likeness tell of the first tool of a request.
+        known = None if called else await self._taught(TOOL, options, SHOTS + len(options))
+        embedder = None if called else self.embedder
+        choice = await ActionChoice.of_tool(options, specs, self.query, embedder)
+        p = await self._with_model(choice, known, trail, which_tool(options, specs))
         return Chosen(
             options[int(np.argmax(p))],
             dict(zip(options, map(float, p), strict=True)),
@@ -202,16 +194,14 @@ class Acting:
 
     async def arguments(self, spec: ToolSpec, trail: Sequence[Message]) -> tuple[list[dict[str, Any]], str]:
         """The arguments of one call, or of several, and what is wrong with them, if anything."""
-        required = set(spec.parameters.get("required") or ())  # type: ignore[arg-type]  # `check_schema` has seen it
         given: dict[str, Any] = {}
         for name, values in enumerated(spec.parameters).items():
             options = tuple(map(option, values))
             known = await self._taught(f"{spec.name}.{name}", options)
-            if known is None and name not in required:
+            choice = ActionChoice.of_value(options, name, spec)
+            if choice.left_out(known):
                 continue  # a model that calls in its own way writes it with the others, if it is wanted
-            total = np.zeros(len(options)) if known is None else known
-            ask = which_value(spec.name, name, options, spec)
-            p = await self._with_model(total, options, trail, ask)
+            p = await self._with_model(choice, known, trail, which_value(spec.name, name, options, spec))
             given[name] = values[int(np.argmax(p))]
         left = _left(spec, given, () if self.native else enumerated(spec.parameters), self.native)
         if not left.get("properties"):
@@ -304,21 +294,16 @@ class Acting:
             self._lessons = tuple(episode.interaction for episode in recall.episodes)
         return np.asarray(recall.evidence[0], dtype=np.float64) if recall.episodes else None
 
-    async def _with_model(self, known: Float, options: tuple[str, ...], trail: Sequence[Message], ask: str) -> Float:
+    async def _with_model(self, choice: ActionChoice, known: Float | None, trail: Sequence[Message], ask: str) -> Float:
         """p of each option, with the model's scores where they can make a difference."""
-        best, second = np.sort(known)[::-1][:2]
-        if best - second > self.weight * SWING:
-            return _p(known)
-        messages = (*self.view.prompt(self.messages), *trail, Message(role="user", content=ask))
-        try:
-            scored = await score_options(self.llm, messages, options, self.priority)
-        except ContextLengthExceeded:
-            raise
-        except LLMError as e:  # servers of other people may not tell scores
-            log.warning("the model gives no scores for tools: %s", e.message)
-            return _p(known)
-        self.usage = self.usage + scored.usage
-        return _p(known, scored.logprobs, self.weight)
+        lm = None
+        if not choice.clear(known, self.weight):
+            messages = (*self.view.prompt(self.messages), *trail, Message(role="user", content=ask))
+            scored = await model_scores(self.llm, messages, choice, self.priority)
+            if scored is not None:
+                self.usage = self.usage + scored.usage
+                lm = scored.logprobs
+        return choice.probabilities(lm, known, self.weight)
 
 
 def _unfit(spec: ToolSpec, written: Sequence[Mapping[str, Any]]) -> str:
@@ -329,10 +314,6 @@ def _unfit(spec: ToolSpec, written: Sequence[Mapping[str, Any]]) -> str:
         except InvalidInput as e:
             return e.message
     return ""
-
-
-def _p(known: Float, lm: Sequence[float] | None = None, weight: float = 0.0) -> Float:
-    return np.asarray(combined(lm, known[None, :], weight, len(known))[0], dtype=np.float64)
 
 
 def _left(spec: ToolSpec, given: Mapping[str, Any], out: Collection[str], native: bool) -> dict[str, Any]:

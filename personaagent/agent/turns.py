@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from personaagent.agent.action_choice import ActionChoice
 from personaagent.agent.contrast import MAX_SAMPLES, Samples
 from personaagent.agent.copying import Copy
 from personaagent.agent.decision import Choice
@@ -71,11 +72,16 @@ class Reply(Frozen):
 
 
 class Replay(Frozen):
-    """A simulated response to a past interaction. `choices` has one entry per decision asked for."""
+    """A simulated response to a past interaction. `choices` has one entry per decision asked for.
+
+    Of a lesson, `acting` says how its choice is weighed, and `evidence` is empty where no other lesson tells anything. Its text
+    is empty where a turn would have left the argument out.
+    """
 
     interaction: Interaction
     text: str
     lm: tuple[float, ...] | None = None
     evidence: tuple[tuple[float, ...], ...] = ()
     choices: tuple[Choice, ...] = ()
+    acting: ActionChoice | None = None
     usage: Usage = Usage()

@@ -10,13 +10,13 @@ from personaagent.tools.lessons import TOOL
 from personaagent.tools.tool import ToolSpec
 from personaagent.types import ACTION, ANSWER, Interaction
 
-__all__ = ["asked_in_words", "asks", "in_words"]
+__all__ = ["argument_of", "asked_in_words", "asks", "in_words"]
 
 
 def asks(lesson: Interaction, specs: Sequence[ToolSpec] = ()) -> str:
     """What the model is asked behind the request, as in a turn that chooses its tools; `specs`: those that are known."""
     options = lesson.choices or ()
-    about = _about(lesson)
+    about = argument_of(lesson)
     if about is None:
         return which_tool(options, specs)
     tool, argument = about
@@ -31,13 +31,13 @@ def asked_in_words(lesson: Interaction) -> str:
 
 def in_words(lesson: Interaction, option: str) -> str:
     """One of the things that the assistant could do."""
-    about = _about(lesson)
+    about = argument_of(lesson)
     if about is None:
         return prompts.LESSON_ANSWER if option == ANSWER else prompts.LESSON_TOOL.format(tool=option)
     return prompts.LESSON_ARGUMENT.format(tool=about[0], argument=about[1], value=option)
 
 
-def _about(lesson: Interaction) -> tuple[str, str] | None:
+def argument_of(lesson: Interaction) -> tuple[str, str] | None:
     """Tool and argument that a lesson is about; None for one about the tool itself."""
     action = str(lesson.metadata.get(ACTION, TOOL))
     tool, _, argument = action.partition(".")

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from personaagent.protocols import Embedder
 from personaagent.tools.tool import ToolSpec
+from personaagent.types import ANSWER
 
 __all__ = ["likeness"]
 
@@ -20,10 +21,21 @@ SPREAD = 0.06  # of cosines, that makes a tool likelier by a factor of e
 AT_ONCE = 0.30  # cosine at which a tool is as likely as an answer without it
 
 
-async def likeness(embedder: Embedder, request: str, specs: Sequence[ToolSpec]) -> npt.NDArray[np.float64]:
-    """log p of answering at once and of each tool, shape (1 + len(specs),), normalised."""
-    texts = [f"{spec.name.replace('_', ' ')}: {spec.description}" for spec in specs]
-    vectors = await embedder.embed([request, *texts])
-    utility = np.concatenate(([AT_ONCE], vectors[1:] @ vectors[0])) / SPREAD
+async def likeness(
+    embedder: Embedder, request: str, names: Sequence[str], specs: Sequence[ToolSpec]
+) -> npt.NDArray[np.float64]:
+    """log p of each name, shape (len(names),), normalised.
+
+    Args:
+        embedder: of requests and descriptions.
+        request: the user's.
+        names: of tools; `ANSWER`, which is to answer at once, may be among them.
+        specs: of those that are known; of others the name is all that can be told.
+    """
+    known = {spec.name: f": {spec.description}" for spec in specs}
+    tools = [name for name in names if name != ANSWER]
+    vectors = await embedder.embed([request, *(f"{name.replace('_', ' ')}{known.get(name, '')}" for name in tools)])
+    cosines = dict(zip(tools, map(float, vectors[1:] @ vectors[0]), strict=True))
+    utility = np.asarray([cosines.get(name, AT_ONCE) for name in names], dtype=np.float64) / SPREAD
     utility -= utility.max()
     return np.asarray(utility - np.log(np.exp(utility).sum()), dtype=np.float64)

@@ -108,6 +108,13 @@ class Toolbox:
         self._tools = tuple(tools)
         self._sources = tuple(sources)
 
+    @property
+    def model_weight(self) -> float | None:
+        """How much the model's scores count in choosing tools, where settings say it; None: as the persona says."""
+        if self.settings.model_weight is not None:
+            return self.settings.model_weight
+        return 1.0 if self.native else None
+
     async def open(self) -> OpenToolbox:
         """The tools that there are now; they stay the same for a turn, whatever their servers change meanwhile."""
         found = list(self._tools)

@@ -102,8 +102,16 @@ async def align_population(
     """
     from actors.jobs.aligner_actor import AlignerParts
     from actors.jobs.population import learn_commons, run_population
+    from personaagent.tools.described import ToolDescriptions
 
-    parts = AlignerParts(system.llm, system.embedder, system.memory, system.settings.agent, system.settings.alignment)
+    parts = AlignerParts(
+        system.llm,
+        system.embedder,
+        system.memory,
+        system.settings.agent,
+        system.settings.alignment,
+        tools=await ToolDescriptions.of(system.tools),
+    )
     if everybody and (learned := await learn_commons(parts, everybody, name, system.settings.home, held)) is not None:
         common = f"learned what {learned.users} people have in common"
         run.output.note(common if learned.foretells else "people have nothing in common that predicts what they choose")

@@ -218,6 +218,13 @@ async def test_a_weak_model_is_not_asked_where_it_cannot_change_the_choice(memor
     assert len(llm.requests) == 1
 
 
+async def test_how_well_a_tool_fits_tells_of_the_first_call_alone(memory: LocalMemory) -> None:
+    weather = FakeTool(WEATHER)
+    box = Toolbox(ToolSettings(model_weight=0.0), [weather], embedder=HashEmbedder())
+    reply = await Agent(Scripted(), memory, AgentSettings(), None, box).respond(turn("The weather at a place."))
+    assert (len(weather.calls), reply.steps) == (1, 2)
+
+
 async def test_a_model_without_scores_still_answers(memory: LocalMemory) -> None:
     class NoScores(FakeLLM):
         def result(self, request: ChatRequest) -> ChatResult:
