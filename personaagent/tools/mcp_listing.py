@@ -19,7 +19,7 @@ from personaagent.tools.tool import Effect, ToolSpec
 from personaagent.tools.untrusted import cleaned
 from personaagent.types import ANSWER
 
-__all__ = ["Listed", "described", "mended", "offered"]
+__all__ = ["Listed", "described", "mended", "offered", "offered_name"]
 
 DESCRIBED = 300  # characters of a description
 NAMED = 64  # characters of a name
@@ -57,9 +57,7 @@ def offered(settings: McpServerSettings, tools: Sequence[Listed]) -> tuple[dict[
         if settings.allow is not None and tool.name not in settings.allow:
             continue
         shown = cleaned(tool.name[:NAMED])
-        name = settings.rename.get(tool.name) or mended(
-            f"{settings.name}_{tool.name}" if settings.prefix else tool.name
-        )
+        name = offered_name(settings, tool.name)
         if name in taken or tool.name in specs:
             warnings.append(f"it has two tools that are named {name}; the second one is left out (set rename)")
         elif name == ANSWER:
@@ -71,6 +69,11 @@ def offered(settings: McpServerSettings, tools: Sequence[Listed]) -> tuple[dict[
             except InvalidInput as e:
                 warnings.append(f"its tool {shown!r} is left out: {cleaned(e.message)}")
     return specs, warnings
+
+
+def offered_name(settings: McpServerSettings, name: str) -> str:
+    """What models call a tool of a server, by the server's name for it."""
+    return settings.rename.get(name) or mended(f"{settings.name}_{name}" if settings.prefix else name)
 
 
 def mended(name: str) -> str:
