@@ -229,7 +229,13 @@ class Agent(Replaying):
         self, turn: Turn, seen: _Seen, streaming: bool, samples: Samples, incarnation: int
     ) -> AsyncIterator[str | Reply]:
         """The reply with free text, behind its pieces if these are asked for."""
-        context = ToolContext(user=turn.user, interaction=seen.interaction, incarnation=incarnation)
+        context = ToolContext(
+            user=turn.user,
+            interaction=seen.interaction,
+            incarnation=incarnation,
+            said=tuple(m.text for m in turn.messages if m.role == "user"),
+            remember=turn.remember,
+        )
         acting, calls = None, 0
         if self.toolbox is not None and self.settings.tools and not turn.extra.keys() & _FORMED:
             calls = self.toolbox.settings.calls
