@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from personaagent.protocols import Embedder, Memory
+from typing import TYPE_CHECKING
+
+from personaagent.protocols import Embedder
 from personaagent.settings import Settings
+from personaagent.tools.call_log import CallLog
 from personaagent.tools.configured import calls_natively, toolbox
 from personaagent.tools.tool import ToolSource
 from personaagent.tools.toolbox import Toolbox
 
+if TYPE_CHECKING:
+    from actors.memory.client import ShardedMemory
+
 __all__ = ["start_tools"]
 
 
-async def start_tools(settings: Settings, memory: Memory, embedder: Embedder) -> Toolbox | None:
+async def start_tools(settings: Settings, memory: ShardedMemory, embedder: Embedder) -> Toolbox | None:
     """What agents of this process act with; None if `agent.tools` is off. Whoever starts it closes it, in the same event loop.
 
+    Every call is in the audit log of the memory's shards.
     MCP servers are connected in the background; one that is down has no tools until it is there.
 
     Raises:
@@ -36,4 +43,5 @@ async def start_tools(settings: Settings, memory: Memory, embedder: Embedder) ->
         collection = CollectionExcerpts
     made = toolbox(settings.tools, memory, embedder, collection=collection, sources=sources)
     made.native = calls_natively(settings)
+    made.audit = CallLog(memory.note_call)
     return made
