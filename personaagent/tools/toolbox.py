@@ -99,6 +99,7 @@ class Toolbox:
         self.audit = audit
         self._tools = tuple(tools)
         self._sources = tuple(sources)
+        self._twice: set[str] = set()  # names that were warned of
 
     async def open(self) -> OpenToolbox:
         """The tools that there are now; they stay the same for a turn, whatever their servers change meanwhile."""
@@ -107,8 +108,10 @@ class Toolbox:
             found += listed
         by_name: dict[str, Tool] = {}
         for tool in found:
-            if by_name.setdefault(tool.spec.name, tool) is not tool or tool.spec.name == ANSWER:
-                log.warning("two tools are named %s; the second one is left out", tool.spec.name)
+            name = tool.spec.name
+            if (by_name.setdefault(name, tool) is not tool or name == ANSWER) and name not in self._twice:
+                self._twice.add(name)  # once, and not with every turn
+                log.warning("two tools are named %s; the second one is left out", name)
         by_name.pop(ANSWER, None)
         return OpenToolbox(self.settings, by_name, self.audit)
 
