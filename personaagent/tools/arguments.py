@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
 import jsonschema
 from jsonschema.exceptions import SchemaError, best_match
@@ -16,6 +17,7 @@ from personaagent.errors import InvalidInput
 __all__ = ["check_arguments", "check_schema", "enumerated"]
 
 LISTED = 200  # characters of a message that repeats what was written
+PARTS = 20_000  # of a schema: references that double at every step would take for ever to check
 
 
 def check_schema(schema: Mapping[str, Any], name: str) -> None:
@@ -31,8 +33,10 @@ def check_schema(schema: Mapping[str, Any], name: str) -> None:
     except SchemaError as e:
         raise InvalidInput(f"tool {name!r}: its parameters are no JSON Schema: {e.message[:LISTED]}") from e
     for reference in _references(schema):
-        if not reference.startswith("#"):
+        if reference != "#" and not reference.startswith("#/"):
             raise InvalidInput(f"tool {name!r}: its schema refers to {reference[:LISTED]!r}; write it out")
+    if _written_out(schema, schema, {}) > PARTS:
+        raise InvalidInput(f"tool {name!r}: its schema has more than {PARTS} parts where it is written out")
 
 
 def check_arguments(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
@@ -68,3 +72,35 @@ def _references(node: Any) -> list[str]:
         own = [str(node[k]) for k in ("$ref", "$dynamicRef") if isinstance(node.get(k), str)]
         return own + [r for inner in node.values() for r in _references(inner)]
     return []
+
+
+def _written_out(root: Mapping[str, Any], node: Any, known: dict[int, int]) -> int:
+    """How many parts a schema has with its references written out, each once within itself.
+
+    `known`: of parts by their ids; 0 while one is counted.
+    """
+    if not isinstance(node, list | Mapping):
+        return 1
+    if id(node) in known:
+        return max(1, known[id(node)])
+    known[id(node)] = 0
+    count = 1 + sum(
+        _written_out(root, inner, known) for inner in (node.values() if isinstance(node, Mapping) else node)
+    )
+    if isinstance(node, Mapping) and isinstance(reference := node.get("$ref"), str):
+        count += _written_out(root, _target(root, reference), known)
+    known[id(node)] = min(count, PARTS + 1)
+    return known[id(node)]
+
+
+def _target(root: Any, reference: str) -> Any:
+    """What a reference within a schema leads to; None if to nothing."""
+    for step in reference.split("/")[1:]:
+        key = unquote(step).replace("~1", "/").replace("~0", "~")
+        if isinstance(root, Mapping):
+            root = root.get(key)
+        elif isinstance(root, list) and key.isdecimal() and int(key) < len(root):
+            root = root[int(key)]
+        else:
+            return None
+    return root

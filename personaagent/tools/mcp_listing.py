@@ -25,13 +25,9 @@ DESCRIBED = 300  # characters of a description
 NAMED = 64  # characters of a name
 SCHEMA_KB = 32  # of a tool's parameters, as JSON
 _DATA = ("enum", "const", "default", "examples")  # keys of schemas that hold values and no text for the model
-_NAMED = (
-    "properties",
-    "patternProperties",
-    "dependentSchemas",
-    "$defs",
-    "definitions",
-)  # those that hold schemas by name
+_NAMED = ("properties", "dependentSchemas", "$defs", "definitions")  # those that hold schemas by name
+_PATTERNS = ("pattern", "patternProperties")
+_CLOSED = ("additionalProperties", "unevaluatedProperties")  # refuse what patterns would let in
 
 
 class Listed(Frozen):
@@ -116,13 +112,18 @@ def _spec(settings: McpServerSettings, tool: Listed, name: str) -> ToolSpec:
 
 
 def _short(node: Any) -> Any:
-    """A schema whose texts for the model are as short as descriptions."""
+    """A schema whose texts for the model are as short as descriptions, and which takes no time to check.
+
+    Patterns are the server's to check: one can be written that a short text keeps busy for hours.
+    """
     if isinstance(node, list):
         return [_short(inner) for inner in node]
     if not isinstance(node, Mapping):
         return node
     short: dict[str, Any] = {}
     for key, inner in node.items():
+        if key in _PATTERNS or (key in _CLOSED and "patternProperties" in node):
+            continue
         if key in _NAMED and isinstance(inner, Mapping):
             short[key] = {name: _short(schema) for name, schema in inner.items()}
         elif key in ("description", "title") and isinstance(inner, str):

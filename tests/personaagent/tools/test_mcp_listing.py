@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from personaagent.tool_settings import McpServerSettings
+from personaagent.tools.arguments import check_arguments
 from personaagent.tools.mcp_listing import Listed, described, mended, offered
 from personaagent.tools.tool import Effect
 
@@ -76,6 +78,42 @@ def test_schemas_that_cannot_be_checked_leave_their_tool_out() -> None:
     assert [w.split(" is left out")[0] for w in warnings] == [
         f"its tool '{name}'" for name in ("far", "large", "array", "unknown", "deep")
     ]
+
+
+def test_no_schema_of_a_server_takes_long_to_check() -> None:
+    doubling = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)} | {
+        "d40": {"type": "string"}
+    }
+    long = Listed(
+        name="long", description="d", parameters={"$defs": doubling, "properties": {"x": {"$ref": "#/$defs/d0"}}}
+    )
+    tree = {"type": "object", "properties": {"next": {"$ref": "#/$defs/tree"}}}
+    named = Listed(
+        name="named",
+        description="d",
+        parameters={"type": "object", "patternProperties": {"^(a+)+$": {}}, "additionalProperties": False},
+    )
+    specs, warnings = offered(
+        settings(),
+        [
+            long,
+            listed("slow", x={"type": "string", "pattern": "^(a+)+$"}, pattern={"type": "string"}),
+            listed("tree", x={"$ref": "#/$defs/tree"}).model_copy(
+                update={"parameters": {"$defs": {"tree": tree}, "properties": {"x": {"$ref": "#/$defs/tree"}}}}
+            ),
+            named,
+            listed("anchored", x={"$anchor": "x", "$ref": "#x"}),
+        ],
+    )
+    assert set(specs) == {"slow", "tree", "named"}
+    assert any("'long' is left out: tool 'long': its schema has more than 20000 parts" in w for w in warnings)
+    assert any("'anchored' is left out" in w for w in warnings)
+    assert specs["slow"].parameters["properties"] == {"x": {"type": "string"}, "pattern": {"type": "string"}}
+    began = time.perf_counter()
+    check_arguments(specs["slow"].parameters, {"x": "a" * 60 + "!"})
+    check_arguments(specs["named"].parameters, {"a" * 60 + "!": 1})
+    check_arguments(specs["tree"].parameters, {"x": {"next": {"next": {}}}})
+    assert time.perf_counter() - began < 1
 
 
 def test_what_a_server_says_is_short_and_cannot_speak_as_somebody_else() -> None:
