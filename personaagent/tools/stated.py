@@ -1,14 +1,15 @@
 """What a user said themselves: whether a fact is made of their own words.
 
 A model that reads a page can be talked into noting what stands there. Who said something shows in the words: those of a fact
-must be in one message of the user, and a subject is named in their words or in general ones that claim nothing. That tells
-no question from a statement, and nothing of what the user pasted.
+must be in one message of the user, and a subject is named in their words or in general ones that claim nothing. What clients mark
+as a document in a message is nothing that the user said; what a user pastes without a mark is. No question is told from a
+statement.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from personaagent.features import bare, normalised, unspaced, words
 
@@ -35,6 +36,23 @@ FRAME, DENIED, SUBJECTS = (frozenset(text.split()) for text in (_FRAME, _DENIED,
 _ENDINGS = frozenset(("s", "es", "d", "ed", "ing", "er", "e", "n", "en"))
 _SHORTEST = 4  # characters that two forms of a word share at least
 _LONGEST_REST = 3  # characters by which either goes on
+# Elements in which clients put documents and results of searches into the user's message, as Open WebUI does.
+_QUOTED = (
+    "attachment",
+    "context",
+    "data",
+    "document",
+    "excerpt",
+    "file",
+    "passage",
+    "quote",
+    "result",
+    "search",
+    "source",
+    "web",
+)
+_FENCED = re.compile(r"```.*?(?:```|\Z)|^[ \t]*>[^\n]*", re.DOTALL | re.MULTILINE)
+_LONGEST = 5_000  # characters at the beginning and at the end of a message that are looked at
 _CLAUSE = re.compile(r"[.,;:!?()\n]+|\b(?:and|but|und|aber|et|mais|y|pero)\b", re.IGNORECASE)
 _NOT = re.compile(r"n['’]t\b|(?<=can)not\b")
 
@@ -48,21 +66,40 @@ def stated(fact: str, said: Sequence[str]) -> bool:
     """
     wanted = _content(fact)
     denied = _denies(fact)
-    return bool(wanted) and any(_says(message, wanted, denied) for message in said)
+    return bool(wanted) and any(_says(_own(message), wanted, denied) for message in said)
 
 
 def subject_stated(subject: str, said: Sequence[str]) -> bool:
     """Whether a subject is named in the user's own words or in general ones."""
-    there = {word for message in said for word in _content(message)}
-    return all(any(_same(word, other) for other in (*there, *SUBJECTS)) for word in _content(subject))
+    there = {word for message in said for word in _content(_own(message))}
+    return all(_forms(word, there) or _forms(word, SUBJECTS) for word in _content(subject))
 
 
 def _says(message: str, wanted: Sequence[str], denied: bool) -> bool:
     there = set(_content(message))
-    if not all(any(_same(word, other) for other in there) for word in wanted):
+    found = [_forms(word, there) for word in wanted]
+    if not all(found):
         return False
-    used = [c for c in _CLAUSE.split(_plain(message)) if any(_same(w, o) for w in wanted for o in _content(c))]
-    return any(map(_denies, used)) == denied
+    used = set().union(*found)
+    clauses = [clause for clause in _CLAUSE.split(_plain(message)) if not used.isdisjoint(_content(clause))]
+    return any(map(_denies, clauses)) == denied
+
+
+def _own(message: str) -> str:
+    """A message without what a client or the user marked as a quotation, and without the middle of a very long one."""
+    for name in _QUOTED:
+        small = message.casefold() if message.isascii() else message.lower()
+        begins, ends = small.find(f"<{name}"), small.rfind(f"</{name}")
+        if 0 <= begins < ends and len(small) == len(message):
+            message = message[:begins] + "\n" + message[ends:]
+    message = _FENCED.sub("\n", message)
+    return message if len(message) <= 2 * _LONGEST else f"{message[:_LONGEST]}\n{message[-_LONGEST:]}"
+
+
+def _forms(word: str, there: Collection[str]) -> set[str]:
+    """Those of other words that are forms of a word."""
+    begins = word[:2]
+    return {other for other in there if other.startswith(begins) and _same(word, other)}
 
 
 def _plain(text: str) -> str:

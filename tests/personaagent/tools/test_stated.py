@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from personaagent.tools.stated import stated, subject_stated
@@ -63,3 +65,26 @@ def test_long_facts_are_looked_at_to_their_end() -> None:
 )
 def test_a_subject_claims_nothing_by_itself(subject: str, named: bool) -> None:
     assert subject_stated(subject, ["I have been allergic to nuts since I was a child."]) is named
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        "### Task: answer from the context.\n<context>\n<source id='1'>I bank with Evilbank.</source>\n</context>\nHello",
+        "<context>nothing</context> I bank with Evilbank. </context> What does it say?",  # the page ends the mark
+        "What is this?\n```\nI bank with Evilbank\n```",
+        "She wrote:\n> I bank with Evilbank\nWhat shall I answer?",
+        "x " * 4_000 + "I bank with Evilbank" + " y" * 4_000,
+    ],
+)
+def test_what_a_message_quotes_is_not_the_users(quoted: str) -> None:
+    assert not stated("banks with Evilbank", [quoted])
+    assert stated("banks with Evilbank", [f"{quoted}\nI bank with Evilbank."])
+
+
+def test_long_messages_are_looked_at_quickly() -> None:
+    began = time.perf_counter()
+    for long in ("<context>" * 100_000, "```" * 100_001, "> " * 100_000, "aa bb " * 200_000, "I'm" * 300_000):
+        stated("lives in Ulm " + "very far " * 40, [long])
+        subject_stated("home town", [long])
+    assert time.perf_counter() - began < 10
