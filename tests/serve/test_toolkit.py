@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from personaagent.errors import InvalidInput
 from personaagent.memory.local import LocalMemory
 from personaagent.settings import Settings
 from personaagent.tools.tool import ToolContext
@@ -39,3 +44,24 @@ async def test_there_are_none_where_the_agent_has_none() -> None:
     off = Settings().model_copy(update={"agent": Settings().agent.model_copy(update={"tools": False})})
     memory: Any = Logging()
     assert await start_tools(off, memory, HashEmbedder()) is None
+
+
+async def test_no_server_is_started_for_settings_that_cannot_be_used(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    mcp = [{"name": "maps", "command": ["touch", str(started)]}]
+    nowhere = [{"description": "papers", "folder": str(tmp_path / "nowhere")}]
+    memory: Any = Logging()
+    tree = Settings.model_validate({"tools": {"mcp": mcp, "documents": nowhere}})
+    with pytest.raises(InvalidInput):
+        await start_tools(tree, memory, HashEmbedder())
+    await asyncio.sleep(0.3)
+    assert not started.exists()
+    box = await start_tools(Settings.model_validate({"tools": {"mcp": mcp}}), memory, HashEmbedder())
+    assert box is not None
+    for _ in range(500):
+        if started.exists():
+            break
+        await asyncio.sleep(0.02)
+    await box.close()
+    assert started.exists()
+    assert [status.connected for status in box.status()] == [False]
