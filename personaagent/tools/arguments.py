@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any
-from urllib.parse import unquote
+from typing import Any, cast
 
 import jsonschema
 from jsonschema.exceptions import SchemaError, best_match
 from jsonschema.protocols import Validator
+from jsonschema.validators import extend
 
 from personaagent.errors import InvalidInput
 
 __all__ = ["check_arguments", "check_schema", "enumerated"]
 
 LISTED = 200  # characters of a message that repeats what was written
-PARTS = 20_000  # of a schema: references that double at every step would take for ever to check
+STEPS = 50_000  # of checking a call: with references that double at every step it would never end
+
+_LEFT: ContextVar[Iterator[int]] = ContextVar("personaagent_steps_left")  # of the check that is under way
 
 
 def check_schema(schema: Mapping[str, Any], name: str) -> None:
@@ -35,13 +38,15 @@ def check_schema(schema: Mapping[str, Any], name: str) -> None:
     for reference in _references(schema):
         if reference != "#" and not reference.startswith("#/"):
             raise InvalidInput(f"tool {name!r}: its schema refers to {reference[:LISTED]!r}; write it out")
-    if _written_out(schema, schema, {}) > PARTS:
-        raise InvalidInput(f"tool {name!r}: its schema has more than {PARTS} parts where it is written out")
 
 
 def check_arguments(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
     """Raise InvalidInput, in words that a model can act on, if arguments do not fit the schema."""
-    fault = best_match(_validator(json.dumps(schema, sort_keys=True)).iter_errors(dict(arguments)))
+    token = _LEFT.set(iter(range(STEPS)))
+    try:
+        fault = best_match(_validator(json.dumps(schema, sort_keys=True)).iter_errors(dict(arguments)))
+    finally:
+        _LEFT.reset(token)
     if fault is not None:
         where = ".".join(str(part) for part in fault.absolute_path)
         raise InvalidInput(f"{where}: {fault.message[:LISTED]}" if where else fault.message[:LISTED])
@@ -62,7 +67,24 @@ def enumerated(schema: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
 
 @lru_cache(maxsize=512)
 def _validator(schema: str) -> Validator:
-    return jsonschema.Draft202012Validator(json.loads(schema))
+    return _bounded()(json.loads(schema))
+
+
+@lru_cache(maxsize=1)
+def _bounded() -> type[Validator]:
+    """The validator, in whose every step one of `STEPS` goes."""
+    plain = jsonschema.Draft202012Validator
+    counted = {keyword: _counted(check) for keyword, check in plain.VALIDATORS.items()}
+    return cast("type[Validator]", extend(plain, counted))  # type: ignore[no-untyped-call]
+
+
+def _counted(check: Callable[..., Any]) -> Callable[..., Any]:
+    def counted(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        if next(_LEFT.get(), None) is None:
+            raise InvalidInput("the arguments take too long to check against the schema of this tool")
+        yield from check(validator, value, instance, schema) or ()
+
+    return counted
 
 
 def _references(node: Any) -> list[str]:
@@ -72,35 +94,3 @@ def _references(node: Any) -> list[str]:
         own = [str(node[k]) for k in ("$ref", "$dynamicRef") if isinstance(node.get(k), str)]
         return own + [r for inner in node.values() for r in _references(inner)]
     return []
-
-
-def _written_out(root: Mapping[str, Any], node: Any, known: dict[int, int]) -> int:
-    """How many parts a schema has with its references written out, each once within itself.
-
-    `known`: of parts by their ids; 0 while one is counted.
-    """
-    if not isinstance(node, list | Mapping):
-        return 1
-    if id(node) in known:
-        return max(1, known[id(node)])
-    known[id(node)] = 0
-    count = 1 + sum(
-        _written_out(root, inner, known) for inner in (node.values() if isinstance(node, Mapping) else node)
-    )
-    if isinstance(node, Mapping) and isinstance(reference := node.get("$ref"), str):
-        count += _written_out(root, _target(root, reference), known)
-    known[id(node)] = min(count, PARTS + 1)
-    return known[id(node)]
-
-
-def _target(root: Any, reference: str) -> Any:
-    """What a reference within a schema leads to; None if to nothing."""
-    for step in reference.split("/")[1:]:
-        key = unquote(step).replace("~1", "/").replace("~0", "~")
-        if isinstance(root, Mapping):
-            root = root.get(key)
-        elif isinstance(root, list) and key.isdecimal() and int(key) < len(root):
-            root = root[int(key)]
-        else:
-            return None
-    return root
