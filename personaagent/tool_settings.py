@@ -97,3 +97,5 @@ class ToolSettings(Section):
     timeout_s: Annotated[float, Field(gt=0)] = 20.0  # of a call
     tokens: Annotated[int, Field(ge=50)] = 600  # of what is shown of a result
     result_kb: Annotated[float, Field(gt=0)] = 1_000.0  # that are read of a result
+    turn_timeout_s: Annotated[float, Field(gt=0)] = 60.0  # of all calls of a turn, from the first choice of a tool
+    turn_tokens: Annotated[int, Field(ge=50)] = 2_400  # of what is shown of all results of a turn

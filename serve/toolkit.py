@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from personaagent.protocols import Embedder, Memory
+from typing import TYPE_CHECKING
+
+from personaagent.protocols import Embedder
 from personaagent.settings import Settings
+from personaagent.tools.call_log import CallLog
 from personaagent.tools.configured import calls_natively, copies, toolbox
-from personaagent.tools.tool import ToolSource
 from personaagent.tools.toolbox import Toolbox
+
+if TYPE_CHECKING:
+    from actors.memory.client import ShardedMemory
+    from personaagent.tools.mcp_client import McpSource
 
 __all__ = ["start_tools"]
 
 
-async def start_tools(settings: Settings, memory: Memory, embedder: Embedder) -> Toolbox | None:
+async def start_tools(settings: Settings, memory: ShardedMemory, embedder: Embedder) -> Toolbox | None:
     """What agents of this process act with; None if `agent.tools` is off. Whoever starts it closes it, in the same event loop.
 
-    MCP servers are connected in the background; one that is down has no tools until it is there.
+    MCP servers are connected in the background; one that is down has no tools until it is there. Every call is in the audit log
+    of the memory's shards.
 
     Raises:
         InvalidInput: tools of the settings cannot be used, see `toolbox`.
     """
     if not settings.agent.tools:
         return None
-    sources: list[ToolSource] = []
+    sources: list[McpSource] = []
     if settings.tools.mcp:
-        from personaagent.tools.mcp_client import McpSource  # takes a second, and few need it
+        from personaagent.tools import mcp_client  # takes a second, and few need it
 
-        for server in settings.tools.mcp:
-            source = McpSource(server, settings.tools)
-            source.start()
-            sources.append(source)
+        sources = [mcp_client.McpSource(server, settings.tools) for server in settings.tools.mcp]
     collection = None
     if any(documents.collection is not None for documents in settings.tools.documents):
         from actors.milvus.collection_excerpts import CollectionExcerpts
@@ -36,4 +40,7 @@ async def start_tools(settings: Settings, memory: Memory, embedder: Embedder) ->
         collection = CollectionExcerpts
     made = toolbox(settings.tools, memory, embedder, collection=collection, sources=sources)
     made.native, made.copying = calls_natively(settings), copies(settings)
+    made.audit = CallLog(memory.note_call)
+    for source in sources:  # not before, or nobody would end their programs where the settings cannot be used
+        source.start()
     return made

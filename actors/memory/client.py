@@ -51,6 +51,7 @@ logger = logging.getLogger(__name__)
 CHUNK = 500  # interactions of one call; small enough that a shard stays responsive
 CHUNK_BYTES = 8 * 2**20  # of them
 PAGE = 100  # persona versions of one call
+LONGEST_TOOL = 64  # characters of a tool's name that are logged
 
 
 class ShardedMemory(Memory):
@@ -274,6 +275,10 @@ class ShardedMemory(Memory):
     def acting_as(self, by: str) -> ShardedMemory:
         """The same memories; the audit log names `by` for changes made through it."""
         return ShardedMemory(self._embedder, self._handles, self._configs, by, self._redaction)
+
+    async def note_call(self, user: str, tool: str, failed: bool) -> None:
+        """Log that a tool is called for a user, or that its call failed: its name, and nothing of what it is told or answers."""
+        await self._of(user).note_call(user, tool[:LONGEST_TOOL], failed, self._by)
 
     async def stats(self) -> list[dict[str, Any]]:
         """Numbers of every shard, see `MemoryShard.stats`."""

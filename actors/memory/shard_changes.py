@@ -21,7 +21,7 @@ from personaagent.memory.export import Exported
 from personaagent.memory.one_user import OneUser
 from personaagent.memory.store import Row, Vector, row_key
 from personaagent.memory.user_memory import UserMemory
-from personaagent.types import AppendResult, ForgetReceipt, Interaction, Persona, PersonaDraft, Profile
+from personaagent.types import AppendResult, ForgetReceipt, Interaction, Persona, PersonaDraft, Profile, user_key
 
 __all__ = ["ShardChanges"]
 
@@ -124,6 +124,15 @@ class ShardChanges(ShardUsers):
     async def note_alignment(self, user: str, seen: int, by: str, incarnation: int | None = None) -> None:
         """Note that alignment has looked at the truths that arrived up to `seen`; repeating it is harmless."""
         await self._change(user, "alignment", by, lambda memory: memory.note_alignment(seen), incarnation)
+
+    async def note_call(self, user: str, tool: str, failed: bool, by: str) -> None:
+        """Log that a tool is called for a user, or that its call failed; what it is told and answers is not said.
+
+        Raises:
+            StoreError: it cannot be logged.
+        """
+        details = {"what": "call", "tool": tool} if failed else {"tool": tool}
+        await self._run(lambda: self._audit.write("failed" if failed else "call", user_key(user), by, details))
 
     async def restore(self, exported: Exported, batch: Batch, by: str, incarnation: int | None = None) -> AppendResult:
         """Take over an export, or a part of one; interactions that are too large are left out and told of.

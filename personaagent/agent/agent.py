@@ -238,7 +238,13 @@ class Agent(Replaying):
         client: ClientTools | None,
     ) -> AsyncIterator[str | Reply]:
         """The reply with free text, behind its pieces if these are asked for."""
-        context = ToolContext(user=turn.user, interaction=seen.interaction, incarnation=incarnation)
+        context = ToolContext(
+            user=turn.user,
+            interaction=seen.interaction,
+            incarnation=incarnation,
+            said=tuple(m.text for m in turn.messages if m.role == "user"),
+            remember=turn.remember,
+        )
         acting, calls = None, 0
         earlier: list[Observation] = []
         known: list[Observation] = []

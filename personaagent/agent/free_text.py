@@ -120,7 +120,7 @@ class FreeText:
                 found = await self._acting.call(chosen, self._trail, self._calls - len(self._trace))
             except ContextLengthExceeded:
                 if not (self._view.shrink() or _cut(self._trail)):
-                    raise
+                    break  # tools do not fit beside the conversation; the answer may
                 continue
             rounds += 1
             self._note(found)

@@ -13,7 +13,7 @@ from personaagent.readers.lamp import lamp_tests
 from personaagent.readers.movielens import movielens_split
 from personaagent.readers.pahf import pahf_phase
 from personaagent.readers.read_result import LineError, ReadResult, Record
-from personaagent.tools.tool import ToolSpec
+from personaagent.tools.known_tools import KnownTools
 
 __all__ = [
     "FORMATS",
@@ -38,7 +38,7 @@ def read(
     path: str | Path,
     limit_users: int | None = None,
     phases: Sequence[str] | None = None,
-    specs: Sequence[ToolSpec] = (),
+    tools: KnownTools | None = None,
 ) -> ReadResult:
     """The interactions of a file.
 
@@ -47,7 +47,7 @@ def read(
         path: the file, or the folder of a data set.
         limit_users: only the first so many users of the file.
         phases: of pahf, instead of its two learning phases.
-        specs: of the history format: tools whose arguments are known.
+        tools: of the history format: those that an action means which does not say which there were.
 
     Raises:
         InvalidInput: the format is unknown, or the file is missing or of another kind. What is wrong with single lines is
@@ -58,7 +58,7 @@ def read(
     if limit_users is not None and limit_users < 1:
         raise InvalidInput(f"the number of users must be at least 1, not {limit_users}")
     if format == "history" and phases is None:
-        return history.read(Path(path), limit_users, specs)
+        return history.read(Path(path), limit_users, tools)
     if phases is None:
         return FORMATS[format](Path(path), limit_users)
     if format != "pahf":

@@ -9,7 +9,7 @@ it: lines that get their truth later need an `id`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -20,8 +20,8 @@ from personaagent.errors import InvalidInput
 from personaagent.memory.incoming import InteractionLine, Reading, first_times
 from personaagent.readers.kinds import refuse_other_kinds
 from personaagent.readers.read_result import ReadResult, Record, loads, opened
+from personaagent.tools.known_tools import KnownTools
 from personaagent.tools.lessons import lessons
-from personaagent.tools.tool import ToolSpec
 from personaagent.types import Action, Interaction, Persona, Profile, utc_now
 
 __all__ = ["read"]
@@ -30,14 +30,14 @@ WANTED = "a JSON Lines file with one interaction a line"
 MAX_LINE = 8 << 20  # bytes
 
 
-def read(path: Path, limit_users: int | None = None, specs: Sequence[ToolSpec] = ()) -> ReadResult:
+def read(path: Path, limit_users: int | None = None, tools: KnownTools | None = None) -> ReadResult:
     """Interactions in the order of the file, each with its lessons behind it; personas and profiles of an export are in the
     result's `records`.
 
     Args:
         path: the file.
         limit_users: only the first so many users of the file.
-        specs: tools whose arguments are known. Which tools there were, an action has to say itself.
+        tools: that an action means which does not say which there were; None: it has to say.
 
     Raises:
         InvalidInput: the file is missing or of another kind; the message says which.
@@ -45,7 +45,7 @@ def read(path: Path, limit_users: int | None = None, specs: Sequence[ToolSpec] =
     refuse_other_kinds(path, WANTED)
     opened(path, WANTED)
     now = utc_now()  # of what has no time, however often the file is read
-    return ReadResult(lambda result: _read(path, limit_users, result, now, specs))
+    return ReadResult(lambda result: _read(path, limit_users, result, now, tools or KnownTools()))
 
 
 @dataclass
@@ -53,16 +53,16 @@ class _State:
     """What a line depends on besides itself."""
 
     reading: Reading
-    specs: Sequence[ToolSpec] = ()
+    tools: KnownTools
     taught: tuple[Interaction, ...] = ()  # the lessons of the latest line
     exported: str | None = None  # the user whose export this is, from the last line of type `user`
     users: set[str] = field(default_factory=set)
 
 
 def _read(
-    path: Path, limit_users: int | None, result: ReadResult, now: datetime, specs: Sequence[ToolSpec]
+    path: Path, limit_users: int | None, result: ReadResult, now: datetime, tools: KnownTools
 ) -> Iterator[Interaction]:
-    state = _State(Reading(now, lambda: first_times(_times(path))), specs)
+    state = _State(Reading(now, lambda: first_times(_times(path))), tools)
     with path.open("rb") as file:
         for number, raw in _lines(file):
             if not raw.strip():
@@ -108,12 +108,8 @@ def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
             raw = file.readline(MAX_LINE + 1)
 
 
-def _taught(interaction: Interaction, action: Action | None, specs: Sequence[ToolSpec]) -> tuple[Interaction, ...]:
-    if action is None:
-        return ()
-    if not action.among:  # what is set up today may not be what there was
-        raise InvalidInput("action.among: name the tools that there were")
-    return tuple(lessons(interaction, action, specs))
+def _taught(interaction: Interaction, action: Action | None, tools: KnownTools) -> tuple[Interaction, ...]:
+    return () if action is None else tuple(lessons(interaction, tools.among(action), tools.specs))
 
 
 def _line(raw: bytes, number: int, state: _State) -> Interaction | Record | None:
@@ -128,7 +124,7 @@ def _line(raw: bytes, number: int, state: _State) -> Interaction | Record | None
     if kind is None or kind == "interaction":
         line = InteractionLine.model_validate(content)
         interaction = state.reading.interaction(line, number)
-        state.taught = _taught(interaction, line.action, state.specs)
+        state.taught = _taught(interaction, line.action, state.tools)
         return interaction
     content = {name: value for name, value in content.items() if name != "type"}
     if kind == "user":

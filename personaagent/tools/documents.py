@@ -28,7 +28,7 @@ from personaagent.tools.excerpts import Excerpt, Excerpts, passages_of
 from personaagent.tools.text_files import TextFile, Unusable, read_text, text_files
 from personaagent.tools.tool import ToolContext, ToolOutput, ToolSpec
 
-__all__ = ["DocumentSearch", "FolderExcerpts", "by_meaning_and_words"]
+__all__ = ["DocumentSearch", "FolderExcerpts", "by_meaning_and_words", "search_spec"]
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,28 @@ def by_meaning_and_words(cosines: Vector, words: Vector) -> npt.NDArray[np.intp]
     return np.argsort(-np.round(score, 9), kind="stable")
 
 
+def search_spec(settings: DocumentsSettings) -> ToolSpec:
+    """A search as models and people read it."""
+    return ToolSpec(
+        name=settings.name,
+        description=settings.description,
+        parameters={
+            "type": "object",
+            "properties": {
+                "query": {
+                    "type": "string",
+                    "description": "what to look for",
+                    "minLength": 1,
+                    "maxLength": 1_000,
+                    "pattern": r"\S",
+                }
+            },
+            "required": ["query"],
+            "additionalProperties": False,
+        },
+    )
+
+
 class DocumentSearch:
     """The tool: passages for a query, each with its document."""
 
@@ -61,24 +83,7 @@ class DocumentSearch:
         budget: tokens of a result, which the passages share.
         """
         self._settings, self._source, self._budget = settings, source, budget
-        self.spec = ToolSpec(
-            name=self._settings.name,
-            description=self._settings.description,
-            parameters={
-                "type": "object",
-                "properties": {
-                    "query": {
-                        "type": "string",
-                        "description": "what to look for",
-                        "minLength": 1,
-                        "maxLength": 1_000,
-                        "pattern": r"\S",
-                    }
-                },
-                "required": ["query"],
-                "additionalProperties": False,
-            },
-        )
+        self.spec = search_spec(settings)
 
     async def call(self, arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
         found = await self._source.search(arguments["query"], self._settings.k)

@@ -19,19 +19,15 @@ from personaagent.tools.tool import Effect, ToolSpec
 from personaagent.tools.untrusted import cleaned
 from personaagent.types import ANSWER
 
-__all__ = ["Listed", "described", "mended", "offered"]
+__all__ = ["Listed", "described", "mended", "offered", "offered_name"]
 
 DESCRIBED = 300  # characters of a description
 NAMED = 64  # characters of a name
 SCHEMA_KB = 32  # of a tool's parameters, as JSON
 _DATA = ("enum", "const", "default", "examples")  # keys of schemas that hold values and no text for the model
-_NAMED = (
-    "properties",
-    "patternProperties",
-    "dependentSchemas",
-    "$defs",
-    "definitions",
-)  # those that hold schemas by name
+_NAMED = ("properties", "dependentSchemas", "$defs", "definitions")  # those that hold schemas by name
+_PATTERNS = ("pattern", "patternProperties")
+_CLOSED = ("additionalProperties", "unevaluatedProperties")  # refuse what patterns would let in
 
 
 class Listed(Frozen):
@@ -57,9 +53,7 @@ def offered(settings: McpServerSettings, tools: Sequence[Listed]) -> tuple[dict[
         if settings.allow is not None and tool.name not in settings.allow:
             continue
         shown = cleaned(tool.name[:NAMED])
-        name = settings.rename.get(tool.name) or mended(
-            f"{settings.name}_{tool.name}" if settings.prefix else tool.name
-        )
+        name = offered_name(settings, tool.name)
         if name in taken or tool.name in specs:
             warnings.append(f"it has two tools that are named {name}; the second one is left out (set rename)")
         elif name == ANSWER:
@@ -71,6 +65,11 @@ def offered(settings: McpServerSettings, tools: Sequence[Listed]) -> tuple[dict[
             except InvalidInput as e:
                 warnings.append(f"its tool {shown!r} is left out: {cleaned(e.message)}")
     return specs, warnings
+
+
+def offered_name(settings: McpServerSettings, name: str) -> str:
+    """What models call a tool of a server, by the server's name for it."""
+    return settings.rename.get(name) or mended(f"{settings.name}_{name}" if settings.prefix else name)
 
 
 def mended(name: str) -> str:
@@ -113,13 +112,18 @@ def _spec(settings: McpServerSettings, tool: Listed, name: str) -> ToolSpec:
 
 
 def _short(node: Any) -> Any:
-    """A schema whose texts for the model are as short as descriptions."""
+    """A schema whose texts for the model are as short as descriptions, and which takes no time to check.
+
+    Patterns are the server's to check: one can be written that a short text keeps busy for hours.
+    """
     if isinstance(node, list):
         return [_short(inner) for inner in node]
     if not isinstance(node, Mapping):
         return node
     short: dict[str, Any] = {}
     for key, inner in node.items():
+        if key in _PATTERNS or (key in _CLOSED and "patternProperties" in node):
+            continue
         if key in _NAMED and isinstance(inner, Mapping):
             short[key] = {name: _short(schema) for name, schema in inner.items()}
         elif key in ("description", "title") and isinstance(inner, str):

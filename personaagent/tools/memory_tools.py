@@ -17,10 +17,11 @@ from personaagent.features import normalised
 from personaagent.persona.persona import clip, standing, tokens
 from personaagent.persona.safety import danger
 from personaagent.protocols import Memory
+from personaagent.tools.stated import stated, subject_stated
 from personaagent.tools.tool import Effect, Sees, Tool, ToolContext, ToolOutput, ToolSpec
 from personaagent.types import NOTE, Interaction, RecallQuery, interaction_id, utc_now
 
-__all__ = ["LastWanted", "NoteFact", "ReadProfile", "SearchEpisodes", "memory_tools"]
+__all__ = ["LastWanted", "NoteFact", "ReadProfile", "SearchEpisodes", "memory_specs", "memory_tools"]
 
 NOTHING = "nothing known yet"
 LONGEST = 500  # characters of a fact
@@ -52,6 +53,12 @@ def memory_tools(memory: Memory, names: Sequence[Name], budget: int) -> tuple[To
     return tuple(makers[name]() for name in dict.fromkeys(names))
 
 
+def memory_specs(names: Sequence[Name]) -> tuple[ToolSpec, ...]:
+    """What the tools of these names say of themselves."""
+    known = {kind.spec.name: kind.spec for kind in (SearchEpisodes, ReadProfile, NoteFact, LastWanted)}
+    return tuple(known[name] for name in dict.fromkeys(names))
+
+
 def _object(required: Sequence[str], **properties: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return {
         "type": "object",
@@ -68,19 +75,20 @@ def _text(description: str, longest: int) -> dict[str, JsonValue]:
 class SearchEpisodes:
     """Past requests of the user that are like a text, with what came of them."""
 
+    spec = ToolSpec(
+        name="search_episodes",
+        description="Search this user's past requests and what they wanted then.",
+        parameters=_object(
+            ["query"],
+            query=_text("what to look for", 1_000),
+            k={"type": "integer", "description": "how many, 3 unless said", "minimum": 1, "maximum": 10},
+        ),
+        sees=Sees.MEMORY,
+    )
+
     def __init__(self, memory: Memory, budget: int) -> None:
         """`budget`: tokens of one result, which the episodes share."""
         self._memory, self._budget = memory, budget
-        self.spec = ToolSpec(
-            name="search_episodes",
-            description="Search this user's past requests and what they wanted then.",
-            parameters=_object(
-                ["query"],
-                query=_text("what to look for", 1_000),
-                k={"type": "integer", "description": "how many, 3 unless said", "minimum": 1, "maximum": 10},
-            ),
-            sees=Sees.MEMORY,
-        )
 
     async def call(self, arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
         query = _asking(context, text=arguments["query"], k=int(arguments.get("k", 3)))
@@ -94,15 +102,16 @@ class SearchEpisodes:
 class LastWanted:
     """What the user wanted the last time they asked for something like it."""
 
+    spec = ToolSpec(
+        name="last_wanted",
+        description="What this user wanted the last time they made such a request.",
+        parameters=_object(["request"], request=_text("the request, in the user's words", 1_000)),
+        sees=Sees.MEMORY,
+    )
+
     def __init__(self, memory: Memory, budget: int) -> None:
         """`budget`: tokens of one result."""
         self._memory, self._budget = memory, budget
-        self.spec = ToolSpec(
-            name="last_wanted",
-            description="What this user wanted the last time they made such a request.",
-            parameters=_object(["request"], request=_text("the request, in the user's words", 1_000)),
-            sees=Sees.MEMORY,
-        )
 
     async def call(self, arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
         query = _asking(context, text=arguments["request"], k=CANDIDATES, with_truth=True)
@@ -118,15 +127,16 @@ class LastWanted:
 class ReadProfile:
     """What is known about the user: the persona's claims, what they stated, and the facts of the profile."""
 
+    spec = ToolSpec(
+        name="read_profile",
+        description="Read what is known about this user: habits, tastes, facts they stated.",
+        parameters=_object([]),
+        sees=Sees.MEMORY,
+    )
+
     def __init__(self, memory: Memory, budget: int) -> None:
         """`budget`: tokens of one result."""
         self._memory, self._budget = memory, budget
-        self.spec = ToolSpec(
-            name="read_profile",
-            description="Read what is known about this user: habits, tastes, facts they stated.",
-            parameters=_object([]),
-            sees=Sees.MEMORY,
-        )
 
     async def call(self, arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
         # A replay must not see what rests on what came later, and neither claims nor facts record what they knew when.
@@ -149,36 +159,42 @@ class NoteFact:
     its place.
     """
 
+    spec = ToolSpec(
+        name="note_fact",
+        description="Remember something lasting that the user has just said about themselves.",
+        parameters=_object(
+            ["about", "fact"],
+            about=_text("the subject in a few words, as narrow as the fact: home town, nut allergy", LONGEST_SUBJECT),
+            fact=_text("the fact in the user's own words, as they said it", LONGEST),
+        ),
+        effect=Effect.CHANGES,
+        sees=Sees.MEMORY,
+    )
+
     def __init__(self, memory: Memory) -> None:
         """`memory`: where it is kept."""
         self._memory = memory
-        self.spec = ToolSpec(
-            name="note_fact",
-            description="Remember something lasting that the user has just said about themselves.",
-            parameters=_object(
-                ["about", "fact"],
-                about=_text(
-                    "the subject in a few words, as narrow as the fact: home town, nut allergy", LONGEST_SUBJECT
-                ),
-                fact=_text("the fact as the user said it", LONGEST),
-            ),
-            effect=Effect.CHANGES,
-            sees=Sees.MEMORY,
-        )
 
     async def call(self, arguments: Mapping[str, Any], context: ToolContext) -> ToolOutput:
         """Store the fact; the same fact again changes nothing.
 
         Raises:
-            InvalidInput: it is no fact about a user but an order to the system or a secret, or this is a replay.
+            InvalidInput: the user did not say so in this conversation, it is an order to the system or a secret, or the turn
+                leaves nothing in memory, as replays do.
             ForgottenError: the user was forgotten meanwhile.
         """
         if context.before is not None:
             raise InvalidInput("nothing is noted while a past request is replayed")
+        if not context.remember:
+            raise InvalidInput("nothing is noted in a request that is not to be remembered")
         about, fact = (" ".join(str(arguments[name]).split()) for name in ("about", "fact"))
         # Whoever writes the page that a search finds could have anything noted; as in personas, orders are no facts.
         if (reason := danger(about) or danger(fact)) is not None:
             raise InvalidInput(f"this cannot be noted ({reason}); note what the user said about themselves")
+        if not stated(fact, context.said):
+            raise InvalidInput("the user has not said this here; note only what they said, in their own words")
+        if not subject_stated(about, context.said):
+            raise InvalidInput("name the subject in the user's own words, or in general ones such as diet or home town")
         before = [
             n for n in await _notes(self._memory, context.user, about) if normalised(n.query) == normalised(about)
         ]

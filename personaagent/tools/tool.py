@@ -26,7 +26,8 @@ class Sees(StrEnum):
     """What of the user reaches a tool."""
 
     ARGUMENTS = "arguments"  # what the model writes into the call, and nothing else
-    MEMORY = "memory"  # their memory too: such a tool runs in this system
+    # Their memory and their words in this conversation, too: such a tool runs in this system.
+    MEMORY = "memory"
 
 
 class ToolSpec(Frozen):
@@ -50,13 +51,16 @@ class ToolSpec(Frozen):
 class ToolContext(Frozen):
     """For whom a tool is called. A tool reaches no other user: it cannot be told one.
 
-    `before` is the interaction being replayed: what came later stays out of sight.
+    `before` is the interaction being replayed: what came later stays out of sight. `said` are the user's own messages of the
+    conversation, for tools that see so much (see `Sees`). `remember`: whether the turn leaves anything in memory.
     """
 
     user: UserId
     interaction: str
     incarnation: int | None = None
     before: str | None = None
+    said: tuple[str, ...] = ()
+    remember: bool = True
 
 
 class ToolOutput(Frozen):

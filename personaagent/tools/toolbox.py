@@ -11,13 +11,14 @@ from pydantic import Field, JsonValue, ValidationError
 
 from personaagent import deadline
 from personaagent.base import Frozen
-from personaagent.errors import DeadlineExceeded, PersonaAgentError
+from personaagent.errors import DeadlineExceeded, PersonaAgentError, UnavailableError
 from personaagent.nearest import likely
 from personaagent.persona.persona import clip, tokens
 from personaagent.protocols import Embedder
 from personaagent.tool_settings import ToolSettings
 from personaagent.tools.arguments import check_arguments
-from personaagent.tools.tool import Effect, SourceStatus, Tool, ToolContext, ToolOutput, ToolSource, ToolSpec
+from personaagent.tools.call_log import CallLog
+from personaagent.tools.tool import Effect, Sees, SourceStatus, Tool, ToolContext, ToolOutput, ToolSource, ToolSpec
 from personaagent.tools.untrusted import as_data
 from personaagent.types import ANSWER, ToolCall
 
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 CALLS = "calls"  # metadata of an interaction: the calls made for it, for its replays
 RECORDED = 1_000  # characters of a result that are kept
+LEAST = 16  # tokens below which a result says nothing
 
 
 class Observation(Frozen):
@@ -92,6 +94,7 @@ class Toolbox:
         native: bool = False,
         embedder: Embedder | None = None,
         copying: bool = False,
+        audit: CallLog | None = None,
     ) -> None:
         """Args:
         settings: bounds.
@@ -100,13 +103,16 @@ class Toolbox:
         native: whether the model's template has a form of its own for calls, see `ToolSettings.calling`.
         copying: whether arguments are held to the user's own words, see there too.
         embedder: tells which tool fits a request; None: lessons and the model alone tell.
+        audit: is told of every call; None: no such log is kept.
         """
         self.settings = settings
         self.native = native
         self.copying = copying
         self.embedder = embedder
+        self.audit = audit
         self._tools = tuple(tools)
         self._sources = tuple(sources)
+        self._twice: set[str] = set()  # names that were warned of
 
     @property
     def model_weight(self) -> float | None:
@@ -122,10 +128,12 @@ class Toolbox:
             found += listed
         by_name: dict[str, Tool] = {}
         for tool in found:
-            if by_name.setdefault(tool.spec.name, tool) is not tool or tool.spec.name == ANSWER:
-                log.warning("two tools are named %s; the second one is left out", tool.spec.name)
+            name = tool.spec.name
+            if (by_name.setdefault(name, tool) is not tool or name == ANSWER) and name not in self._twice:
+                self._twice.add(name)  # once, and not with every turn
+                log.warning("two tools are named %s; the second one is left out", name)
         by_name.pop(ANSWER, None)
-        return OpenToolbox(self.settings, by_name)
+        return OpenToolbox(self.settings, by_name, self.audit)
 
     async def specs(self) -> tuple[ToolSpec, ...]:
         """What the tools that there are now say of themselves."""
@@ -138,14 +146,19 @@ class Toolbox:
     async def close(self) -> None:
         """Close all sources."""
         await asyncio.gather(*(source.close() for source in self._sources))
+        if self.audit is not None:
+            await self.audit.close()
 
 
 class OpenToolbox:
-    """The tools of one turn."""
+    """The tools of one turn, with what is left of the turn's time and tokens."""
 
-    def __init__(self, settings: ToolSettings, tools: Mapping[str, Tool]) -> None:
+    def __init__(self, settings: ToolSettings, tools: Mapping[str, Tool], audit: CallLog | None = None) -> None:
         self.settings = settings
         self._tools = tools
+        self._audit = audit
+        self._until = time.monotonic() + settings.turn_timeout_s
+        self._tokens = settings.turn_tokens
 
     @property
     def specs(self) -> tuple[ToolSpec, ...]:
@@ -170,8 +183,7 @@ class OpenToolbox:
             )
         try:
             check_arguments(tool.spec.parameters, call.arguments)
-            async with deadline.bounded(tool.spec.timeout_s or self.settings.timeout_s):
-                output = await tool.call(call.arguments, context)
+            output = await self._audited(tool, call, context)
         except DeadlineExceeded:
             raise
         except PersonaAgentError as e:
@@ -189,9 +201,34 @@ class OpenToolbox:
             return [await self.call(c, context) for c in calls]
         return list(await asyncio.gather(*(self.call(c, context) for c in calls)))
 
+    async def _audited(self, tool: Tool, call: ToolCall, context: ToolContext) -> ToolOutput:
+        """Make a call that is logged before. That it failed is logged too, also where nobody waits for it any more."""
+        left = self._until - time.monotonic()
+        if left <= 0 or self._tokens < LEAST:
+            raise UnavailableError("there is nothing left of this turn's time and room for tools; answer without")
+        if self._audit is not None:
+            await self._audit.calling(context.user, call.name)
+        failed = True
+        try:
+            async with deadline.bounded(min(tool.spec.timeout_s or self.settings.timeout_s, left)):
+                output = await tool.call(call.arguments, _seen_by(tool.spec, context))
+            failed = output.error
+        finally:
+            if failed and self._audit is not None:
+                self._audit.failed(context.user, call.name)
+        return output
+
     def _seen(self, call: ToolCall, output: ToolOutput, seconds: float = 0.0, budget: int | None = None) -> Observation:
         size = len(output.text.encode("utf-8", "replace"))
-        text = clip(output.text, budget or self.settings.tokens) or "(nothing)"
+        room = max(LEAST, min(budget or self.settings.tokens, self._tokens))
+        text = clip(output.text, room) or "(nothing)"
         if output.error:
             text = f"error: {text}"
-        return Observation(call=call, text=text, error=output.error, seconds=seconds, tokens=tokens(text), bytes=size)
+        shown = tokens(text)
+        self._tokens -= shown
+        return Observation(call=call, text=text, error=output.error, seconds=seconds, tokens=shown, bytes=size)
+
+
+def _seen_by(spec: ToolSpec, context: ToolContext) -> ToolContext:
+    """What of a context reaches a tool, as its spec declares."""
+    return context if spec.sees is Sees.MEMORY else context.model_copy(update={"said": ()})

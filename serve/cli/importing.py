@@ -85,13 +85,11 @@ async def import_command(
 ) -> int | None:
     """Import histories. Lines that cannot be read are reported, the rest is imported; then the exit code is 1."""
     from personaagent.readers import read
-    from personaagent.tools.tool import ToolSpec
+    from personaagent.tools.known_tools import known_tools
 
     settings = run.settings()
     started = time.perf_counter()
-    tools = settings.tools.http
-    specs = [ToolSpec(name=t.name, description=t.description, parameters=t.parameters) for t in tools]
-    found = read(format.value, file, users, specs=specs)
+    found = read(format.value, file, users, tools=known_tools(settings))
     if exported := format is Format.HISTORY and _is_export(file):
         groups = _exports(file)[:users]
         total = sum(len(group) for group in groups)

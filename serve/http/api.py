@@ -51,6 +51,7 @@ def create_api(services: Services) -> FastAPI:
         shared.health.refresh()
         yield
         shared.health.close()
+        await services.close()
 
     app = FastAPI(title="PersonaAgent on Ray", version=__version__, redirect_slashes=False, lifespan=life)
     app.state.shared = shared

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from serve.http.dependencies import AppServices, AppShared
-from serve.http.middleware import JsonRoute
+from serve.http.middleware import KNOWN, JsonRoute
 
 __all__ = ["router"]
 
@@ -29,14 +29,16 @@ async def alignment(services: AppServices) -> JSONResponse:
 
 
 @router.get("/readyz", response_model=None)
-async def readyz(shared: AppShared) -> JSONResponse:
+async def readyz(request: Request, shared: AppShared) -> JSONResponse:
     """Whether this replica takes requests: 503 while it is being ended. Beside it what is known of the parts behind it.
 
     `parts` are from looks in the background, `age_s` seconds ago: a part that hangs or has too much to do holds up no probe.
-    `mcp` says which MCP servers are connected. Nobody is asked for that, either.
+    `mcp` says which MCP servers are connected. Nobody is asked for that, either. Their names and tools, and what is wrong with
+    them, tell how a company works: who needs a key and has none learns only how many there are, and how many are connected.
     """
     parts, ages = await shared.health.report()
-    servers = [status.model_dump() for status in shared.services.tool_servers()]
+    shown = None if request.scope[KNOWN] else {"connected"}
+    servers = [status.model_dump(include=shown) for status in shared.services.tool_servers()]
     report = {"parts": parts, "age_s": ages, "load": shared.load.report(), "mcp": servers}
     if shared.health.closing:
         return JSONResponse({"status": "closing", **report}, 503)

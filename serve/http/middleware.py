@@ -19,9 +19,10 @@ from personaagent.strict_json import JsonFault, NotUnicode, loads
 from serve.http.failures import error_response
 from serve.http.sites import Sites, deliberate, media_type, vary
 
-__all__ = ["OPEN_PATHS", "JsonRoute", "RequestGuard", "canonical", "decoded"]
+__all__ = ["KNOWN", "OPEN_PATHS", "JsonRoute", "RequestGuard", "canonical", "decoded"]
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+KNOWN = "personaagent.known"  # in a request's scope: whether it carries the key, if one is needed
 # What a page of an allowed origin may send, and read of an answer.
 CORS_METHODS = "GET, HEAD, POST, PUT, DELETE"
 CORS_HEADERS = "Authorization, Content-Type, X-PersonaAgent, X-PersonaAgent-Remember"
@@ -71,7 +72,9 @@ class RequestGuard:
         if refusal is not None:
             await refusal(scope, receive, send)
             return
-        await self._app({**scope, "path": path, "raw_path": path.encode()}, self._bounded(receive), send)
+        known = self._key is None or self._authorised(headers.get(b"authorization"))
+        inner = {**scope, "path": path, "raw_path": path.encode(), KNOWN: known}
+        await self._app(inner, self._bounded(receive), send)
 
     def _refusal(self, method: str, path: str, headers: dict[bytes, bytes]) -> Response | None:
         """The answer to what does not get in; None for what does. What tells a stranger the least comes first."""

@@ -51,6 +51,11 @@ class Services:
         """How it stands with the servers that the agent's tools come from, as last seen."""
         return [] if self.agent.toolbox is None else self.agent.toolbox.status()
 
+    async def close(self) -> None:
+        """End what belongs to this replica alone: connections to MCP servers, and their programs."""
+        if self.agent.toolbox is not None:
+            await self.agent.toolbox.close()
+
     def notify(self, user: str) -> None:
         """Tell online alignment, if there is one, that a truth of this user became known, or that they were forgotten."""
         if self.online is not None:

@@ -22,7 +22,8 @@ from personaagent.memory.export import parse_export
 from personaagent.memory.local import LocalMemory
 from personaagent.memory.store import quantised
 from personaagent.settings import MemorySettings, Settings
-from personaagent.types import Decision, Origin, PersonaDraft, Profile, RecallQuery
+from personaagent.types import Decision, Origin, PersonaDraft, Profile, RecallQuery, user_key
+from tests.support.direct_memory import DirectMemory
 from tests.support.doubles import HashEmbedder
 from tests.support.shards import EMBEDDER, NONE, START, batch, config, interaction
 
@@ -165,6 +166,17 @@ async def test_what_cannot_be_logged_is_not_forgotten(tmp_path: Path) -> None:
         await shard.forget("ann", "user", "a")
     assert len(await shard.latest("ann", 5, False)) == 1
     await shard.close()
+
+
+async def test_calls_of_tools_are_logged_by_their_names(shard: MemoryShard, tmp_path: Path) -> None:
+    memory = DirectMemory(shard)
+    await memory.note_call("ann", "weather", False)
+    await memory.note_call("ann", "x" * 500, True)
+    lines = [json.loads(x) for p in (tmp_path / "audit").iterdir() for x in p.read_text().splitlines()]
+    assert [{k: v for k, v in e.items() if k != "time"} for e in lines] == [
+        {"action": "call", "user_key": user_key("ann"), "by": "test", "tool": "weather"},
+        {"action": "failed", "user_key": user_key("ann"), "by": "test", "what": "call", "tool": "x" * 64},
+    ]
 
 
 async def test_a_shard_serves_one_store_only(shard: MemoryShard, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_what_is_learned_says_what_was_called_and_wanted(world: ActionWorld) -> 
 
 async def test_tools_answer_what_ideals_say_and_name_what_they_do_not_know() -> None:
     world = action_world()
-    box = await Toolbox(ToolSettings(), tuple(world.tools.values())).open()
+    box = await Toolbox(ToolSettings(turn_tokens=10**6), tuple(world.tools.values())).open()
     context = ToolContext(user="agnes", interaction="i")
     for user in world.users:
         for request in world.tested[user]:

@@ -20,8 +20,11 @@ from personaagent.readers import FORMATS, Record, lamp_tests, movielens_split, p
 from personaagent.readers.lamp import CATEGORIES, TAGS, lamp_label
 from personaagent.readers.movielens import Movie, split_newest
 from personaagent.readers.read_result import json_items
+from personaagent.tools.known_tools import KnownTools
 from personaagent.types import Interaction, Kind, Origin, Persona, Profile
 from tests.support.taught import SPECS
+
+KNOWN = KnownTools(specs=SPECS, names=tuple(spec.name for spec in SPECS))
 
 
 def write(folder: Path, *lines: Any) -> Path:
@@ -590,18 +593,29 @@ def test_a_line_may_say_which_tool_was_right(tmp_path: Path):
     action = {"tool": "weather", "arguments": {"units": "metric", "place": "Oslo"}, "among": ["weather", "trains"]}
     rain = {"user": "ann", "query": "rain", "time": "2026-02-01T08:00:00Z", "action": action}
     path = write(tmp_path, rain, {"user": "ann", "query": "joke"})
-    asked, tool, units, joke = read("history", path, specs=SPECS)
+    asked, tool, units, joke = read("history", path, tools=KNOWN)
     assert (asked.lesson, joke.lesson) == (False, False)
     assert (tool.choices, tool.truth, tool.metadata["of"]) == (("answer", "weather", "trains"), "weather", asked.id)
     assert (units.truth, units.time) == ("metric", asked.time)
     assert tool.metadata["arguments"] == {"place": "Oslo"}
-    assert list(read("history", path, specs=SPECS)) == [asked, tool, units, joke]  # the same ids again
+    assert list(read("history", path, tools=KNOWN)) == [asked, tool, units, joke]  # the same ids again
+
+
+def test_an_action_that_does_not_say_among_means_the_tools_of_the_settings(tmp_path: Path):
+    path = write(tmp_path, {"user": "ann", "query": "rain", "action": {"tool": "weather"}})
+    assert list(read("history", path, tools=KNOWN))[1].choices == ("answer", "trains", "flights", "weather", "notes")
+    partly = KNOWN.model_copy(update={"names": ("trains",), "whole": False})  # a server's tools are not known
+    assert list(read("history", path, tools=partly))[1].choices == ("answer", "trains", "weather")
+    found = read("history", path)
+    assert [i.query for i in found] == []
+    assert "name the tools that there were in action.among" in found.errors[0].reason
 
 
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ({"action": {"tool": "weather"}}, "name the tools that there were"),
+        ({"action": {"tool": "wether"}}, "did you mean weather"),
+        ({"action": {"tool": "teleport"}}, "name the tools that there were in action.among"),
         ({"action": {"tool": "wether", "among": ["weather"]}}, "did you mean weather"),
         ({"action": {"tool": "weather", "among": ["weather"], "arguments": {"units": "miles"}}}, "units"),
         ({"action": {"among": ["weather"]}}, "action"),
@@ -611,7 +625,7 @@ def test_a_line_may_say_which_tool_was_right(tmp_path: Path):
 )
 def test_an_action_that_no_tool_could_do_is_an_error_of_its_line(tmp_path: Path, line: dict[str, Any], says: str):
     found = read(
-        "history", write(tmp_path, {"user": "ann", "query": "q", **line}, {"user": "ann", "query": "r"}), specs=SPECS
+        "history", write(tmp_path, {"user": "ann", "query": "q", **line}, {"user": "ann", "query": "r"}), tools=KNOWN
     )
     assert [i.query for i in found] == ["r"]
     (error,) = found.errors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -81,24 +82,46 @@ def _zombie_of_another(pid: int) -> bool:
         return stat.read().rsplit(")", 1)[1].split()[0] == "Z"
 
 
-def test_a_child_ends_when_we_are_killed() -> None:
-    code = """
+OBSTINATE = """
+import os, signal, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(os.getpid(), flush=True)
+for line in sys.stdin:
+    pass
+"""
+PLAIN = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (sys.executable, "-c", PLAIN),  # it does not look at its input: the kernel's SIGTERM ends it
+        (sys.executable, "-c", OBSTINATE),  # the end of its input does
+        ("sh", "-c", f"{sys.executable} -c '{OBSTINATE}'; true"),  # a program that another one started, as npx does
+    ],
+    ids=["signal", "end of input", "child of a child"],
+)
+def test_nothing_is_left_when_we_are_killed(command: tuple[str, ...]) -> None:
+    code = f"""
 import asyncio, os, signal
 from personaagent.tools.line_process import LineProcess
 
 async def main():
-    process = await LineProcess.start(("sleep", "60"), {}, "child", 1000)
-    await asyncio.sleep(0.3)
-    print(process.pid, flush=True)
+    process = await LineProcess.start({command!r}, {{}}, "child", 1000)
+    pid = int(await anext(process.lines()))
+    print(process.pid, pid, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
 asyncio.run(main())
 """
     env = {**os.environ, "PYTHONPATH": str(Path(line_process.__file__).parents[2])}
     killed = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=60, env=env)
-    child = int(killed.stdout)
-    for _ in range(100):
-        if gone(child) or _zombie_of_another(child):
+    assert killed.returncode == -signal.SIGKILL
+    left = [int(pid) for pid in killed.stdout.split()]
+    assert len(left) == 2
+    for _ in range(500):
+        left = [pid for pid in left if not (gone(pid) or _zombie_of_another(pid))]
+        if not left:
             return
         time.sleep(0.02)
-    raise AssertionError("the child lives on")
+    raise AssertionError(f"{left} live on")

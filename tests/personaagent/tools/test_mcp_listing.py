@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+import pytest
+
+from personaagent.errors import InvalidInput
 from personaagent.tool_settings import McpServerSettings
+from personaagent.tools.arguments import check_arguments
 from personaagent.tools.mcp_listing import Listed, described, mended, offered
 from personaagent.tools.tool import Effect
 
@@ -76,6 +81,40 @@ def test_schemas_that_cannot_be_checked_leave_their_tool_out() -> None:
     assert [w.split(" is left out")[0] for w in warnings] == [
         f"its tool '{name}'" for name in ("far", "large", "array", "unknown", "deep")
     ]
+
+
+def test_no_schema_of_a_server_takes_long_to_check() -> None:
+    doubling = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)} | {
+        "d40": {"type": "string"}
+    }
+    tree = {"properties": {"next": {"allOf": [{"$ref": "#/$defs/tree"}] * 9}}}
+    patterns: dict[str, Any] = {"patternProperties": {"^(a+)+$": {}}, "additionalProperties": False}
+    specs, warnings = offered(
+        settings(),
+        [
+            Listed(
+                name="long", description="", parameters={"$defs": doubling, "properties": {"x": {"$ref": "#/$defs/d0"}}}
+            ),
+            Listed(name="tree", description="", parameters={"$defs": {"tree": tree}, **tree}),
+            Listed(name="open", description="", parameters={"type": "object", **patterns}),
+            listed("slow", x={"type": "string", "pattern": "^(a+)+$"}, pattern={"type": "string"}),
+            listed("anchored", x={"$anchor": "x", "$ref": "#x"}),
+        ],
+    )
+    assert set(specs) == {"long", "tree", "open", "slow"}
+    assert ["'anchored' is left out" in w for w in warnings] == [True]
+    assert specs["slow"].parameters["properties"] == {"x": {"type": "string"}, "pattern": {"type": "string"}}
+    nested: dict[str, Any] = {}
+    for _ in range(20):
+        nested = {"next": nested}
+    began = time.perf_counter()
+    check_arguments(specs["slow"].parameters, {"x": "a" * 60 + "!"})
+    check_arguments(specs["open"].parameters, {"a" * 60 + "!": 1})
+    check_arguments(specs["tree"].parameters, {"next": {"next": {}}})
+    for name, arguments in (("long", {"x": "text"}), ("tree", nested)):
+        with pytest.raises(InvalidInput, match="too long to check"):
+            check_arguments(specs[name].parameters, arguments)
+    assert time.perf_counter() - began < 5
 
 
 def test_what_a_server_says_is_short_and_cannot_speak_as_somebody_else() -> None:

@@ -18,7 +18,12 @@ from personaagent.types import Decision, Interaction, Origin, PersonaDraft, Reca
 from tests.support.doubles import HashEmbedder
 from tests.support.interactions import START, settled
 
-NOW = ToolContext(user="ada", interaction="now", incarnation=0)
+TOLD = (
+    "I live in Ulm. Please keep in mind that I am allergic to nuts",
+    "By the way, I now live in Bonn.",
+    "I eat no meat at dinner",
+)
+NOW = ToolContext(user="ada", interaction="now", incarnation=0, said=TOLD)
 
 
 @pytest.fixture

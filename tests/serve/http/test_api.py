@@ -657,23 +657,37 @@ async def test_readyz_is_about_this_replica_and_names_a_part_that_is_missing(wor
     assert (await world.http.get("/healthz")).status_code == 200
 
 
+class Down:
+    """An MCP server that is not there."""
+
+    async def tools(self) -> Sequence[Tool]:
+        return ()
+
+    def status(self) -> SourceStatus:
+        return SourceStatus(name="tickets", connected=False, wrong="its program ended with exit code 1")
+
+    async def close(self) -> None:
+        pass
+
+
+DOWN = {"name": "tickets", "connected": False, "tools": [], "wrong": "its program ended with exit code 1"}
+
+
 async def test_readyz_lists_mcp_servers_and_is_ready_without_them() -> None:
-    class Down:
-        async def tools(self) -> Sequence[Tool]:
-            return ()
-
-        def status(self) -> SourceStatus:
-            return SourceStatus(name="tickets", connected=False, wrong="its program ended with exit code 1")
-
-        async def close(self) -> None:
-            pass
-
     response = await World(sources=[Down()]).http.get("/readyz")
     assert (response.status_code, response.json()["status"]) == (200, "ready")
-    assert response.json()["mcp"] == [
-        {"name": "tickets", "connected": False, "tools": [], "wrong": "its program ended with exit code 1"}
-    ]
+    assert response.json()["mcp"] == [DOWN]
     assert (await World().http.get("/readyz")).json()["mcp"] == []
+
+
+async def test_readyz_names_mcp_servers_only_to_those_with_the_key() -> None:
+    world = World(sources=[Down()], api_key=SecretStr("s3cret"))
+    for stranger in ({}, {"Authorization": "Bearer guess"}):
+        response = await world.http.get("/readyz", headers=stranger)
+        assert (response.status_code, response.json()["mcp"]) == (200, [{"connected": False}])
+        assert "tickets" not in response.text
+    response = await world.http.get("/readyz", headers={"Authorization": "Bearer s3cret"})
+    assert response.json()["mcp"] == [DOWN]
 
 
 async def test_the_api_describes_itself(world: World) -> None:
