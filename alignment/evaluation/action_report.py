@@ -25,7 +25,7 @@ MEASURE_NAMES = {
     "right_arguments": "right arguments",
     "chosen_arguments": "arguments chosen from a list",
     "free_arguments": "arguments in free text",
-    "right_use": "right use of the result",
+    "right_use": "right use",
     "steps": "steps",
     "calls": "calls",
     "tokens": "tokens",
