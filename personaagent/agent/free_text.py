@@ -19,6 +19,7 @@ from personaagent.protocols import LLM
 from personaagent.settings import AgentSettings
 from personaagent.tools.client_tools import FIELDS, asking_for
 from personaagent.tools.toolbox import Observation
+from personaagent.tools.untrusted import shortened
 from personaagent.types import ANSWER, ChatRequest, ChatResult, Message, ToolCall, Usage
 
 __all__ = ["FreeAnswer", "FreeText", "sources"]
@@ -206,7 +207,7 @@ def _cut(trail: list[Message]) -> bool:
     shorter = [m for m in trail if m.role == "user" and len(m.text) > SHORTEST]
     for message in shorter:
         at = trail.index(message)
-        trail[at] = Message(role="user", content=message.text[: len(message.text) // 2])
+        trail[at] = Message(role="user", content=shortened(message.text))
     return bool(shorter)
 
 

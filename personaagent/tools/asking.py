@@ -10,6 +10,7 @@ from typing import Any
 
 from personaagent import prompts
 from personaagent.tools.tool import ToolSpec
+from personaagent.tools.untrusted import cleaned
 from personaagent.types import ANSWER
 
 __all__ = ["described", "which_tool", "which_value"]
@@ -30,15 +31,16 @@ def which_tool(names: Sequence[str], specs: Sequence[ToolSpec]) -> str:
 
 def which_value(tool: str, argument: str, options: Sequence[str], spec: ToolSpec | None) -> str:
     """Which value of an argument is wanted; `spec`: the tool's, if it is known."""
-    told = argument if spec is None else described(spec, argument)
-    return prompts.CHOOSE_ARGUMENT.format(tool=tool, argument=told, options=", ".join(options))
+    told = cleaned(argument) if spec is None else described(spec, argument)
+    return prompts.CHOOSE_ARGUMENT.format(tool=tool, argument=told, options=", ".join(map(cleaned, options)))
 
 
 def described(spec: ToolSpec, argument: str) -> str:
     """An argument and what its schema says of it."""
     node: Any = (spec.parameters.get("properties") or {}).get(argument, {})  # type: ignore[union-attr]
     said = str(node.get("description", "")) if isinstance(node, dict) else ""
-    return f"{argument} ({_short(said)})" if said else argument
+    name = cleaned(argument)  # names and values of arguments are a server's words too
+    return f"{name} ({_short(said)})" if said else name
 
 
 def _short(description: str) -> str:

@@ -44,6 +44,7 @@ class Observation(Frozen):
     client: bool = False  # the application's own tool; without a result until the application brings it
     chosen: dict[str, float] = Field(default_factory=dict)  # the probability of each tool, and of answering at once
     decided_s: float = 0.0  # that choosing took
+    written_s: float = 0.0  # that the arguments took
 
     @property
     def shown(self) -> str:
