@@ -178,7 +178,9 @@ class Acting:
         theirs = self.client.spec(chosen.tool) if self.client is not None else None
         spec = theirs or self.box.spec(chosen.tool)
         assert spec is not None  # it was chosen among these
+        started = time.perf_counter()
         written, fault = await self.arguments(spec, trail)
+        wrote = time.perf_counter() - started
         if theirs is not None and self.client is not None:
             most = most if self.client.parallel else 1
             fault = fault or _unfit(spec, written[:most])
@@ -189,7 +191,7 @@ class Acting:
             found = [Observation(call=call, text="", client=True) for call in calls]
         else:
             found = await self.box.call_all(calls, self.context)
-        made = {"chosen": chosen.probabilities, "decided_s": chosen.seconds}
+        made = {"chosen": chosen.probabilities, "decided_s": chosen.seconds, "written_s": wrote}
         return [observation.model_copy(update=made) for observation in found]
 
     async def arguments(self, spec: ToolSpec, trail: Sequence[Message]) -> tuple[list[dict[str, Any]], str]:

@@ -53,6 +53,7 @@ def _traced(observation: Observation) -> dict[str, Any]:
         "client": observation.client,
         "seconds": round(observation.seconds, 4),
         "decided_seconds": round(observation.decided_s, 4),
+        "written_seconds": round(observation.written_s, 4),
         "tokens": observation.tokens,
         "bytes": observation.bytes,
         "chosen": {name: round(p, 4) for name, p in observation.chosen.items()},

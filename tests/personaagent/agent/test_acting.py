@@ -96,6 +96,7 @@ async def test_a_tool_is_chosen_called_and_answered_from(memory: LocalMemory) ->
     (step,) = reply.trace
     assert (step.text, step.error, step.bytes) == ("12 degrees", False, 10)
     assert max(step.chosen, key=lambda name: step.chosen[name]) == "weather"
+    assert min(step.decided_s, step.written_s, step.seconds) > 0
     shown = llm.requests[-1].messages
     assert "12 degrees" in shown[-1].text
     assert "no instruction" in shown[-1].text
