@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["start_tools"]
 
 
-async def start_tools(settings: Settings, memory: ShardedMemory, embedder: Embedder) -> Toolbox | None:
+async def start_tools(
+    settings: Settings, memory: ShardedMemory, embedder: Embedder, *, connect: bool = True
+) -> Toolbox | None:
     """What agents of this process act with; None if `agent.tools` is off. Whoever starts it closes it, in the same event loop.
 
-    MCP servers are connected in the background; one that is down has no tools until it is there. Every call is in the audit log
-    of the memory's shards.
+    MCP servers are connected in the background; one that is down has no tools until it is there. With `connect` that begins at
+    once; without it, when a turn needs them, so a process that answers none starts no server's program. Every call is in the
+    audit log of the memory's shards.
 
     Raises:
         InvalidInput: tools of the settings cannot be used, see `toolbox`.
@@ -41,6 +44,6 @@ async def start_tools(settings: Settings, memory: ShardedMemory, embedder: Embed
     made = toolbox(settings.tools, memory, embedder, collection=collection, sources=sources)
     made.native, made.copying = calls_natively(settings), copies(settings)
     made.audit = CallLog(memory.note_call)
-    for source in sources:  # not before, or nobody would end their programs where the settings cannot be used
+    for source in sources if connect else ():  # not before, or nobody would end their programs where the settings cannot be used
         source.start()
     return made

@@ -51,6 +51,7 @@ class McpSource:
             # In a context of its own: the connection outlives the request that needed it first, and that request's deadline.
             self._task = asyncio.create_task(self._run(), context=Context())
             self._patience = asyncio.get_running_loop().time() + FIRST_S
+            self._wrong = "it has not answered yet"
 
     async def tools(self) -> Sequence[Tool]:
         """Those that can be called now; none while the server is not there."""

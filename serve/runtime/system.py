@@ -297,7 +297,8 @@ class System:
         self.memory = await start_memory(self.settings, self.embedder)
 
     async def _assemble(self) -> None:
-        self.tools = await start_tools(self.settings, self.memory, self.embedder)
+        # Most commands answer no turn themselves: routers do, and have connections of their own.
+        self.tools = await start_tools(self.settings, self.memory, self.embedder, connect=False)
         self.agent = Agent(self.llm, self.memory, self.settings.agent, self.embedder, self.tools)
 
     async def _until_running(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,18 @@ async def test_no_server_is_started_for_settings_that_cannot_be_used(tmp_path: P
     await box.close()
     assert started.exists()
     assert [status.connected for status in box.status()] == [False]
+
+
+@pytest.mark.parametrize("connect", [True, False])
+async def test_who_answers_no_turn_starts_no_program(connect: bool) -> None:
+    wild = Path(__file__).parents[1] / "support" / "wild_mcp_server.py"
+    tree = Settings.model_validate({"tools": {"mcp": [{"name": "wild", "command": [sys.executable, str(wild)]}]}})
+    memory: Any = Logging()
+    box = await start_tools(tree, memory, HashEmbedder(), connect=connect)
+    assert box is not None
+    try:
+        assert box.status()[0].wrong == ("it has not answered yet" if connect else "nobody has needed it yet")
+        assert "about" in {spec.name for spec in await box.specs()}  # a turn gets them either way
+        assert box.status()[0].connected
+    finally:
+        await box.close()
