@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from personaagent.agent.action_choice import ActionChoice, model_scores
 from personaagent.agent.prompt import query_of
 from personaagent.agent.turns import Turn
 from personaagent.agent.view import PromptView
+from personaagent.aio import together
 from personaagent.errors import ContextLengthExceeded, InvalidInput, LLMError
 from personaagent.protocols import LLM, Embedder, Memory
 from personaagent.strict_json import JsonFault, loads
@@ -142,10 +143,15 @@ class Acting:
         options = (*(() if self.demanded else (ANSWER,)), *(s.name for s in specs))
         if len(options) == 1:
             return Chosen(options[0], {options[0]: 1.0}, 0.0)
-        # Lessons and likeness tell of the first tool of a request.
-        known = None if called else await self._taught(TOOL, options, SHOTS + len(options))
-        embedder = None if called else self.embedder
-        choice = await ActionChoice.of_tool(options, specs, self.query, embedder)
+        known: Float | None = None
+        if called:  # lessons and likeness tell of the first tool of a request
+            choice = await ActionChoice.of_tool(options, specs, self.query, None)
+        else:
+            asked: list[Coroutine[Any, Any, Any]] = [
+                self._taught(TOOL, options, SHOTS + len(options)),
+                ActionChoice.of_tool(options, specs, self.query, self.embedder),
+            ]
+            known, choice = await together(asked)
         p = await self._with_model(choice, known, trail, which_tool(options, specs))
         return Chosen(
             options[int(np.argmax(p))],

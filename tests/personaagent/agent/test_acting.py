@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -10,9 +10,10 @@ import pytest
 from personaagent.agent.agent import Agent, Reply, Turn
 from personaagent.errors import ContextLengthExceeded, InvalidInput, LLMError, UnavailableError
 from personaagent.memory.local import LocalMemory
+from personaagent.protocols import Matrix
 from personaagent.settings import AgentSettings
 from personaagent.tool_settings import ToolSettings
-from personaagent.tools.lessons import teach
+from personaagent.tools.lessons import TOOL, teach
 from personaagent.tools.tool import Effect, ToolSpec
 from personaagent.tools.toolbox import CALLS, Toolbox
 from personaagent.types import (
@@ -26,6 +27,8 @@ from personaagent.types import (
     Message,
     Origin,
     PersonaDraft,
+    Recall,
+    RecallQuery,
     utc_now,
 )
 from tests.support.doubles import HashEmbedder
@@ -378,3 +381,27 @@ async def test_without_tools_of_ours_the_applications_are_left_to_the_model(memo
         asked_with("Sun?", WEATHER)
     )
     assert "tools" in llm.requests[-1].extra
+
+
+async def test_lessons_and_likeness_are_asked_at_once_and_only_before_the_first_call(memory: LocalMemory) -> None:
+    weather = FakeTool(WEATHER)
+    both = asyncio.Event()
+
+    class Meeting(LocalMemory):
+        asked = 0
+
+        async def recall(self, user: str, query: RecallQuery) -> Recall:
+            if query.metadata.get(ACTION) == TOOL:
+                Meeting.asked += 1
+                await asyncio.wait_for(both.wait(), 5)
+            return await super().recall(user, query)
+
+    class Looked(HashEmbedder):
+        async def embed(self, texts: Sequence[str]) -> Matrix:
+            if len(texts) > 1:
+                both.set()
+            return await super().embed(texts)
+
+    box = Toolbox(ToolSettings(model_weight=1.0), [weather], embedder=Looked())
+    reply = await Agent(Scripted("weather"), Meeting(HashEmbedder()), AgentSettings(), None, box).respond(turn())
+    assert (reply.steps, len(weather.calls), Meeting.asked) == (2, 1, 1)
