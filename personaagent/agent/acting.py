@@ -33,19 +33,18 @@ from personaagent.tools.lessons import ARGUMENTS, TOOL
 from personaagent.tools.spans import copied
 from personaagent.tools.tool import ToolContext, ToolSpec
 from personaagent.tools.toolbox import Observation, OpenToolbox, Toolbox
+from personaagent.tools.writable import writable
 from personaagent.types import ACTION, ANSWER, ChatRequest, Interaction, Message, RecallQuery, ToolCall, Usage
 
 __all__ = ["Acting", "Chosen"]
 
 log = logging.getLogger(__name__)
 
-LONGEST = (
-    200  # characters of a text that a model writes as an argument under constraints, where the schema has no bound
-)
+LONGEST = 200  # characters of a text that a model writes as an argument under constraints
 SHOTS = 3  # calls that were right earlier, shown before one is written
 SHOT = 400  # characters of such a request
 WORDS = 120  # of the user, from which arguments are copied
-ARGUMENT_TOKENS = 96  # of the answer, for each argument that it writes so
+ARGUMENT_TOKENS = 224  # of the answer, for each argument that it writes so
 NATIVE_TOKENS = 2_048  # of calls that a model writes in its own form, at most; it knows where to end
 
 Float = npt.NDArray[np.float64]
@@ -327,13 +326,8 @@ def _unfit(spec: ToolSpec, written: Sequence[Mapping[str, Any]]) -> str:
 def _left(spec: ToolSpec, given: Mapping[str, Any], out: Collection[str], native: bool) -> dict[str, Any]:
     """The schema of the arguments that are neither given nor to be left out; a model that may not know where to end is told."""
     properties: Mapping[str, Any] = spec.parameters.get("properties") or {}  # type: ignore[assignment]
-    free = {
-        name: {"maxLength": LONGEST, **node}
-        if not native and isinstance(node, dict) and node.get("type") == "string"
-        else node
-        for name, node in properties.items()
-        if name not in given and name not in out
-    }
+    free = {name: node for name, node in properties.items() if name not in given and name not in out}
     required = [name for name in spec.parameters.get("required") or () if name in free]  # type: ignore[union-attr]
     rest = {k: v for k, v in spec.parameters.items() if k in ("$defs", "definitions")}
-    return {"type": "object", "properties": free, "required": required, "additionalProperties": False, **rest}
+    left = {"type": "object", "properties": free, "required": required, "additionalProperties": False, **rest}
+    return left if native else dict(writable(left, LONGEST))
