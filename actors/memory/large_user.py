@@ -82,7 +82,8 @@ class LargeUser(OneUser):
             episodes.append(episode.model_copy(update={"age": age}))
         every = self._ledger.lessons if query.lessons else len(self._ledger) - self._ledger.lessons
         known = every - later - len(excluded)
-        return recall.model_copy(update={"episodes": tuple(episodes), "known": known})
+        told = {"episodes": tuple(episodes), "known": known, "lessons": self._ledger.lessons}
+        return recall.model_copy(update=told)
 
     def latest(
         self, n: int, with_truth: bool = False, before: str | None = None, lessons: bool = False

@@ -76,6 +76,7 @@ class Acting:
         native: whether arguments are asked for as a tool call in the form of the model's own template.
         copying: whether arguments are held to the user's own words.
         client: tools that the application calls itself.
+        taught: whether there may be lessons of this user; if not, memory is not asked for them.
         priority: of the model's calls.
         usage: what all of it cost.
     """
@@ -92,6 +93,7 @@ class Acting:
     native: bool
     copying: bool = False
     client: ClientTools | None = None
+    taught: bool = True
     priority: int = 0
     usage: Usage = field(default_factory=Usage)
     # On the tool that was right at requests like this one, nearest first.
@@ -107,6 +109,7 @@ class Acting:
         view: PromptView,
         context: ToolContext,
         client: ClientTools | None = None,
+        taught: bool = True,
     ) -> Acting:
         """With the tools that there are now, and the model's weight as settings or persona say."""
         weight = toolbox.model_weight
@@ -125,6 +128,7 @@ class Acting:
             native=toolbox.native,
             copying=toolbox.copying,
             client=client,
+            taught=taught,
             priority=turn.priority,
         )
 
@@ -284,7 +288,7 @@ class Acting:
     async def _taught(self, lesson: str, options: tuple[str, ...], k: int = 1) -> Float | None:
         """log p of each option as far as lessons tell; None if they tell nothing."""
         decision = self.view.persona.decision
-        if not decision.evidence:
+        if not decision.evidence or not self.taught:
             return None
         query = RecallQuery(
             text=self.query,

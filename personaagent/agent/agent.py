@@ -250,7 +250,8 @@ class Agent(Replaying):
         known: list[Observation] = []
         if self.toolbox is not None and self._acts(turn):
             calls = self.toolbox.settings.calls
-            acting = await Acting.begun(self.toolbox, self.llm, self.memory, turn, seen.view, context, client)
+            taught = seen.recall.lessons != 0
+            acting = await Acting.begun(self.toolbox, self.llm, self.memory, turn, seen.view, context, client, taught)
             if Rounds(turn.user, turn.messages).goes_on:
                 earlier = await self._called(turn.user, seen.interaction)
                 known = made_before(turn.messages, self.toolbox.settings.tokens)

@@ -128,7 +128,8 @@ class Episodes:
         index, before = self._lessons if query.lessons else self._asked, None
         if query.before is not None and (query.lessons or query.before not in index):
             before = self._end(query.before)
-        return index.recall(query, query_vector, choice_vectors, commons, before)
+        found = index.recall(query, query_vector, choice_vectors, commons, before)
+        return found.model_copy(update={"lessons": self.lessons})
 
     def _tools_after(self, arrived: int) -> int:
         tools = (row for row in self._lessons.rows() if row.id.startswith(TOOL_LESSON))

@@ -79,6 +79,7 @@ class Recall(Frozen):
     evidence: tuple[tuple[float, ...], ...] = ()
     reasons: tuple[Reason, ...] = ()  # for the first decision, if asked for
     known: int = 0  # episodes of the user that were in reach
+    lessons: int | None = None  # how many the user has, whatever was asked; None: nobody looked
 
 
 class Truths(Frozen):

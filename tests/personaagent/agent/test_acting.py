@@ -403,5 +403,27 @@ async def test_lessons_and_likeness_are_asked_at_once_and_only_before_the_first_
             return await super().embed(texts)
 
     box = Toolbox(ToolSettings(model_weight=1.0), [weather], embedder=Looked())
-    reply = await Agent(Scripted("weather"), Meeting(HashEmbedder()), AgentSettings(), None, box).respond(turn())
+    known = Meeting(HashEmbedder())
+    one = Agent(Scripted("answer", "weather"), known, AgentSettings(), None, box)
+    first = await one.respond(turn("Hello"))
+    await teach(known, "ada", first.interaction_id, Action(tool="answer", among=("weather",)), ())
+    both.clear()
+    reply = await one.respond(turn())
     assert (reply.steps, len(weather.calls), Meeting.asked) == (2, 1, 1)
+
+
+async def test_who_has_no_lessons_is_not_asked_for_them(memory: LocalMemory) -> None:
+    class Counting(LocalMemory):
+        asked = 0
+
+        async def recall_many(self, user: str, queries: Sequence[RecallQuery]) -> tuple[Recall, ...]:
+            self.asked += sum(query.lessons for query in queries)
+            return await super().recall_many(user, queries)
+
+    counting = Counting(HashEmbedder())
+    one = agent(Scripted("clock"), counting, FakeTool(PLAIN))
+    reply = await one.respond(turn())
+    assert (reply.steps, counting.asked) == (2, 0)
+    await teach(counting, "ada", reply.interaction_id, Action(tool="clock", among=("clock",)), ())
+    await one.respond(turn("What time is it?"))
+    assert counting.asked == 1
