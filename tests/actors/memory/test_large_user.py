@@ -130,7 +130,7 @@ def asked(r: random.Random) -> RecallQuery:
 def told(recall: Any) -> Any:
     """What of a recall must be the same."""
     episodes = [(e.interaction, e.age, round(e.similarity, 3), round(e.score, 3)) for e in recall.episodes]
-    return episodes, recall.known, Near(recall.evidence)
+    return episodes, recall.known, recall.lessons, Near(recall.evidence)
 
 
 @pytest.mark.slow
