@@ -19,7 +19,7 @@ from personaagent.protocols import LLM
 from personaagent.settings import AgentSettings
 from personaagent.tools.client_tools import FIELDS, asking_for
 from personaagent.tools.toolbox import Observation
-from personaagent.tools.untrusted import shortened
+from personaagent.tools.untrusted import cleaned, shortened
 from personaagent.types import ANSWER, ChatRequest, ChatResult, Message, ToolCall, Usage
 
 __all__ = ["FreeAnswer", "FreeText", "sources"]
@@ -199,7 +199,8 @@ class FreeText:
 
 
 def _written(call: ToolCall) -> str:
-    return json.dumps(call.arguments, ensure_ascii=False)
+    # Names and listed values are those of whoever declared the tool, and the model may repeat what a result said.
+    return cleaned(json.dumps(call.arguments, ensure_ascii=False))
 
 
 def _cut(trail: list[Message]) -> bool:
