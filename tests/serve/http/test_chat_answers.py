@@ -27,6 +27,7 @@ def test_the_trace_tells_what_was_called_and_how_long_each_step_took() -> None:
             "arguments": {"place": "Rome"},
             "result": "12 degrees",
             "error": False,
+            "client": False,
             "seconds": 0.5,
             "decided_seconds": 0.01,
             "written_seconds": 0.2,
