@@ -23,7 +23,7 @@ _SPEAKS = (
 _CONTROL = re.compile(
     rf"{_OPEN}\s{{0,3}}{_BAR}[^<>＜＞﹤﹥]{{1,60}}?{_BAR}\s{{0,3}}{_CLOSE}"
     rf"|{_OPEN}/?(?:s\s{{0,3}}|(?:{_SPEAKS})(?![\w-])[^<>＜＞﹤﹥]{{0,60}}){_CLOSE}"
-    rf"|{_OPEN}\s{{0,3}}[/∕⁄／]?\s{{0,3}}data(?![\w-])(?:[^<>＜＞﹤﹥]{{0,60}}{_CLOSE})?"
+    rf"|{_OPEN}\s{{0,3}}[/∕⁄／]?\s{{0,3}}d[a\u0430]t[a\u0430](?![\w-])(?:[^<>＜＞﹤﹥]{{0,60}}{_CLOSE})?"
     r"|<</?SYS>>"
     r"|\[\s{0,3}/?\s{0,3}(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_\w+|ARGS|CALL_ID|THINK|PREFIX|SUFFIX|MIDDLE)\s{0,3}\]",
     re.IGNORECASE,

@@ -25,6 +25,7 @@ MARKS = [
     "<∕data>",
     "</\u00addata>",
     "</da\u200cta>",
+    "</d\u0430t\u0430>",
 ]
 TOKENS = [
     "<|im_start|>",
