@@ -133,7 +133,7 @@ def test_json_is_json(block: Block) -> None:
 def test_yaml_is_yaml(block: Block) -> None:
     found = yaml.safe_load(block.text)
     assert isinstance(found, dict)
-    if block.doc.name in ("configuration.md", "tools.md", "mcp.md") or "tools" in found:
+    if block.doc.name == "configuration.md" or "tools" in found:
         Settings(**found)
 
 
