@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from personaagent.errors import InvalidInput
-from personaagent.nearest import nearest
+from personaagent.nearest import likely, nearest
 
 __all__ = ["check_environment", "fault", "setting_paths"]
 
@@ -33,13 +34,31 @@ def fault(error: ValidationError, tree: type[BaseModel]) -> str:
     """The first thing that is wrong with settings, with the key or value that was probably meant."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"]) or "settings"
+    if first["type"] == "extra_forbidden" and (keys := _keys_of_entry(tree, first["loc"][:-1])):
+        return f"setting {where}: there is no such setting{likely(str(first['loc'][-1]), keys)}"
     if first["type"] == "extra_forbidden":
         return f"setting {where}: there is no such setting; {_hint(where, setting_paths(tree))}"
     reason = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "tuple_type":
+        reason = "must be a list, in YAML [a, b] or a line for each item"
     if first["type"] == "literal_error" and isinstance(first["input"], str):
         near = nearest(first["input"], re.findall(r"'([^']*)'", first["ctx"]["expected"]))
         reason += f"; did you mean {near}?" if near is not None else ""
     return f"setting {where}: {reason}"
+
+
+def _keys_of_entry(tree: type[BaseModel], path: Sequence[int | str]) -> list[str]:
+    """The keys that an entry of a list may have; none if the path leads to no such entry."""
+    kind: Any = tree
+    for part in path:
+        if isinstance(part, int):
+            kind = next(iter(get_args(kind)), None)
+        elif isinstance(kind, type) and issubclass(kind, BaseModel) and part in kind.model_fields:
+            kind = kind.model_fields[part].annotation
+        else:
+            return []
+    listed = bool(path) and isinstance(path[-1], int) and isinstance(kind, type) and issubclass(kind, BaseModel)
+    return list(kind.model_fields) if listed else []
 
 
 def _hint(path: str, known: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from personaagent.base import Section
 
@@ -27,6 +27,12 @@ class DocumentsSettings(Section):
     vector_field: str = "vector"  # its texts embedded with the embedder of this system
     title_field: str | None = None
     k: Annotated[int, Field(ge=1, le=50)] = 4  # passages of a result
+
+    @field_validator("folder")
+    @classmethod
+    def _whole_path(cls, folder: Path | None) -> Path | None:
+        """Processes that read it may stand elsewhere."""
+        return None if folder is None else folder.expanduser().absolute()
 
     @model_validator(mode="after")
     def _one_place(self) -> DocumentsSettings:

@@ -44,8 +44,7 @@ async def start_tools(
     made = toolbox(settings.tools, memory, embedder, collection=collection, sources=sources)
     made.native, made.copying = calls_natively(settings), copies(settings)
     made.audit = CallLog(memory.note_call)
-    for source in (
-        sources if connect else ()
-    ):  # not before, or nobody would end their programs where the settings cannot be used
-        source.start()
+    if connect:  # not before, or nobody would end their programs where the settings cannot be used
+        for source in sources:
+            source.start()
     return made

@@ -22,6 +22,7 @@ from starlette.testclient import TestClient
 
 from cluster import render
 from personaagent.settings import Settings
+from personaagent.tools.tool import ToolSpec
 from tests.simulation import __main__ as simulation
 from tests.support.api_world import World
 from tests.test_readme import DOCS, ROOT
@@ -132,7 +133,7 @@ def test_json_is_json(block: Block) -> None:
 def test_yaml_is_yaml(block: Block) -> None:
     found = yaml.safe_load(block.text)
     assert isinstance(found, dict)
-    if block.doc.name == "configuration.md":
+    if block.doc.name == "configuration.md" or "tools" in found:
         Settings(**found)
 
 
@@ -170,7 +171,8 @@ def test_diagrams_close_what_they_open(block: Block) -> None:
 
 @pytest.fixture
 def client() -> Iterator[TestClient]:
-    world = World(default_user="me", allowed_hosts=("127.0.0.1",))
+    handbook = ToolSpec(name="search_handbook", description="The company's handbook.")  # of docs/tools.md
+    world = World(specs=(handbook,), default_user="me", allowed_hosts=("127.0.0.1",))
     with TestClient(world.app, base_url="http://127.0.0.1:8000") as http:
         yield http
 

@@ -21,6 +21,7 @@ INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "LC_ALL
 CHUNK = 2**16  # bytes read at once
 SAID = 500  # bytes of standard error in a line of the log
 GRACE_S = 2.0  # from the end of its input to SIGTERM, and from there to SIGKILL
+REAPED_S = 20.0  # for which the end after SIGKILL may take on a machine that has much to do
 POLL_S = 0.01
 
 # Becomes the program after having asked the kernel to end it when the thread that started it ends: so it also ends when we are
@@ -119,7 +120,7 @@ class LineProcess:
         return self._process.returncode
 
     async def close(self) -> None:
-        """End it and its children: by the end of its input, then by SIGTERM, then by SIGKILL. Takes 4 * GRACE_S at most."""
+        """End it and its children: by the end of its input, then by SIGTERM, then by SIGKILL, after which it always ends."""
         with suppress(OSError):
             self._stdin.close()
         rest = asyncio.create_task(self._drained())
@@ -127,7 +128,7 @@ class LineProcess:
             self._signal(signal.SIGTERM)
             await self.ended(GRACE_S)
         self._signal(signal.SIGKILL)  # to what is left of its group
-        if not await self.ended(GRACE_S):
+        if not await self.ended(REAPED_S):
             log.warning("process %d does not end", self.pid)
         await asyncio.wait([rest, self._stderr], timeout=GRACE_S)  # a child that left the group may hold the pipes
         rest.cancel()

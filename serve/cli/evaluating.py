@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Dataset", "dataset_path", "register", "show_tables"]
 
+METHODS_COMPARED = "none,rag,personaagent"  # unless others are named
+
 
 class Dataset(StrEnum):
     """What there is to evaluate on."""
@@ -79,7 +81,7 @@ async def evaluate(
     users: Annotated[int | None, typer.Option(min=1, help="Only the first so many users.")] = None,
     methods: Annotated[
         str, typer.Option(help="Of none, icl, rag, pag, react, persona, personaagent.")
-    ] = "none,rag,personaagent",
+    ] = METHODS_COMPARED,
     ablate: Annotated[str, typer.Option(help="Parts to leave out in turn: alignment,persona,memory,actions.")] = "",
     paper: Annotated[bool, typer.Option("--paper", help="Align as the paper does, without the gate.")] = False,
     noise: Annotated[
@@ -114,6 +116,8 @@ async def evaluate(
     settings = run.settings(alignment={"paper": True} if paper else {})
     if dataset in (Dataset.ACTIONS, Dataset.ACTIONS_DEVELOP):
         given = {"--data": data, "--ablate": ablate, "--paper": paper, "--noise": noise, "--run-folder": run_folder}
+        given |= {"--methods": methods != METHODS_COMPARED, "--restart": restart}
+        given |= {"--no-controls": not controls, "--no-cold-start": not cold_start}
         if others := [option for option, value in given.items() if value]:
             raise InvalidInput(f"`{dataset}` takes --users, --seed and --report; leave {others[0]} out")
         return await _actions(run, settings, dataset, users, seed, report)

@@ -26,10 +26,15 @@ async def mcp(
     ] = None,
     http: Annotated[
         int | None,
-        typer.Option(min=0, max=65_535, metavar="PORT", help="Listen for streamable HTTP instead of standard input."),
+        typer.Option(
+            min=0, max=65_535, metavar="PORT", help="Listen for streamable HTTP at /mcp on this port instead; 0 is any."
+        ),
     ] = None,
 ) -> None:
-    """Serve a user's memory over the Model Context Protocol, until standard input ends or Ctrl-C."""
+    """Serve a user's memory as an MCP server, until standard input ends or Ctrl-C.
+
+    Programs such as Claude Desktop and Cursor start this command themselves; docs/mcp.md says what to write into their settings.
+    """
     from personaagent.errors import InvalidInput
     from serve.http.sites import check_exposure
 

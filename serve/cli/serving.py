@@ -66,7 +66,9 @@ async def chat(
     why: Annotated[
         bool,
         typer.Option(
-            "--why", help="Say why: what the model saw, each option's probability, and what memory learned it from."
+            "--why",
+            help="Say why: what the model saw, the tools it called, each option's probability, and what memory learned it "
+            "from.",
         ),
     ] = False,
     json: Json = False,
@@ -103,6 +105,7 @@ async def chat(
                 run.output.show("it saw these requests:" if seen else "it recalled nothing")
                 show_interactions(run.output, seen)
                 _show_seen(run, reply, about)
+                _show_calls(run, reply)
             run.output.note(
                 f"persona version {reply.persona}, {len(reply.recalled)} recalled; interaction {reply.interaction_id}"
             )
@@ -123,6 +126,7 @@ def _turn(user: str, messages: list[tuple[str, str]], choices: list[str] | None 
                 "messages": [{"role": role, "content": text} for role, text in messages],
                 "choices": choices or None,
                 "explain": explain,
+                "trace": explain,
             }
         )
     except ValidationError as e:
@@ -141,6 +145,13 @@ def _show_seen(run: Run, reply: Reply, about: Mapping[str, Interaction]) -> None
         show_seen(run.output, reply.saw.claims, [about[i] for i in reply.saw.exemplars if i in about])
 
 
+def _show_calls(run: Run, reply: Reply) -> None:
+    """The tools that were called, with what came of it."""
+    for call in reply.trace or ():
+        arguments = jsonlib.dumps(call.call.arguments, ensure_ascii=False)
+        run.output.show(f"it called {call.call.name} {shown(arguments)} -> {shown(call.text)}")
+
+
 def _chosen(reply: Reply) -> list[str]:
     """How a free text was chosen, and what it repeats, as far as there is something to say."""
     lines, samples, copied = [], reply.samples, reply.copied
@@ -155,7 +166,10 @@ def _chosen(reply: Reply) -> list[str]:
 
 
 def _reply(reply: Reply) -> dict[str, Any]:
-    return reply.model_dump(mode="json", exclude={"message", "reasons"})
+    from serve.http.chat_answers import traced
+
+    told = reply.model_dump(mode="json", exclude={"message", "reasons", "trace"})
+    return {**told, "trace": None if reply.trace is None else [traced(o) for o in reply.trace]}
 
 
 async def _converse(run: Run, system: System, user: str) -> None:

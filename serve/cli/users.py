@@ -67,7 +67,9 @@ async def forget(
     user: Annotated[str, typer.Argument(help="Whose data.")],
     interaction: Annotated[
         list[str] | None,
-        typer.Option(help="Only this interaction, by its id, and what was learned from it alone; repeat it."),
+        typer.Option(
+            help="Only this interaction, by its id as `export` shows it, and what was learned from it alone; may be repeated."
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: Json = False,

@@ -12,7 +12,7 @@ from personaagent.agent.explanation import why
 from personaagent.tools.toolbox import Observation
 from personaagent.types import Usage
 
-__all__ = ["RESPONSE", "ChunkWriter", "completion", "sse"]
+__all__ = ["RESPONSE", "ChunkWriter", "completion", "sse", "traced"]
 
 RESPONSE = "chatcmpl-"  # a response's id is this and the interaction's
 _LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
@@ -39,11 +39,12 @@ def _extension(reply: Reply) -> dict[str, Any]:
         "copied": None if reply.copied is None else reply.copied.model_dump(mode="json"),
         "samples": None if reply.samples is None else reply.samples.model_dump(mode="json"),
         "steps": reply.steps,
-        "trace": None if reply.trace is None else [_traced(o) for o in reply.trace],
+        "trace": None if reply.trace is None else [traced(o) for o in reply.trace],
     }
 
 
-def _traced(observation: Observation) -> dict[str, Any]:
+def traced(observation: Observation) -> dict[str, Any]:
+    """A call of a tool as programs read it."""
     call = observation.call
     return {
         "tool": call.name,

@@ -196,7 +196,7 @@ class System:
         self._tell("joining the running server")
         self._ray = True
         await self._run(cluster.join_ray, note["address"], self._verbose, note["auth"])
-        await self._use_server()
+        await self._use_server(llm)
         self.url = note["url"]
 
     async def _on_cluster(self, address: str, llm: bool, http: bool) -> None:
@@ -208,7 +208,7 @@ class System:
         if await self._run(cluster.serving):
             if http:
                 raise InvalidInput(f"the cluster at {address} serves the application already; join it without serving")
-            await self._use_server()
+            await self._use_server(llm)
             return
         if http:
             check_exposure(self.settings.serve)
@@ -256,7 +256,7 @@ class System:
             )
             self.llm = connected_llm(self.settings) if self.settings.llm.base_url else NoLLM()
             await self._connect_memory()
-        await self._assemble()
+        await self._assemble(llm)
         if http:
             host = self.settings.serve.host
             self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -277,7 +277,7 @@ class System:
             else await self._run(handles.llm, self.settings, context_length(self.settings))
         )
 
-    async def _use_server(self) -> None:
+    async def _use_server(self, llm: bool) -> None:
         """Take the parts of a running application; what decides where data goes comes from it, not from our settings."""
         from serve.clients import running as handles
 
@@ -289,16 +289,16 @@ class System:
         self.settings = theirs.model_copy(update={"alignment": own.alignment, "serve": own.serve, "home": own.home})
         await self._use_handles()
         await self._connect_memory()
-        await self._assemble()
+        await self._assemble(llm)
 
     async def _connect_memory(self) -> None:
         from actors.memory.startup import start_memory
 
         self.memory = await start_memory(self.settings, self.embedder)
 
-    async def _assemble(self) -> None:
-        # Most commands answer no turn themselves: routers do, and have connections of their own.
-        self.tools = await start_tools(self.settings, self.memory, self.embedder, connect=False)
+    async def _assemble(self, llm: bool) -> None:
+        """Who needs no model asks no agent either. Who does may still answer no turn: routers have connections of their own."""
+        self.tools = await start_tools(self.settings, self.memory, self.embedder, connect=False) if llm else None
         self.agent = Agent(self.llm, self.memory, self.settings.agent, self.embedder, self.tools)
 
     async def _until_running(self) -> None:

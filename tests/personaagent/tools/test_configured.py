@@ -127,7 +127,7 @@ def test_calls_are_native_where_the_model_has_a_form_for_them(tree: dict[str, An
 def test_the_examples_of_the_docs_are_settings() -> None:
     page = (Path(__file__).parents[3] / "docs" / "tools.md").read_text("utf-8")
     examples = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    assert len(examples) == 4
+    assert examples
     for example in examples:
         settings = ToolSettings(**yaml.safe_load(example)["tools"])
         for declared in settings.http:

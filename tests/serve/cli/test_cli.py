@@ -30,6 +30,9 @@ from personaagent.evidence.commons import SIZE, Population, packed
 from personaagent.memory.local import LocalMemory
 from personaagent.persona.persona import made
 from personaagent.settings import Settings
+from personaagent.tool_settings import ToolSettings
+from personaagent.tools.tool import ToolSpec
+from personaagent.tools.toolbox import Toolbox
 from personaagent.types import Decision, Interaction, Origin
 from serve.cli import app
 from serve.cli.output import Output
@@ -38,6 +41,7 @@ from serve.cli.stdin_lines import _split
 from tests.support.doubles import HashEmbedder
 from tests.support.eval_doubles import history_file
 from tests.support.fake_llm import FakeLLM
+from tests.support.fake_tool import FakeTool
 
 Invoke = Callable[..., Result]
 
@@ -61,12 +65,15 @@ class FakeSystem:
     open: ClassVar[int] = 0
     started: ClassVar[list[dict[str, Any]]]
     answer: ClassVar[str] = "soup"
+    toolbox: ClassVar[Toolbox | None] = None
+    leaning: ClassVar[dict[str, float]]
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.embedder = HashEmbedder()
         self.llm = FakeLLM(self.answer)
-        self.agent = Agent(self.llm, self.memory, settings.agent)
+        self.llm.choice = (lambda _: self.leaning) if self.leaning else None
+        self.agent = Agent(self.llm, self.memory, settings.agent, toolbox=self.toolbox)
         self.url = "http://127.0.0.1:8000"
 
     @classmethod
@@ -85,6 +92,8 @@ def system(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeSystem]]:
     FakeSystem.started = []
     FakeSystem.open = 0
     FakeSystem.answer = "soup"
+    FakeSystem.toolbox = None
+    FakeSystem.leaning = {}
     module = types.ModuleType("serve.runtime.system")
     module.System = FakeSystem  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "serve.runtime.system", module)
@@ -170,6 +179,8 @@ def test_config_file_is_below_flags(invoke: Invoke, tmp_path: Path) -> None:
         (["eval", "actions", "--users", "1"], "two users"),
         (["eval", "actions", "--users", "13"], "from 1 to 12"),
         (["eval", "actions", "--noise", "0.5"], "leave --noise out"),
+        (["eval", "actions", "--methods", "none"], "leave --methods out"),
+        (["eval", "actions", "--no-controls"], "leave --no-controls out"),
         (["eval", "actions-develop", "--report", "/nowhere/page.html"], "/nowhere"),
         (["eval-personas", "actions"], "personaagent eval actions"),
         (["eval-personas", "pahf", "--data", "/nowhere"], "/nowhere"),
@@ -562,6 +573,17 @@ def test_chat_says_why(invoke: Invoke, system: type[FakeSystem], tmp_path: Path)
     prose = invoke("chat", "anna", "drink?", "--why").stdout
     assert prose.startswith("soup\nit saw these requests:\n")
     assert json.loads(invoke("chat", "anna", "drink?", "--why", "--json").stdout)["why"] is None
+
+
+def test_chat_says_which_tools_it_called(invoke: Invoke, system: type[FakeSystem]) -> None:
+    clock = FakeTool(ToolSpec(name="clock", description="The time."), answer="noon\nsharp")
+    system.toolbox = Toolbox(ToolSettings(model_weight=1), [clock])
+    system.leaning = {"c": -0.1, "a": -3.0}
+    text = invoke("chat", "anna", "what time is it?", "--why").stdout
+    assert "it called clock {} -> noon sharp\n" in text
+    reply = json.loads(invoke("chat", "anna", "what time is it?", "--why", "--json").stdout)
+    assert (reply["trace"][0]["tool"], reply["trace"][0]["result"]) == ("clock", "noon\nsharp")
+    assert json.loads(invoke("chat", "anna", "what time is it?", "--json").stdout)["trace"] is None
 
 
 def test_chat_says_how_an_answer_was_chosen_and_what_it_repeats(

@@ -15,12 +15,15 @@ from typing import Any
 import pytest
 
 from personaagent.errors import InvalidInput, PersonaAgentError, StoreError, UnavailableError
+from personaagent.memory.local import LocalMemory
 from personaagent.settings import Settings, load_settings
 from serve.app import build
 from serve.runtime import ray_cluster as cluster
 from serve.runtime.home_lock import HomeLock
 from serve.runtime.ray_cluster import LISTENING_PORTS, free_port
 from serve.runtime.system import System
+from tests.support.doubles import HashEmbedder
+from tests.support.fake_llm import FakeLLM
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +59,23 @@ async def test_settings_that_cannot_work_are_one_line_before_the_start(
         await System.start(tree(tmp_path / "home", **sections), http=True)
     assert "\n" not in error.value.message
     assert HomeLock(tmp_path / "home").acquire(False)  # nothing holds it any more
+
+
+async def test_tools_are_started_only_for_who_asks_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = list[Settings]()
+
+    async def start(settings: Settings, *_: Any) -> None:
+        started.append(settings)
+
+    monkeypatch.setattr("serve.runtime.system.start_tools", start)
+    system = System(tree(tmp_path / "home"), False, lambda _: None)
+    system.llm, system.embedder = FakeLLM(), HashEmbedder()
+    system.memory = LocalMemory(system.embedder)  # type: ignore[assignment]
+    await system._assemble(llm=False)
+    assert not started
+    await system._assemble(llm=True)
+    assert started == [system.settings]
+    await system.close()
 
 
 async def test_a_port_in_use_is_said_before_the_start(tmp_path: Path) -> None:
