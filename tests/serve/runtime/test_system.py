@@ -64,8 +64,9 @@ async def test_settings_that_cannot_work_are_one_line_before_the_start(
 async def test_tools_are_started_only_for_who_asks_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = list[Settings]()
 
-    async def start(settings: Settings, *_: Any) -> None:
+    async def start(settings: Settings, *_: Any, connect: bool) -> None:
         started.append(settings)
+        assert not connect
 
     monkeypatch.setattr("serve.runtime.system.start_tools", start)
     system = System(tree(tmp_path / "home"), False, lambda _: None)
