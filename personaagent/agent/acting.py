@@ -7,45 +7,32 @@ arguments the model writes under the tool's JSON Schema, so a call always has th
 
 from __future__ import annotations
 
-import json
-import logging
 import time
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from personaagent import prompts
 from personaagent.agent.action_choice import ActionChoice, model_scores
+from personaagent.agent.call_arguments import SHOTS, ArgumentWriter, free_schema, unfit
 from personaagent.agent.prompt import query_of
 from personaagent.agent.turns import Turn
 from personaagent.agent.view import PromptView
 from personaagent.aio import together
-from personaagent.errors import ContextLengthExceeded, InvalidInput, LLMError
 from personaagent.protocols import LLM, Embedder, Memory
-from personaagent.strict_json import JsonFault, loads
-from personaagent.tools.arguments import check_arguments, enumerated, option
-from personaagent.tools.asking import described, which_tool, which_value
+from personaagent.tools.arguments import enumerated, option
+from personaagent.tools.asking import which_tool, which_value
 from personaagent.tools.client_tools import ClientTools
-from personaagent.tools.lessons import ARGUMENTS, TOOL
-from personaagent.tools.spans import copied
+from personaagent.tools.lessons import TOOL
 from personaagent.tools.tool import ToolContext, ToolSpec
 from personaagent.tools.toolbox import Observation, OpenToolbox, Toolbox
-from personaagent.tools.writable import writable
-from personaagent.types import ACTION, ANSWER, ChatRequest, Interaction, Message, RecallQuery, ToolCall, Usage
+from personaagent.types import ACTION, ANSWER, Interaction, Message, RecallQuery, ToolCall, Usage
 
 __all__ = ["Acting", "Chosen"]
 
-log = logging.getLogger(__name__)
-
-LONGEST = 200  # characters of a text that a model writes as an argument under constraints
-SHOTS = 3  # calls that were right earlier, shown before one is written
-SHOT = 400  # characters of such a request
-WORDS = 120  # of the user, from which arguments are copied
-ARGUMENT_TOKENS = 224  # of the answer, for each argument that it writes so
-NATIVE_TOKENS = 2_048  # of calls that a model writes in its own form, at most; it knows where to end
+LISTS = 16  # arguments of a tool that are chosen from lists; a model writes the others, held to theirs
 
 Float = npt.NDArray[np.float64]
 
@@ -192,7 +179,7 @@ class Acting:
         wrote = time.perf_counter() - started
         if theirs is not None and self.client is not None:
             most = most if self.client.parallel else 1
-            fault = fault or _unfit(spec, written[:most])
+            fault = fault or unfit(spec, written[:most])
         calls = [ToolCall(name=spec.name, arguments=arguments) for arguments in written[:most]]
         if fault:
             found = [Observation(call=ToolCall(name=spec.name), text=f"error: {fault}", error=True)]
@@ -206,7 +193,8 @@ class Acting:
     async def arguments(self, spec: ToolSpec, trail: Sequence[Message]) -> tuple[list[dict[str, Any]], str]:
         """The arguments of one call, or of several, and what is wrong with them, if anything."""
         given: dict[str, Any] = {}
-        for name, values in enumerated(spec.parameters).items():
+        lists = _chosen(spec)
+        for name, values in lists.items():
             options = tuple(map(option, values))
             known = await self._taught(f"{spec.name}.{name}", options)
             choice = ActionChoice.of_value(options, name, spec)
@@ -214,76 +202,15 @@ class Acting:
                 continue  # a model that calls in its own way writes it with the others, if it is wanted
             p = await self._with_model(choice, known, trail, which_value(spec.name, name, options, spec))
             given[name] = values[int(np.argmax(p))]
-        left = _left(spec, given, () if self.native else enumerated(spec.parameters), self.native)
-        if not left.get("properties"):
+        left = free_schema(spec, given, () if self.native else lists, self.native)
+        if left is None:
             return [given], ""
-        written, fault = await self._written(spec, left, trail)
-        return [{**one, **given} for one in written], fault
-
-    async def _written(
-        self, spec: ToolSpec, schema: Mapping[str, Any], trail: Sequence[Message]
-    ) -> tuple[list[dict[str, Any]], str]:
-        """What the model writes under a schema."""
-        names = ", ".join(described(spec, name) for name in schema["properties"])
-        ask = prompts.WRITE_ARGUMENTS.format(tool=spec.name, arguments=names)
-        if self.copying:
-            schema = copied(schema, self._said)
-        extra: dict[str, Any] = {"structured_outputs": {"json": dict(schema)}}
-        if self.native:
-            function = {"name": spec.name, "description": spec.description, "parameters": dict(schema)}
-            extra = {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}
-        limit = NATIVE_TOKENS if self.native else 32 + ARGUMENT_TOKENS * len(schema["properties"])
-        request = ChatRequest(
-            messages=self._before_writing(spec, ask, trail),
-            max_tokens=min(limit, self.llm.context_length // 2),
-            priority=self.priority,
-            extra=extra,
+        writer = ArgumentWriter(
+            self.llm, self.view, self.query, self.messages, self.native, self.copying, self.priority
         )
-        try:
-            result = await self.llm.chat(request)
-        except ContextLengthExceeded:
-            raise
-        except LLMError as e:  # this model does not write such arguments; the answer need not fail for it
-            log.warning("the arguments of tool %s could not be written: %s", spec.name, e.message)
-            return [], "the model refused to write the arguments"
-        self.usage = self.usage + result.usage
-        calls = result.message.get("tool_calls") or []
-        texts = [str(c.get("function", {}).get("arguments", "")) for c in calls] or [result.text]
-        try:
-            return [dict(loads(text)) for text in texts], ""
-        except (JsonFault, TypeError, ValueError) as e:
-            return [], f"the arguments are no JSON object: {e}"
-
-    def _before_writing(self, spec: ToolSpec, ask: str, trail: Sequence[Message]) -> tuple[Message, ...]:
-        """The prompt of a call: with what was right at earlier requests as exchanges, where that is known."""
-        prompt = list(self.view.prompt(self.messages))
-        known = [(i, i.metadata.get(ARGUMENTS)) for i in self._lessons if i.truth == spec.name]
-        shots = [(i.query, found) for i, found in known if isinstance(found, dict) and found][:SHOTS]
-        if self.native or not shots:
-            return (*prompt, *trail, Message(role="user", content=ask))
-        prompt[0] = Message(role="system", content=f"{prompt[0].text}\n\n{ask}")
-        last = max(n for n, m in enumerate(prompt) if m.role == "user")
-        past = [
-            message
-            for query, found in reversed(shots)
-            for message in (
-                Message(role="user", content=query[:SHOT]),
-                Message(role="assistant", content=json.dumps(found, ensure_ascii=False)),
-            )
-        ]
-        again = [Message(role="user", content=ask)] if trail else []
-        return (*prompt[:last], *past, *prompt[last:], *trail, *again)
-
-    @property
-    def _said(self) -> str:
-        """What the user said last, with as much of what they said before as is copied from."""
-        said = self.query
-        for message in reversed(self.messages):
-            if message.role == "user" and (text := message.text.strip()) and text != self.query:
-                if len(said.split()) + len(text.split()) > WORDS:
-                    break
-                said += f"\n{text}"
-        return said
+        written = await writer.write(spec, left, trail, self._lessons)
+        self.usage = self.usage + written.usage
+        return [{**one, **given} for one in written.calls], written.fault
 
     async def _taught(self, lesson: str, options: tuple[str, ...], k: int = 1) -> Float | None:
         """log p of each option as far as lessons tell; None if they tell nothing."""
@@ -317,21 +244,9 @@ class Acting:
         return choice.probabilities(lm, known, self.weight)
 
 
-def _unfit(spec: ToolSpec, written: Sequence[Mapping[str, Any]]) -> str:
-    """Why the application could not make these calls; empty if it can."""
-    for arguments in written:
-        try:
-            check_arguments(spec.parameters, arguments)
-        except InvalidInput as e:
-            return e.message
-    return ""
-
-
-def _left(spec: ToolSpec, given: Mapping[str, Any], out: Collection[str], native: bool) -> dict[str, Any]:
-    """The schema of the arguments that are neither given nor to be left out; a model that may not know where to end is told."""
-    properties: Mapping[str, Any] = spec.parameters.get("properties") or {}  # type: ignore[assignment]
-    free = {name: node for name, node in properties.items() if name not in given and name not in out}
-    required = [name for name in spec.parameters.get("required") or () if name in free]  # type: ignore[union-attr]
-    rest = {k: v for k, v in spec.parameters.items() if k in ("$defs", "definitions")}
-    left = {"type": "object", "properties": free, "required": required, "additionalProperties": False, **rest}
-    return left if native else dict(writable(left, LONGEST))
+def _chosen(spec: ToolSpec) -> dict[str, tuple[Any, ...]]:
+    """The arguments that are chosen from a list, each with a call of the model. Of very many, those that have to be there."""
+    lists = enumerated(spec.parameters)
+    required: Any = spec.parameters.get("required") or ()
+    first = sorted(lists, key=lambda name: name not in required)[:LISTS]
+    return {name: values for name, values in lists.items() if name in first}

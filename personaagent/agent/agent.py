@@ -301,13 +301,17 @@ class Agent(Replaying):
             return 0
 
     async def _remember(self, interaction: Interaction, incarnation: int) -> None:
-        """Append a turn; without its answer if only that makes it larger than may be stored. The user has the answer then."""
-        try:
-            await self.memory.append(interaction.user, [interaction], incarnation)
-        except TooLarge:
-            if interaction.response is None:
-                raise
-            await self.memory.append(interaction.user, [interaction.model_copy(update={"response": None})], incarnation)
+        """Append a turn; without its calls or its answer if only they make it larger than may be stored. The user has both."""
+        told = {name: value for name, value in interaction.metadata.items() if name not in (CALLS, OFFERED)}
+        without: dict[str, object] = {"metadata": told, "response": None}
+        for left_out in ((), ("metadata",), ("response",), ("metadata", "response")):
+            smaller = interaction.model_copy(update={name: without[name] for name in left_out})
+            try:
+                await self.memory.append(interaction.user, [smaller], incarnation)
+                return
+            except TooLarge:
+                if len(left_out) == len(without):
+                    raise
 
     async def _reasons(self, user: str, asked: RecallQuery, recall: Recall, answer: str) -> tuple[Reason, ...]:
         """What memory has to say about the answer, which the model may have made another one than memory prefers."""

@@ -19,12 +19,12 @@ from personaagent.protocols import LLM
 from personaagent.settings import AgentSettings
 from personaagent.tools.client_tools import FIELDS, asking_for
 from personaagent.tools.toolbox import Observation
-from personaagent.tools.untrusted import cleaned, shortened
-from personaagent.types import ANSWER, ChatRequest, ChatResult, Message, ToolCall, Usage
+from personaagent.tools.untrusted import cleaned
+from personaagent.types import ANSWER, ChatRequest, ChatResult, Message, Usage
 
 __all__ = ["FreeAnswer", "FreeText", "sources"]
 
-SHORTEST = 200  # characters of a tool's result below which it is not cut further
+SHORTEST = 200  # characters of a call or a result below which it is not cut further
 
 
 class FreeAnswer(NamedTuple):
@@ -76,7 +76,9 @@ class FreeText:
         # Where the model itself calls the application's tools, calls come back structured, which only a whole response shows.
         self._streams = streaming and "tools" not in self._extra
         self._limit = min(turn.max_tokens or settings.max_tokens, llm.context_length)  # tokens of an answer
-        self._trail: list[Message] = []  # what tools found
+        self._found: list[Observation] = []  # by tools, as far as it is shown
+        self._room: int | None = None  # characters of each call and of each result; None: all of them are shown
+        self._acted = False  # nothing more is looked up
         self._trace: list[Observation] = list(known)
         self._note(trace)
         self._calls += len(self._trace)
@@ -120,30 +122,50 @@ class FreeText:
                     break
                 found = await self._acting.call(chosen, self._trail, self._calls - len(self._trace))
             except ContextLengthExceeded:
-                if not (self._view.shrink() or _cut(self._trail)):
+                if not (self._view.shrink() or self._cut()):
+                    if self._acting.demanded:
+                        raise
                     break  # tools do not fit beside the conversation; the answer may
                 continue
             rounds += 1
             self._note(found)
             if any(observation.client for observation in found):
                 return rounds
-        if self._trail:
+        self._acted = True
+        if self._found:
             self._samples = Samples()
-            last = self._trail[-1]
-            self._trail[-1] = Message(role="user", content=f"{last.text}\n{prompts.ANSWER_NOW}")
         return rounds
 
     def _note(self, found: Sequence[Observation]) -> None:
         """Put calls and what came of them before the answer."""
         self._trace += found
-        for observation in found:
-            if observation.client and not observation.recorded:
-                continue  # nothing came of it yet
-            said = f"{observation.call.name} {_written(observation.call)}"
-            self._trail += [
-                Message(role="assistant", content=prompts.TOOL_CALLED.format(call=said)),
-                Message(role="user", content=observation.shown),
+        self._found += (o for o in found if o.recorded or not o.client)  # nothing came yet of the others
+
+    @property
+    def _trail(self) -> tuple[Message, ...]:
+        """What tools found, as it is shown: every call with what came of it."""
+        trail: list[Message] = []
+        for observation in self._found:
+            shown = observation.model_copy(update={"text": observation.text[: self._room]}).shown
+            trail += [
+                Message(role="assistant", content=prompts.TOOL_CALLED.format(call=_written(observation)[: self._room])),
+                Message(role="user", content=shown),
             ]
+        if trail and self._acted:
+            trail[-1] = Message(role="user", content=f"{trail[-1].text}\n{prompts.ANSWER_NOW}")
+        return tuple(trail)
+
+    def _cut(self) -> bool:
+        """Show half of what tools found; False if that is little already."""
+        longest = max((len(text) for o in self._found for text in (o.text, _written(o))), default=0)
+        shown = longest if self._room is None else min(longest, self._room)
+        if shown > SHORTEST:
+            self._room = max(SHORTEST, shown // 2)
+        elif len(self._found) > 1:
+            self._found = self._found[len(self._found) // 2 :]
+        else:
+            return False
+        return True
 
     async def _call(self) -> AsyncIterator[str | tuple[ChatResult, Samples]]:
         """One call of the model, or several to choose from: pieces of text where they are streamed, then the result."""
@@ -179,7 +201,7 @@ class FreeText:
         if self._limit > self._settings.max_tokens:
             self._limit = max(self._settings.max_tokens, self._limit // 2)
             return True
-        return self._view.shrink() or _cut(self._trail)
+        return self._view.shrink() or self._cut()
 
     async def _whole_characters(self, request: ChatRequest) -> AsyncIterator[str | ChatResult]:
         """Stream an answer in valid Unicode: half a character waits for its other half."""
@@ -198,18 +220,10 @@ class FreeText:
                     yield readable(text)
 
 
-def _written(call: ToolCall) -> str:
-    # Names and listed values are those of whoever declared the tool, and the model may repeat what a result said.
-    return cleaned(json.dumps(call.arguments, ensure_ascii=False))
-
-
-def _cut(trail: list[Message]) -> bool:
-    """Cut what tools found to half; False if that is little already."""
-    shorter = [m for m in trail if m.role == "user" and len(m.text) > SHORTEST]
-    for message in shorter:
-        at = trail.index(message)
-        trail[at] = Message(role="user", content=shortened(message.text))
-    return bool(shorter)
+def _written(observation: Observation) -> str:
+    """A call in words. Its arguments may come from what another tool answered."""
+    call = observation.call
+    return cleaned(f"{call.name} {json.dumps(call.arguments, ensure_ascii=False)}")
 
 
 def sources(turn: Turn, view: PromptView, habits: Mapping[str, Said]) -> tuple[list[Said], list[str]]:

@@ -18,6 +18,7 @@ __all__ = ["RECENT", "Rounds", "later_round"]
 KEY = "rounds"  # in an interaction's metadata
 RECENT = 32  # latest interactions among which the turn is looked for that results belong to
 MAX_CALLS = 64  # ids kept
+MAX_ID = 64  # characters of such an id; of a longer one a digest is kept
 
 
 class Rounds:
@@ -78,7 +79,8 @@ def _ids(calls: Any) -> list[str]:
     """Ids of tool calls as an assistant's message lists them."""
     if not isinstance(calls, list):
         return []
-    return [c["id"] for c in calls if isinstance(c, dict) and isinstance(c.get("id"), str)]
+    ids = (c["id"] for c in calls if isinstance(c, dict) and isinstance(c.get("id"), str))
+    return [name if len(name) <= MAX_ID else interaction_id("call", name) for name in ids]
 
 
 def _noted(metadata: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ application sees valid calls from any model, and lessons on them count. Of two t
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 from personaagent.errors import InvalidInput
 from personaagent.persona.persona import clip
 from personaagent.strict_json import JsonFault, loads
+from personaagent.tool_settings import NAME
 from personaagent.tools.arguments import check_schema, enumerated
 from personaagent.tools.tool import ToolSpec
 from personaagent.tools.toolbox import Observation
@@ -27,6 +29,8 @@ __all__ = ["FIELDS", "OFFERED", "ClientTools", "asking_for", "made_before", "off
 FIELDS = ("tools", "tool_choice", "parallel_tool_calls")  # of a request
 OFFERED = "offered"  # metadata of an interaction: these tools, as far as lessons on them need to know
 KEPT = 8_000  # characters of that; of more, names alone are kept
+MOST = 128  # tools of a request, as OpenAI has it: every one of them is an option that is weighed
+SCHEMAS_KB = 400  # of all their parameters together, as JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +54,25 @@ class ClientTools:
         """Those in the OpenAI fields of a request; None if it has none or says that none shall be called.
 
         Raises:
-            InvalidInput: a name that no tool can have or that two have, or a schema by which arguments cannot be checked.
+            InvalidInput: too many tools, a name that no tool can have or that two have, or a schema by which arguments cannot be
+                checked.
         """
         choice = extra.get("tool_choice")
         if not extra.get("tools") or choice == "none":
             return None
-        specs = tuple(_spec(place, tool["function"]) for place, tool in enumerate(extra["tools"]))
-        names = [s.name for s in specs]
-        for name in names:
-            if names.count(name) > 1:
+        given = [tool["function"] for tool in extra["tools"]]
+        if len(given) > MOST:
+            raise InvalidInput(
+                f"tools: at most {MOST} can be chosen among, not {len(given):,}; send those that matter here"
+            )
+        if sum(len(json.dumps(f.get("parameters"))) for f in given) > 1_000 * SCHEMAS_KB:
+            raise InvalidInput(f"tools: their parameters have more than {SCHEMAS_KB} kB together; shorten them")
+        specs = tuple(_spec(place, function) for place, function in enumerate(given))
+        names: set[str] = set()
+        for name in (s.name for s in specs):
+            if name in names:
                 raise InvalidInput(f"tools: two of them are named {name!r}; rename one")
+            names.add(name)
         return cls(
             specs=specs,
             must=choice["function"]["name"] if isinstance(choice, Mapping) else None,
@@ -76,18 +89,18 @@ def _spec(place: int, function: Mapping[str, Any]) -> ToolSpec:
     where = f"tools.{place}.function"
     if function["name"] == ANSWER:
         raise InvalidInput(f"{where}.name: {ANSWER!r} stands for answering without a tool; name the tool otherwise")
-    parameters = dict(function.get("parameters") or {"type": "object", "properties": {}})
+    if not re.fullmatch(NAME, function["name"]):
+        raise InvalidInput(f"{where}.name: a tool's name has up to 64 letters, digits, _ and -")
+    parameters = dict(function.get("parameters") or {"properties": {}})
     try:
         check_schema(parameters, function["name"])
-        return ToolSpec(
-            name=function["name"],
-            description=function.get("description") or "",
-            parameters={"type": "object", **parameters},
-        )
     except InvalidInput as e:
         raise InvalidInput(f"{where}.parameters: {e.message}") from e
-    except ValidationError as e:
-        raise InvalidInput(f"{where}.name: a tool's name has up to 64 letters, digits, _ and -") from e
+    return ToolSpec(
+        name=function["name"],
+        description=function.get("description") or "",
+        parameters={**parameters, "type": "object"},  # "or null" means nothing here: a call has arguments
+    )
 
 
 def asking_for(observations: Sequence[Observation]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import Field, JsonValue, ValidationError
 
 from personaagent import deadline
-from personaagent.base import Frozen
+from personaagent.base import Frozen, readable, repaired
 from personaagent.errors import DeadlineExceeded, PersonaAgentError, UnavailableError
 from personaagent.nearest import likely
 from personaagent.persona.persona import clip, tokens
@@ -27,7 +28,9 @@ __all__ = ["CALLS", "Observation", "OpenToolbox", "Toolbox", "recorded", "rememb
 log = logging.getLogger(__name__)
 
 CALLS = "calls"  # metadata of an interaction: the calls made for it, for its replays
-RECORDED = 1_000  # characters of a result that are kept
+RECORDED = 1_000  # characters of a result that are kept, and of arguments
+SHORT = 200  # characters of a text in longer arguments
+RECORDED_IN_ALL = 24_000  # bytes of all that is kept of an interaction's calls
 LEAST = 16  # tokens below which a result says nothing
 
 
@@ -53,13 +56,35 @@ class Observation(Frozen):
 
 
 def recorded(trace: Sequence[Observation]) -> list[JsonValue]:
-    """What an interaction remembers of its calls."""
+    """What an interaction remembers of its calls: the latest ones, and of long arguments their beginning.
+
+    Applications write whole files as arguments, and call a hundred times before the user says another word. An interaction that
+    grew with that could be stored no longer, and the answer would be lost with it.
+    """
     kept: list[JsonValue] = []
-    for o in trace:
-        entry: dict[str, JsonValue] = {"name": o.call.name, "arguments": o.call.arguments}
-        entry |= {"result": o.text[:RECORDED], "error": o.error}
-        kept.append(entry | ({"client": True} if o.client else {}))
-    return kept
+    room = RECORDED_IN_ALL
+    for o in reversed(trace):
+        arguments = _short(o.call.arguments)
+        entry: dict[str, JsonValue] = {"name": o.call.name, "arguments": arguments}
+        entry |= {"result": readable(o.text[:RECORDED]), "error": o.error}
+        entry |= {"client": True} if o.client else {}
+        room -= len(json.dumps(entry, ensure_ascii=False).encode("utf-8"))
+        if room < 0:
+            break
+        kept.append(entry)
+    return kept[::-1]
+
+
+def _short(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Arguments as far as they are kept; none where their texts are not what makes them large."""
+    if len(json.dumps(arguments)) <= RECORDED:
+        return arguments
+    short = {name: _cut(value) for name, value in repaired(arguments).items()}
+    return short if len(json.dumps(short)) <= 2 * RECORDED else {}
+
+
+def _cut(value: JsonValue) -> JsonValue:
+    return f"{value[:SHORT]}..." if isinstance(value, str) and len(value) > SHORT else value
 
 
 def remembered(calls: object) -> list[Observation]:

@@ -11,7 +11,7 @@ import re
 from personaagent import prompts
 from personaagent.base import readable
 
-__all__ = ["as_data", "cleaned", "shortened"]
+__all__ = ["as_data", "cleaned"]
 
 # Tokens by which chat templates part the speakers and mark what they do: <|im_start|>, <|eot_id|>, <｜User｜>, <start_of_turn>,
 # <s>, <tool_call>, <function=f>, [INST] ... and our own mark, however it is spelled and even where it does not end.
@@ -49,12 +49,3 @@ def cleaned(text: str) -> str:
     """`text` as valid Unicode, without tokens by which chat templates part the speakers and without what nobody sees."""
     seen = _CONTROLS.sub(" ", _UNSEEN.sub("", readable(text.replace("\r\n", "\n"))))
     return _CONTROL.sub(lambda m: m[0].translate(_HARMLESS), seen)
-
-
-def shortened(message: str) -> str:
-    """Half of a text. If it is one of `as_data`, half of the result: whatever stands around it stays whole, marks above all."""
-    before, begin, rest = message.partition(_BEGINS)
-    inner, end, after = rest.rpartition(_ENDS)
-    if not (begin and end):
-        return message[: len(message) // 2]
-    return f"{before}{begin}{inner[: len(inner) // 2]}{end}{after}"

@@ -6,8 +6,9 @@ and what is left is no JSON. What is left out here is checked when the arguments
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
+
+from personaagent.tools.schema_nodes import mapped
 
 __all__ = ["writable"]
 
@@ -15,38 +16,33 @@ LARGEST = 10**12  # of a number without a bound of its own
 ITEMS = 8  # of a list without one
 
 
-def writable(node: Any, longest: int) -> Any:
+def writable(schema: Any, longest: int) -> Any:
     """A schema with an end for every text, number and list.
 
     A pattern that need not fit the whole text is left out: grammars (XGrammar's, for one) take it for the whole, and under a
     pattern that asks for one character somewhere they allow just that character.
 
     Args:
-        node: of a JSON Schema.
+        schema: a JSON Schema.
         longest: characters of a text, whatever the schema allows.
     """
-    if not isinstance(node, Mapping) or node.keys() & {"enum", "const"}:
-        return node
-    held: dict[str, Any] = dict(node)
-    pattern = str(node.get("pattern", "^$"))
+    return mapped(schema, lambda part: _held(part, longest))
+
+
+def _held(part: dict[str, Any], longest: int) -> dict[str, Any]:
+    if part.keys() & {"enum", "const"}:
+        return part
+    held = dict(part)
+    pattern = str(part.get("pattern", "^$"))
     if not (pattern.startswith("^") and pattern.endswith("$") and not pattern.endswith("\\$")):
         del held["pattern"]
-    kinds = {node["type"]} if isinstance(node.get("type"), str) else {*node.get("type", ())}
+    kinds = {part["type"]} if isinstance(part.get("type"), str) else {*part.get("type", ())}
     if "string" in kinds:
-        held["maxLength"] = max(node.get("minLength", 0), min(longest, node.get("maxLength", longest)))
+        held["maxLength"] = max(part.get("minLength", 0), min(longest, part.get("maxLength", longest)))
     if kinds & {"integer", "number"}:
         _close(held)
     if "array" in kinds:
-        held.setdefault("maxItems", max(node.get("minItems", 0), ITEMS))
-    for key in ("items", "additionalProperties"):
-        if key in held:
-            held[key] = writable(held[key], longest)
-    for key in ("anyOf", "oneOf", "allOf"):
-        if key in held:
-            held[key] = [writable(inner, longest) for inner in held[key]]
-    for key in ("properties", "$defs", "definitions"):
-        if key in held:
-            held[key] = {name: writable(inner, longest) for name, inner in held[key].items()}
+        held.setdefault("maxItems", max(part.get("minItems", 0), ITEMS))
     return held
 
 

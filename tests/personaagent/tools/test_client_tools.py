@@ -57,11 +57,23 @@ def test_what_a_request_asks_of_its_tools() -> None:
         ([{"name": "f", "parameters": {"type": "array"}}], "tools.0.function.parameters"),
         ([{"name": "f", "parameters": {"properties": {"a": {"$ref": "http://x/y"}}}}], "write it out"),
         ([{"name": "f", "parameters": {"properties": 3}}], "JSON Schema"),
+        ([{"name": "größe"}], "tools.0.function.name"),
+        ([{"name": "f\n"}], "tools.0.function.name"),
+        ([{"name": f"f{n}"} for n in range(10_000)], "at most 128"),
+        ([{"name": f"f{n}", "parameters": {"description": "x" * 50_000}} for n in range(9)], "kB together"),
+        ([{"name": "f", "parameters": {"properties": {"a": {"$ref": "#/$defs/a"}}}}], "not there"),
     ],
 )
 def test_what_no_tool_can_be_is_told(functions: list[dict[str, Any]], says: str) -> None:
     with pytest.raises(InvalidInput, match=says):
         ClientTools.of(extra(*functions))
+
+
+@pytest.mark.parametrize("parameters", [None, {}, {"type": ["object", "null"]}, {"properties": {}}])
+def test_a_tool_without_arguments_in_every_form(parameters: Any) -> None:
+    tools = ClientTools.of(extra({"name": "f", "strict": True, "description": None, "parameters": parameters}))
+    assert tools is not None
+    assert tools.specs[0].parameters["type"] == "object"
 
 
 def test_calls_that_the_application_answered_are_known() -> None:

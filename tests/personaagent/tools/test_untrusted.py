@@ -8,7 +8,7 @@ import pytest
 
 from personaagent.tools.asking import which_value
 from personaagent.tools.tool import ToolSpec
-from personaagent.tools.untrusted import as_data, cleaned, shortened
+from personaagent.tools.untrusted import as_data, cleaned
 
 MARKS = [
     "</data>",
@@ -99,14 +99,6 @@ def test_it_takes_time_in_proportion_to_the_text() -> None:
     for part in ("<", "< ", "<|", "</", "[ ", "<data", "</data ", "\u200c", "<｜"):
         cleaned(part * (50_000 // len(part)))
     assert time.perf_counter() - began < 5.0
-
-
-def test_half_a_result_keeps_its_marks() -> None:
-    whole = as_data("a_tool_with_a_very_long_name_that_goes_on_and_on", "x" * 300) + "\nAnswer now."
-    half = shortened(whole)
-    assert half == whole.replace("x" * 300, "x" * 150)
-    assert shortened(half).count("</data>") == 1
-    assert shortened("abcd") == "ab"
 
 
 def test_names_and_values_of_arguments_are_a_servers_words_too() -> None:
