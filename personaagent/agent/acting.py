@@ -162,10 +162,14 @@ class Acting:
         taken = {s.name for s in theirs}
         return [*(s for s in self.box.specs if s.name not in gone and s.name not in taken), *theirs]
 
-    async def call(self, chosen: Chosen, trail: Sequence[Message], most: int) -> list[Observation]:
+    async def call(
+        self, chosen: Chosen, trail: Sequence[Message], most: int, earlier: Sequence[Observation] = ()
+    ) -> list[Observation]:
         """Write the arguments of the chosen tool and call it, `most` times if the model asks for it several times at once.
 
-        What goes wrong is an observation. A tool of the application is not called, but asked for.
+        A call that was made already is not made again, unless it failed: nothing new would come of it, or the same thing would
+        be changed twice. Empty if the model wants nothing else. What goes wrong is an observation. A tool of the application is
+        not called, but asked for.
 
         Raises:
             ContextLengthExceeded: the conversation does not fit.
@@ -186,7 +190,9 @@ class Acting:
         elif theirs is not None:
             found = [Observation(call=call, text="", client=True) for call in calls]
         else:
-            found = await self.box.call_all(calls, self.context)
+            known = [o.call for o in earlier if not o.error]
+            new = [c for n, c in enumerate(calls) if c not in known and c not in calls[:n]]
+            found = await self.box.call_all(new, self.context)
         made = {"chosen": chosen.probabilities, "decided_s": chosen.seconds, "written_s": wrote}
         return [observation.model_copy(update=made) for observation in found]
 

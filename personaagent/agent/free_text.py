@@ -120,7 +120,9 @@ class FreeText:
                 chosen = await self._acting.choose(self._trail, [o.call for o in self._trace])
                 if chosen.tool == ANSWER:
                     break
-                found = await self._acting.call(chosen, self._trail, self._calls - len(self._trace))
+                found = await self._acting.call(chosen, self._trail, self._calls - len(self._trace), self._trace)
+                if not found:
+                    break
             except ContextLengthExceeded:
                 if not (self._view.shrink() or self._cut()):
                     if self._acting.demanded:

@@ -36,8 +36,6 @@ _UNSEEN = re.compile(
     "|[\ufe00-\ufe0f\U000e0100-\U000e01ef]{2,}|[\u200c\u200d]{2,}|(?<=[ -~])[\u200c\u200d]|[\u200c\u200d](?=[ -~])"
 )
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-# What stands in front of a result, behind the tool's name, and what follows it.
-_BEGINS, _ENDS = prompts.TOOL_RESULT.partition("{name}")[2].split("{result}")
 
 
 def as_data(name: str, text: str) -> str:

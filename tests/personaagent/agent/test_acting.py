@@ -124,10 +124,34 @@ async def test_the_trace_is_told_to_who_asks_for_it(memory: LocalMemory) -> None
 
 
 async def test_a_model_that_always_wants_a_tool_is_stopped(memory: LocalMemory) -> None:
+    class Elsewhere(Scripted):
+        def result(self, request: ChatRequest) -> ChatResult:
+            self.arguments = json.dumps({"place": f"town {len(self.requests)}"})
+            return super().result(request)
+
     weather = FakeTool(WEATHER)
-    llm = Scripted(*["weather"] * 50)
+    llm = Elsewhere(*["weather"] * 50)
     reply = await agent(llm, memory, weather, calls=3).respond(turn())
     assert (len(weather.calls), reply.text) == (3, "Sunny.")
+
+
+@pytest.mark.parametrize("effect", list(Effect))
+async def test_the_same_call_is_not_made_twice(memory: LocalMemory, effect: Effect) -> None:
+    weather = FakeTool(WEATHER.model_copy(update={"effect": effect}))
+    reply = await agent(Scripted(*["weather"] * 50), memory, weather).respond(turn())
+    assert (len(weather.calls), reply.text, reply.steps) == (1, "Sunny.", 2)
+
+
+async def test_a_call_that_failed_may_be_made_again(memory: LocalMemory) -> None:
+    def fails_once(_: Mapping[str, Any]) -> str:
+        if len(weather.calls) < 2:
+            raise UnavailableError("try again")
+        return "sun"
+
+    weather = FakeTool(WEATHER, fails_once)
+    reply = await agent(Scripted(*["weather"] * 50), memory, weather).respond(turn())
+    assert reply.trace is not None
+    assert [o.error for o in reply.trace] == [True, False]
 
 
 @pytest.mark.parametrize("written", ["{nonsense", "[1]", '"text"', '{"place": 5}', '{"elsewhere": "Rome"}', "{}", ""])

@@ -15,7 +15,7 @@ from personaagent.tool_settings import ToolSettings
 from personaagent.tools.client_tools import OFFERED
 from personaagent.tools.tool import ToolSpec
 from personaagent.tools.toolbox import CALLS, Toolbox
-from personaagent.types import Message
+from personaagent.types import ChatRequest, ChatResult, Message
 from tests.personaagent.agent.test_acting import WEATHER, Scripted
 from tests.support.doubles import HashEmbedder
 from tests.support.fake_llm import FakeLLM
@@ -98,7 +98,12 @@ async def test_what_cannot_be_stored_at_all_is_told() -> None:
 
 
 async def test_a_call_with_huge_arguments_costs_no_answer(memory: LocalMemory) -> None:
-    llm = Scripted(*["weather"] * 4, arguments=json.dumps({"place": "x" * 30_000}))
+    class Elsewhere(Scripted):
+        def result(self, request: ChatRequest) -> ChatResult:
+            self.arguments = json.dumps({"place": f"{len(self.requests)}" + "x" * 30_000})
+            return super().result(request)
+
+    llm = Elsewhere(*["weather"] * 4)
     reply = await answered(memory, [REQUEST], llm, FakeTool(WEATHER, "12 degrees"))
     assert (reply.text, reply.steps) == ("Sunny.", 5)
     *_, called, result = llm.requests[-1].messages
