@@ -123,12 +123,13 @@ async def test_unmodified_openai_client(client: Any) -> None:
     )
     assert chosen.choices[0].message.content == "coffee"
     tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
-    called = await client.chat.completions.create(
-        model="scripted", user="anna", messages=[{"role": "user", "content": "calls"}], tools=[tool]
-    )
-    calls = called.choices[0].message.tool_calls
-    assert calls is not None
-    assert calls[0].function.name == "weather"
+    called = await client.chat.completions.create(**ask, tools=[tool], tool_choice="required")
+    assert called.choices[0].finish_reason == "tool_calls"
+    (call,) = called.choices[0].message.tool_calls
+    assert (call.function.name, call.function.arguments) == ("weather", "{}")
+    stream = await client.chat.completions.create(**ask, tools=[tool], tool_choice="required", stream=True)
+    parts = [p for c in [c async for c in stream] for p in c.choices[0].delta.tool_calls or []]
+    assert [p.function.name for p in parts] == ["weather"]
     assert [m.id async for m in client.models.list()] == ["scripted"]
 
 

@@ -2,7 +2,7 @@
 
 The answer repeats the last user message. Its first word can ask for more:
     refuse   an error of the request        die      the process ends at once
-    explode  an exception                   calls    a call of the first tool offered
+    explode  an exception
     dead     what vLLM raises when its engine is gone
     slow     nothing, for a minute
 A closed choice falls on the option that comes first in the last message, or on the first. How likely an answer is tells a
@@ -162,7 +162,6 @@ class ScriptedEngine(LLMEngine):  # type: ignore[misc]
             raise RuntimeError("the script explodes")
         choices = (body.get("structured_outputs") or {}).get("choice")
         text = _chosen(choices, last) if choices else f"echo: {last}"
-        calls = [_tool_call(body["tools"][0])] if command == "calls" and body.get("tools") else []
         words = re.findall(r"\S+\s*", text)[:wanted] if not choices else [text]
         usage = {
             "prompt_tokens": prompt,
@@ -172,11 +171,10 @@ class ScriptedEngine(LLMEngine):  # type: ignore[misc]
         }
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self._model}
         if not body["stream"]:
-            message: dict[str, Any] = {"role": "assistant", "content": None if calls else "".join(words)}
             choice = {
                 "index": 0,
-                "message": message | ({"tool_calls": calls} if calls else {}),
-                "finish_reason": "tool_calls" if calls else "stop",
+                "message": {"role": "assistant", "content": "".join(words)},
+                "finish_reason": "stop",
                 "logprobs": _logprobs(choices, text) if choices and body["logprobs"] else None,
             }
             yield ChatCompletionResponse(**head, choices=[choice], usage=usage)
@@ -202,10 +200,6 @@ def _error(message: str) -> ErrorResponse:
 def _event(head: dict[str, Any], delta: dict[str, Any], finish: str | None = None) -> str:
     chunk = {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
     return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"  # as vLLM writes them
-
-
-def _tool_call(tool: dict[str, Any]) -> dict[str, Any]:
-    return {"id": "call-1", "type": "function", "function": {"name": tool["function"]["name"], "arguments": "{}"}}
 
 
 def _logprobs(choices: list[str], chosen: str) -> dict[str, Any]:
