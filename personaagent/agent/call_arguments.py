@@ -37,7 +37,16 @@ WORDS = 120  # of the user, from which arguments are copied
 ARGUMENT_TOKENS = 96  # of the answer, for each argument that it writes so
 NATIVE_TOKENS = 2_048  # of calls that a model writes in its own form, at most; it knows where to end
 _ANNOTATIONS = frozenset({"title", "description", "default", "examples", "$comment", "$id", "$schema"})
-_PLAIN = frozenset({"type", "properties", "required", "additionalProperties", "$defs", "definitions"})
+# Keywords by which a schema says more than what its properties are.
+_COMPOSING = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "$ref", "$dynamicRef"}) | {
+    "dependentRequired",
+    "dependentSchemas",
+    "minProperties",
+    "maxProperties",
+    "patternProperties",
+    "propertyNames",
+    "unevaluatedProperties",
+}
 _DEFINED = ("#/$defs/", "#/definitions/")
 
 
@@ -197,7 +206,7 @@ def free_schema(spec: ToolSpec, given: Mapping[str, Any], out: Collection[str], 
 
 
 def _composed(schema: Mapping[str, Any], left: Mapping[str, Any]) -> bool:
-    if schema.keys() - _PLAIN - _ANNOTATIONS:
+    if schema.keys() & _COMPOSING:
         return True
     if not schema.get("properties") and isinstance(others := schema.get("additionalProperties"), dict) and others:
         return True

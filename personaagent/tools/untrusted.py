@@ -9,9 +9,11 @@ from personaagent.base import readable
 
 __all__ = ["as_data", "cleaned"]
 
-# Tokens by which chat templates part the speakers: <|im_start|>, <|eot_id|>, [INST], <start_of_turn>, <s>, <tool_call> ...
+# Tokens by which chat templates part the speakers: <|im_start|>, <｜User｜>, [INST], <start_of_turn>, <s>, <tool_call> ...
 _CONTROL = re.compile(
-    r"<\|[^<>|]{1,40}\|>|</?s>|\[/?INST\]|<</?SYS>>|</?(?:start|end)_of_turn>|</?tool_(?:call|response|result)s?>|</?data>",
+    r"<[|｜][^<>|｜]{1,40}[|｜]>|</?s>|<[be]os>|</?think>|<</?SYS>>|</?(?:start|end)_of_turn>"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_(?:CALLS|RESULTS|CONTENT)|CALL_ID|THINK)\]"
+    r"|</?tool_(?:call|response|result)s?>|</?data>",
     re.IGNORECASE,
 )
 
