@@ -15,6 +15,7 @@ from typing import Any
 from personaagent import prompts
 from personaagent.agent.view import PromptView
 from personaagent.errors import ContextLengthExceeded, InvalidInput, LLMError
+from personaagent.features import unspaced
 from personaagent.protocols import LLM
 from personaagent.strict_json import JsonFault, loads
 from personaagent.tools.arguments import check_arguments
@@ -156,7 +157,7 @@ class ArgumentWriter:
         said = self.query
         for message in reversed(self.messages):
             if message.role == "user" and (text := message.text.strip()) and text != self.query:
-                if len(said.split()) + len(text.split()) > WORDS:
+                if _words(said) + _words(text) > WORDS:
                     break
                 said += f"\n{text}"
         return said
@@ -203,6 +204,11 @@ def free_schema(spec: ToolSpec, given: Mapping[str, Any], out: Collection[str], 
     elif not free:
         return None
     return left if native else mapped(left, _ending)
+
+
+def _words(text: str) -> int:
+    """About how many words a text has; every character of a script without spaces begins many runs, and counts twice."""
+    return len(text.split()) + 2 * unspaced(text)
 
 
 def _composed(schema: Mapping[str, Any], left: Mapping[str, Any]) -> bool:
