@@ -15,6 +15,7 @@ from typing import Any
 from personaagent import prompts
 from personaagent.agent.view import PromptView
 from personaagent.errors import ContextLengthExceeded, InvalidInput, LLMError
+from personaagent.features import unspaced
 from personaagent.protocols import LLM
 from personaagent.strict_json import JsonFault, loads
 from personaagent.tools.arguments import check_arguments
@@ -37,7 +38,16 @@ WORDS = 120  # of the user, from which arguments are copied
 ARGUMENT_TOKENS = 224  # of the answer, for each argument that it writes so
 NATIVE_TOKENS = 2_048  # of calls that a model writes in its own form, at most; it knows where to end
 _ANNOTATIONS = frozenset({"title", "description", "default", "examples", "$comment", "$id", "$schema"})
-_PLAIN = frozenset({"type", "properties", "required", "additionalProperties", "$defs", "definitions"})
+# Keywords by which a schema says more than what its properties are.
+_COMPOSING = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "$ref", "$dynamicRef"}) | {
+    "dependentRequired",
+    "dependentSchemas",
+    "minProperties",
+    "maxProperties",
+    "patternProperties",
+    "propertyNames",
+    "unevaluatedProperties",
+}
 _DEFINED = ("#/$defs/", "#/definitions/")
 
 
@@ -147,7 +157,7 @@ class ArgumentWriter:
         said = self.query
         for message in reversed(self.messages):
             if message.role == "user" and (text := message.text.strip()) and text != self.query:
-                if len(said.split()) + len(text.split()) > WORDS:
+                if _words(said) + _words(text) > WORDS:
                     break
                 said += f"\n{text}"
         return said
@@ -196,8 +206,13 @@ def free_schema(spec: ToolSpec, given: Mapping[str, Any], out: Collection[str], 
     return left if native else dict(writable(left, LONGEST))
 
 
+def _words(text: str) -> int:
+    """About how many words a text has; every character of a script without spaces begins many runs, and counts twice."""
+    return len(text.split()) + 2 * unspaced(text)
+
+
 def _composed(schema: Mapping[str, Any], left: Mapping[str, Any]) -> bool:
-    if schema.keys() - _PLAIN - _ANNOTATIONS:
+    if schema.keys() & _COMPOSING:
         return True
     if not schema.get("properties") and isinstance(others := schema.get("additionalProperties"), dict) and others:
         return True

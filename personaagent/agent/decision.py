@@ -18,6 +18,7 @@ from personaagent.types import ChatRequest, Frozen, Kind, Message, Usage, choice
 
 __all__ = ["Choice", "OptionScores", "combined", "decide", "median_grade", "score_options"]
 
+DEEPER = 2  # calls behind the first that tell options apart which begin alike
 FLOOR = -30.0  # log-probability of an option the model gave no mass at all
 
 Float = npt.NDArray[np.float64]
@@ -92,22 +93,26 @@ async def score_options(llm: LLM, messages: Sequence[Message], choices: Sequence
 
     At the first position the engine's log-probabilities are normalised over the tokens that the options allow, so one
     call of one token tells options apart that begin differently, and it uses the prefix cache. A token that several
-    options allow ("b" for "black coffee" and "black tea") is shared among them evenly, then a second call after their
-    common beginning divides the share by what the model says there.
+    options allow ("b" for "black coffee" and "black tea") is shared among them evenly, then another call after their
+    common beginning divides the share by what the model says there; names of tools may need one more ("mail_read_new").
     """
-    first = await _first_position(llm, messages, choices, "", priority)
-    logprobs, ambiguous = _attribute(choices, first[0], "")
-    usage = first[1]
-    if ambiguous:
-        group = [choices[i] for i in ambiguous]
-        prefix = _common_prefix(group)
-        if prefix.strip() and all(len(c) > len(prefix) for c in group):
-            second, more = await _first_position(llm, messages, group, prefix, priority)
-            usage = usage + more
-            refined, _ = _attribute(group, second, prefix)
-            mass = _logsumexp([logprobs[i] for i in ambiguous])
-            for i, value in zip(ambiguous, refined, strict=True):
-                logprobs[i] = mass + value
+    logprobs = [0.0] * len(choices)
+    group, prefix, mass, usage = list(range(len(choices))), "", 0.0, Usage()
+    for _ in range(1 + DEEPER):
+        names = [choices[i] for i in group]
+        first, more = await _first_position(llm, messages, names, prefix, priority)
+        usage = usage + more
+        refined, ambiguous = _attribute(names, first, prefix)
+        for i, value in zip(group, refined, strict=True):
+            logprobs[i] = mass + value
+        group = [group[i] for i in ambiguous]
+        if not group:
+            break
+        mass = _logsumexp([logprobs[i] for i in group])
+        longer = _common_prefix([choices[i] for i in group])
+        if len(longer) <= len(prefix) or not longer.strip() or not all(len(choices[i]) > len(longer) for i in group):
+            break
+        prefix = longer
     return OptionScores(logprobs=tuple(logprobs), usage=usage)
 
 
@@ -160,7 +165,9 @@ def _common_prefix(texts: Sequence[str]) -> str:
     size = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
     prefix = low[:size]
     # Cut at a word boundary: a prompt that ends inside a word is tokenised unlike anything the model has seen.
-    return prefix[: prefix.rfind(" ")] if " " in prefix else ""
+    if " " in prefix:
+        return prefix[: prefix.rfind(" ")]
+    return prefix[: max(prefix.rfind("_"), prefix.rfind("-")) + 1]  # names of tools; a server's all begin with its own
 
 
 def _logsumexp(values: Sequence[float]) -> float:

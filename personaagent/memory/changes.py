@@ -338,12 +338,15 @@ def plan_feedback(
 
     Raises:
         NotFoundError: there is no such row.
-        InvalidInput: a thumb down with the answer itself as the truth.
+        InvalidInput: a thumb down with the answer itself as the truth; or it is a lesson on a tool, which says what it does only
+            together with the others of its interaction (`personaagent.tools.lessons`).
         TooLarge: the truth is larger than limits allow, or makes the interaction larger than that.
     """
     if old is None:
         raise NotFoundError(f"interaction {interaction!r} does not exist")
     stored = old.interaction
+    if stored.lesson:
+        raise InvalidInput("this is a lesson on a tool; say what was right of the interaction that it is about")
     metadata = dict(stored.metadata)
     if rating == -1 and truth is not None and truth == stored.response:
         raise InvalidInput(

@@ -7,9 +7,11 @@ ways: the arguments fit, or a message says why they do not.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
@@ -30,11 +32,19 @@ LISTED = 200  # characters of a message that repeats what was written
 STEPS = 20_000  # of checking a call: with references that double at every step it would never end
 LARGEST = 64_000  # characters of a schema as JSON: checking it takes a third of a second
 DEEPEST = 48  # objects and lists inside each other
-MATCH_S = 0.1  # for a pattern: one can be written that a short text keeps busy for hours
+MATCH_S = 0.3  # for all patterns of a check: one can be written that a short text keeps busy for hours
 COMPILED = 1_000  # characters of a pattern
 
-_LEFT: ContextVar[Iterator[int]] = ContextVar("personaagent_steps_left")  # of the check that is under way
+_LEFT: ContextVar[_Left] = ContextVar("personaagent_check_left")
 _TOO_LONG = "the arguments take too long to check against the schema of this tool"
+
+
+@dataclass(slots=True)
+class _Left:
+    """What the check that is under way may still take."""
+
+    steps: int = STEPS
+    seconds: float = MATCH_S  # for patterns
 
 
 def check_schema(schema: Mapping[str, Any], name: str) -> None:
@@ -155,7 +165,7 @@ def _meta() -> Validator:
 @contextmanager
 def _bounded_check() -> Iterator[None]:
     """Within it, checks take `STEPS` in all. Raises InvalidInput for schemas with which nothing can be checked."""
-    token = _LEFT.set(iter(range(STEPS)))
+    token = _LEFT.set(_Left())
     try:
         yield
     except RecursionError as e:
@@ -166,7 +176,7 @@ def _bounded_check() -> Iterator[None]:
         _LEFT.reset(token)
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=128)
 def _validator(schema: str) -> Validator:
     # A part that names its dialect would be checked by that dialect's own validator, which knows no bounds.
     return _bounded()(undialected(json.loads(schema)))
@@ -183,7 +193,9 @@ def _bounded() -> type[Validator]:
 
 def _counted(check: Callable[..., Any]) -> Callable[..., Any]:
     def counted(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
-        if next(_LEFT.get(), None) is None:
+        left = _LEFT.get()
+        left.steps -= 1
+        if left.steps < 0:
             raise InvalidInput(_TOO_LONG)
         yield from check(validator, value, instance, schema) or ()
 
@@ -191,12 +203,15 @@ def _counted(check: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _matches(pattern: str, text: str) -> bool:
+    left, began = _LEFT.get(), time.perf_counter()
     try:
-        return regex.search(pattern, text, timeout=MATCH_S) is not None
+        return regex.search(pattern, text, timeout=max(0.001, left.seconds)) is not None
     except TimeoutError as e:
         raise InvalidInput(_TOO_LONG) from e
     except regex.error as e:
         raise InvalidInput("the schema of this tool has a pattern that cannot be read") from e
+    finally:
+        left.seconds -= time.perf_counter() - began
 
 
 def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[Any]:

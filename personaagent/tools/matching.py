@@ -18,6 +18,7 @@ from personaagent.types import ANSWER
 __all__ = ["likeness"]
 
 SPREAD = 0.06  # of cosines, that makes a tool likelier by a factor of e
+DESCRIBED = 1_000  # characters of a description: an application may send a hundred long ones with every request
 AT_ONCE = 0.30  # cosine at which a tool is as likely as an answer without it
 
 
@@ -32,7 +33,7 @@ async def likeness(
         names: of tools; `ANSWER`, which is to answer at once, may be among them.
         specs: of those that are known; of others the name is all that can be told.
     """
-    known = {spec.name: f": {spec.description}" for spec in specs}
+    known = {spec.name: f": {spec.description[:DESCRIBED]}" for spec in specs}
     tools = [name for name in names if name != ANSWER]
     vectors = await embedder.embed([request, *(f"{name.replace('_', ' ')}{known.get(name, '')}" for name in tools)])
     cosines = dict(zip(tools, map(float, vectors[1:] @ vectors[0]), strict=True))

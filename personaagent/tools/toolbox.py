@@ -19,6 +19,7 @@ from personaagent.protocols import Embedder
 from personaagent.tool_settings import ToolSettings
 from personaagent.tools.arguments import check_arguments
 from personaagent.tools.call_log import CallLog
+from personaagent.tools.schema_nodes import depth
 from personaagent.tools.tool import Effect, Sees, SourceStatus, Tool, ToolContext, ToolOutput, ToolSource, ToolSpec
 from personaagent.tools.untrusted import as_data
 from personaagent.types import ANSWER, ToolCall
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 CALLS = "calls"  # metadata of an interaction: the calls made for it, for its replays
 RECORDED = 1_000  # characters of a result that are kept, and of arguments
 SHORT = 200  # characters of a text in longer arguments
+RECORDED_LEVELS = 32  # objects and lists inside each other in them
 RECORDED_IN_ALL = 24_000  # bytes of all that is kept of an interaction's calls
 LEAST = 16  # tokens below which a result says nothing
 
@@ -76,7 +78,9 @@ def recorded(trace: Sequence[Observation]) -> list[JsonValue]:
 
 
 def _short(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Arguments as far as they are kept; none where their texts are not what makes them large."""
+    """Arguments as far as they are kept; none that are deep, or where their texts are not what makes them large."""
+    if depth(arguments, RECORDED_LEVELS) > RECORDED_LEVELS:
+        return {}  # what is exported could not be read back
     if len(json.dumps(arguments)) <= RECORDED:
         return arguments
     short = {name: _cut(value) for name, value in repaired(arguments).items()}

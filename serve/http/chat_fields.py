@@ -258,12 +258,16 @@ def tools_of(tools: Sequence[Mapping[str, Any]] | None, choice: Any, parallel: b
             param = f"{where}.function.description"
             raise UnsupportedError(f"{param}: must be a string", param, "invalid_value")
         names.append(name)
-    if isinstance(choice, Mapping):
+    if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
+        allowed, choice = _allowed(choice.get("allowed_tools"), names)
+        tools = [tool for tool, name in zip(tools or (), names, strict=True) if name in allowed]
+    elif isinstance(choice, Mapping):
         function = choice.get("function")
         wanted = function.get("name") if isinstance(function, Mapping) else None
         if choice.get("type", "function") != "function" or not isinstance(wanted, str):
             raise UnsupportedError(
-                'tool_choice: must be none, auto, required or {"type": "function", ...}', "tool_choice"
+                'tool_choice: must be none, auto, required, {"type": "function", ...} or {"type": "allowed_tools", ...}',
+                "tool_choice",
             )
         if wanted not in names:
             message = f"tool_choice: {wanted[:80]!r} is not one of the tools of this request"
@@ -279,6 +283,23 @@ def tools_of(tools: Sequence[Mapping[str, Any]] | None, choice: Any, parallel: b
         return {}
     given = {"tools": [{"type": "function", **tool} for tool in tools or ()], "tool_choice": choice}
     return {k: v for k, v in {**given, "parallel_tool_calls": parallel}.items() if v is not None}
+
+
+def _allowed(given: Any, names: Sequence[str]) -> tuple[set[str], str]:
+    """Which tools of a request may be called this time, and whether one has to be."""
+    fields: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+    mode, listed = fields.get("mode"), fields.get("tools")
+    functions = (
+        [t.get("function") if isinstance(t, Mapping) else None for t in listed] if isinstance(listed, list) else []
+    )
+    wanted = {str(f.get("name")) if isinstance(f, Mapping) else "" for f in functions}
+    if mode not in ("auto", "required") or not wanted:
+        message = 'tool_choice: allowed_tools needs mode, auto or required, and tools as [{"type": "function", "function": ...}]'
+        raise UnsupportedError(message, "tool_choice", "invalid_value")
+    if unknown := sorted(wanted - set(names)):
+        message = f"tool_choice: {unknown[0][:80]!r} is not one of the tools of this request"
+        raise UnsupportedError(message, "tool_choice", "invalid_value")
+    return wanted, mode
 
 
 def formatted(response_format: Mapping[str, Any] | None) -> dict[str, Any] | None:

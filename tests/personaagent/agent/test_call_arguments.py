@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -111,3 +112,16 @@ async def test_any_request_can_be_copied_from(text: str) -> None:
     written = await writer(llm, text, copying=True).write(tool(**schema), schema, (), ())
     assert written.calls == ({"a": "x"},)
     check_schema(llm.requests[0].extra["structured_outputs"]["json"], "f")
+
+
+@pytest.mark.parametrize(
+    "earlier", ["你好，" * 5, "我昨天去了慕尼黑的一家餐馆，那里的菜很好吃。" * 10, "hello there " * 300, ""]
+)
+async def test_a_long_conversation_leaves_the_request_to_copy_from(earlier: str) -> None:
+    llm = FakeLLM('{"a": "x"}')
+    asked = "帮我查一下明天从柏林出发的火车"
+    one = replace(
+        writer(llm, asked, copying=True), messages=tuple(Message(role="user", content=t) for t in (earlier, asked))
+    )
+    await one.write(tool(properties={"a": TEXT}), {"properties": {"a": TEXT}}, (), ())
+    assert "柏林" in llm.requests[0].extra["structured_outputs"]["json"]["properties"]["a"]["enum"]

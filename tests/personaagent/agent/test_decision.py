@@ -141,6 +141,23 @@ async def test_options_with_a_common_beginning_are_told_apart_by_a_second_call()
     assert scored.usage.calls == 2
 
 
+@pytest.mark.parametrize("wanted", ["mail_read_new", "mail_read_all", "mail_send", "answer"])
+async def test_tools_whose_names_begin_with_their_server_are_told_apart(wanted: str) -> None:
+    def first_word(request: ChatRequest) -> dict[str, float]:
+        said = request.messages[-1].text if request.continue_final else ""
+        rest = wanted.removeprefix(said) if wanted.startswith(said) else "?"
+        words = {c.split("_")[0]: -6.0 for c in request.choices or ()}
+        return {**words, rest.split("_")[0]: -0.01}
+
+    llm = FakeLLM()
+    llm.choice = first_word
+    names = ["answer", "mail_read_new", "mail_send", "mail_read_all"]
+    scored = await score_options(llm, ASK, names, 0)
+    assert names[int(np.argmax(scored.logprobs))] == wanted
+    assert np.exp(scored.logprobs).sum() == pytest.approx(1.0, abs=0.02)
+    assert len(llm.requests) == {"answer": 1, "mail_send": 2}.get(wanted, 3)
+
+
 async def test_an_engine_without_logprobs_leaves_the_options_even() -> None:
     llm = FakeLLM()
     llm.choice = lambda r: {}

@@ -79,6 +79,7 @@ def test_schemas_that_can_be_used(schema: dict[str, Any]) -> None:
         (of(a={"pattern": "^(a|aa)+$"}), {"a": "a" * 60 + "b"}, None),
         ({"patternProperties": {"^(a|aa)+$": {}}}, {"a" * 60 + "b": 1}, None),
         ({"patternProperties": {"^(a|aa)+$": {}}, "additionalProperties": False}, {"a" * 60 + "b": 1}, None),
+        (of(a={"items": {"pattern": "^(a|aa)+$"}}), {"a": ["a" * n + "b" for n in range(18, 40)] * 9}, None),
         ({"propertyNames": {"pattern": "^(a|aa)+$"}}, {"a" * 60 + "b": 1}, None),
         (of(a={"pattern": r"^\p{L}+$"}), {"a": "für"}, True),
         (of(a={"pattern": r"^\p{L}+$"}), {"a": "4"}, False),

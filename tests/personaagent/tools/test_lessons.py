@@ -13,6 +13,7 @@ from personaagent.memory.local import LocalMemory
 from personaagent.memory.ram_store import VolatileStore
 from personaagent.memory.store import microseconds, row_key
 from personaagent.tools.lessons import lessons, teach
+from personaagent.tools.tool import ToolSpec
 from personaagent.types import ACTION, OF, Action, Decision, Interaction, Kind, RecallQuery
 from tests.support.doubles import HashEmbedder
 from tests.support.taught import SPECS, request, taught
@@ -117,6 +118,22 @@ async def test_only_interactions_that_there_are_can_be_taught(memory: LocalMemor
     (lesson,) = await teach(memory, "ada", "r0", Action(tool="trains"), SPECS)
     with pytest.raises(InvalidInput, match="a lesson"):
         await teach(memory, "ada", lesson.id, Action(tool="trains"), SPECS)
+    for truth, rating in (("nonsense", None), ("answer", None), (None, -1)):
+        with pytest.raises(InvalidInput, match="a lesson"):
+            await memory.feedback("ada", lesson.id, truth, rating=rating)
+    assert (await memory.interactions("ada", [lesson.id])) == (lesson,)
+
+
+async def test_a_list_that_may_be_null_is_taught_as_it_is_chosen(memory: LocalMemory) -> None:
+    await memory.append("ada", [ASKED])
+    size = {"anyOf": [{"$ref": "#/$defs/size"}, {"type": "null"}]}
+    parameters: Any = {"properties": {"size": size}, "$defs": {"size": {"enum": ["s", "m"]}}}
+    shop = ToolSpec(name="shop", description="Buys.", parameters=parameters)
+    for value, truth in (("m", "m"), (None, "null")):
+        made = await teach(memory, "ada", "r0", Action(tool="shop", arguments={"size": value}), [shop])
+        assert [(i.choices, i.truth) for i in made[1:]] == [(("s", "m", "null"), truth)]
+    with pytest.raises(InvalidInput, match="size"):
+        await teach(memory, "ada", "r0", Action(tool="shop", arguments={"size": "null"}), [shop])
 
 
 async def test_no_other_interaction_has_the_id_of_a_lesson(memory: LocalMemory) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from personaagent.errors import StoreError
+from personaagent.memory.incoming import InteractionLine
 from personaagent.tool_settings import ToolSettings
 from personaagent.tools.call_log import CallLog
 from personaagent.tools.tool import Effect, Sees, Tool, ToolContext, ToolSpec
-from personaagent.tools.toolbox import Toolbox
+from personaagent.tools.toolbox import CALLS, Observation, Toolbox, recorded, remembered
 from personaagent.types import ToolCall
 from tests.support.fake_tool import FakeTool
 
@@ -107,3 +111,40 @@ async def test_a_call_that_cannot_be_logged_is_not_made() -> None:
     seen = await opened.call(ToolCall(name="pay"), CONTEXT)
     assert (seen.error, "could not be logged" in seen.text) == (True, True)
     assert pay.calls == []
+
+
+NAMED = st.sampled_from(["a", "b", "ü" * 30])
+JSONS = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**200), 10**200) | st.text(max_size=5) | st.just("long " * 1_000),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMED, inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(
+    st.lists(st.tuples(st.dictionaries(NAMED, JSONS, max_size=3), st.text(max_size=50), st.integers(0, 90)), max_size=6)
+)
+def test_what_is_recorded_of_calls_can_always_be_stored_exported_and_read_back(calls: list[Any]) -> None:
+    trace = []
+    for arguments, text, levels in calls:
+        deep: Any = 1
+        for _ in range(levels):
+            deep = [deep]
+        call = ToolCall(name="f", arguments={**arguments, "deep": deep})
+        trace.append(Observation(call=call, text=text * 100, client=levels % 2 == 0))
+    kept = recorded(trace)
+    assert len(json.dumps(kept, ensure_ascii=False).encode()) < 26_000
+    line = {"type": "interaction", "query": "q", "metadata": {CALLS: kept}}
+    assert InteractionLine.model_validate(json.loads(json.dumps(line))).metadata[CALLS] == kept
+    assert [o.call.name for o in remembered(kept)] == ["f"] * len(kept)
+
+
+def test_of_very_many_calls_the_latest_are_recorded() -> None:
+    trace = [Observation(call=ToolCall(name="f", arguments={"n": n, "text": "x" * 800}), text="y") for n in range(100)]
+    kept = [o.call.arguments["n"] for o in remembered(recorded(trace))]
+    assert kept == list(range(100 - len(kept), 100))
+    assert 10 < len(kept) < 100
+    (short,) = remembered(
+        recorded([Observation(call=ToolCall(name="f", arguments={"a": "x" * 9_000, "b": 1}), text="")])
+    )
+    assert short.call.arguments == {"a": "x" * 200 + "...", "b": 1}
