@@ -19,8 +19,9 @@ _CONTROL = re.compile(
 
 
 def as_data(name: str, text: str) -> str:
-    """A tool's result between marks, without anything in it that ends them or speaks as somebody else."""
-    return prompts.TOOL_RESULT.format(name=name, result=cleaned(text))
+    """A tool's result between marks, without anything in it that ends them or speaks as somebody else; nor in the name, which
+    an application or a history file may have made up."""
+    return prompts.TOOL_RESULT.format(name=" ".join(cleaned(name).split()), result=cleaned(text))
 
 
 def cleaned(text: str) -> str:

@@ -36,7 +36,8 @@ def test_no_token_of_a_template_is_left(token: str) -> None:
 @given(st.lists(st.sampled_from([*TOKENS, "<", "|", ">", "[", "]", "x", "/"]), max_size=12).map("".join))
 def test_none_is_made_by_taking_out_another(text: str) -> None:
     assert not any(token in cleaned(text) for token in TOKENS)
-    assert as_data("f", text).count("</data>") == 1
+    assert as_data("f", text).count("</data>") == as_data(text, "x").count("</data>") == 1
+    assert not any(token in as_data(f"{text}\n{text}", "x").splitlines()[0] for token in TOKENS)
 
 
 def test_what_is_no_token_stays() -> None:
