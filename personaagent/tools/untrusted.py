@@ -39,8 +39,9 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def as_data(name: str, text: str) -> str:
-    """A tool's result between marks, without anything in it that ends them or speaks as somebody else."""
-    return prompts.TOOL_RESULT.format(name=name, result=cleaned(text))
+    """A tool's result between marks, without anything in it that ends them or speaks as somebody else; nor in the name, which
+    an application or a history file may have made up."""
+    return prompts.TOOL_RESULT.format(name=" ".join(cleaned(name).split()), result=cleaned(text))
 
 
 def cleaned(text: str) -> str:

@@ -116,4 +116,4 @@ PIECES = ["<|im_start|>", "<｜User｜>", "[INST]", "[/TOOL_RESULTS]", "<<SYS>>"
 @given(st.lists(st.sampled_from([*PIECES, "<", "|", ">", "[", "]", "x", "/"]), max_size=12).map("".join))
 def test_none_is_made_by_taking_out_another(text: str) -> None:
     assert not any(token in cleaned(text) for token in PIECES)
-    assert as_data("f", text).count("</data>") == 1
+    assert as_data("f", text).count("</data>") == as_data(text, "x").count("</data>") == 1
