@@ -25,7 +25,7 @@ from personaagent.tools.schema_nodes import parts
 from personaagent.tools.spans import copied
 from personaagent.tools.tool import ToolSpec
 from personaagent.tools.writable import writable
-from personaagent.types import ChatRequest, Interaction, Message, Usage
+from personaagent.types import ChatRequest, Interaction, Message, Usage, last_of_user
 
 __all__ = ["SHOTS", "ArgumentWriter", "WrittenCalls", "free_schema", "unfit"]
 
@@ -139,7 +139,7 @@ class ArgumentWriter:
         if self.native or not shots:
             return (*prompt, *trail, Message(role="user", content=ask))
         prompt[0] = Message(role="system", content=f"{prompt[0].text}\n\n{ask}")
-        last = max(n for n, m in enumerate(prompt) if m.role == "user")
+        last = last_of_user(prompt)
         past = [
             message
             for query, found in reversed(shots)

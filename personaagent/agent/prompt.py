@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from personaagent import prompts
 from personaagent.claims import Exemplar
 from personaagent.errors import InvalidInput
-from personaagent.types import Decision, Episode, Kind, Message, choice_kind
+from personaagent.types import Decision, Episode, Kind, Message, choice_kind, last_of_user
 
 __all__ = ["assemble", "beside", "query_of", "question"]
 
@@ -68,7 +68,7 @@ def assemble(
         for past in shown:
             result += _exchange(past.query, past.truth or "", past.choices)
     conversation = [m for m in messages if m.role not in ("system", "developer")]
-    last = max((i for i, m in enumerate(conversation) if m.role == "user"), default=None)
+    last = last_of_user(conversation)
     for i, message in enumerate(conversation):
         if i == last and choices:
             result.append(Message(role="user", content=question(message.text, choices)))

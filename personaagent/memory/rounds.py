@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
-from personaagent.types import Interaction, Message, interaction_id
+from personaagent.types import Interaction, Message, interaction_id, last_of_user
 
 __all__ = ["RECENT", "Rounds", "later_round"]
 
@@ -25,14 +26,19 @@ class Rounds:
     """Where a request stands in its turn."""
 
     def __init__(self, user: str, messages: Sequence[Message]) -> None:
-        last = max((n for n, m in enumerate(messages) if m.role == "user"), default=-1)
-        asked = [json.dumps(m.model_dump(mode="json"), sort_keys=True) for m in messages[: last + 1]]
+        last = last_of_user(messages)
         behind = messages[last + 1 :]
-        self.asked = interaction_id("rounds", user, asked)
+        self._user, self._question = user, messages[: last + 1]
         self.results = sum(1 for m in behind if m.role == "tool")
         self.calls = tuple(
             call for m in behind if m.role == "assistant" for call in _ids((m.model_extra or {}).get("tool_calls"))
         )
+
+    @cached_property
+    def asked(self) -> str:
+        """What was asked, by a digest. Few turns need it, and conversations are long."""
+        said = [json.dumps(m.model_dump(mode="json"), sort_keys=True) for m in self._question]
+        return interaction_id("rounds", self._user, said)
 
     @property
     def goes_on(self) -> bool:

@@ -22,7 +22,7 @@ from personaagent.tool_settings import NAME
 from personaagent.tools.arguments import check_schema, enumerated
 from personaagent.tools.tool import ToolSpec
 from personaagent.tools.toolbox import Observation
-from personaagent.types import ANSWER, Interaction, Message, ToolCall
+from personaagent.types import ANSWER, Interaction, Message, ToolCall, last_of_user
 
 __all__ = ["FIELDS", "OFFERED", "ClientTools", "asking_for", "made_before", "offered", "offered_specs"]
 
@@ -123,10 +123,9 @@ def made_before(messages: Sequence[Message], shown: int) -> list[Observation]:
         messages: the conversation.
         shown: tokens of a result that are kept.
     """
-    last = max((n for n, m in enumerate(messages) if m.role == "user"), default=-1)
     results: dict[str, str] = {}
     asked: list[tuple[str, ToolCall]] = []
-    for message in messages[last + 1 :]:
+    for message in messages[last_of_user(messages) + 1 :]:
         more = message.model_extra or {}
         if message.role == "tool":
             results[str(more.get("tool_call_id"))] = message.text

@@ -8,7 +8,15 @@ from personaagent.base import Frozen
 from personaagent.types.action import ACTION, ANSWER, LESSON, OF, TOOL_LESSON, Action, ToolCall
 from personaagent.types.aligned import AlignmentResult, Outcome
 from personaagent.types.interaction import NOTE, Interaction, Kind, choice_kind
-from personaagent.types.model_call import ChatRequest, ChatResult, Likelihood, LikelihoodRequest, Message, Usage
+from personaagent.types.model_call import (
+    ChatRequest,
+    ChatResult,
+    Likelihood,
+    LikelihoodRequest,
+    Message,
+    Usage,
+    last_of_user,
+)
 from personaagent.types.persona_draft import Decision, Fact, Origin, Persona, PersonaDraft, Profile
 from personaagent.types.recalled import Episode, Reason, Recall, RecallQuery, Truths
 from personaagent.types.scalars import (
@@ -91,6 +99,7 @@ __all__ = [
     "choice_kind",
     "future_fault",
     "interaction_id",
+    "last_of_user",
     "moment",
     "user_key",
     "utc_now",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 
 from personaagent.base import Frozen, readable, repaired
 
-__all__ = ["ChatRequest", "ChatResult", "Likelihood", "LikelihoodRequest", "Message", "Usage"]
+__all__ = ["ChatRequest", "ChatResult", "Likelihood", "LikelihoodRequest", "Message", "Usage", "last_of_user"]
 
 
 class Usage(Frozen):
@@ -50,6 +51,11 @@ class Message(Frozen):
         if isinstance(self.content, str):
             return self.content
         return "\n".join(str(p.get("text", "")) for p in self.content or [] if p.get("type") == "text")
+
+
+def last_of_user(messages: Sequence[Message]) -> int:
+    """Where the last message of the user stands; -1 if there is none."""
+    return max((n for n, message in enumerate(messages) if message.role == "user"), default=-1)
 
 
 class LikelihoodRequest(Frozen):
